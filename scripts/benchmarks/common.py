@@ -1,0 +1,135 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""What the benchmarks share: running the shipped config on many pairs without writing them, and printing tables."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from scripts.data.pair import Pair, one_pair
+from scripts.engine.batches import image_batch
+from scripts.engine.device import pick_device
+from scripts.engine.run import BUNDLE, check_options
+from scripts.metrics.pair import pair_metrics
+from scripts.roi.registration import Registration
+from scripts.spatial.warp import resize_ddf
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One registered pair of a benchmark.
+
+    Attributes:
+        name: of the pair.
+        pair: the images.
+        result: the registration.
+        metrics: see :func:`scripts.metrics.pair.pair_metrics`.
+        seconds: wall time of loading, registering and measuring.
+    """
+
+    name: str
+    pair: Pair
+    result: Registration
+    metrics: dict
+    seconds: float
+
+
+class Registrar:
+    """The parts of ``configs/samreg.json`` with some values replaced, applied to one pair after the other.
+
+    Args:
+        options: values by key of the config.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        logging.basicConfig(level=logging.WARNING, format="%(message)s")
+        config = str(BUNDLE / "configs" / "samreg.json")
+        check_options([config], options)
+        parser = ConfigParser()
+        parser.read_config(config)
+        parser.update({"bundle_root": str(BUNDLE), "progress": False, **options})
+        self.load = parser.get_parsed_content("preprocessing")
+        self.network = parser.get_parsed_content("network")
+        self.inferer = parser.get_parsed_content("inferer")
+        self.device = next(self.network.parameters()).device
+
+    def __call__(self, name: str, item: dict) -> Case:
+        began = time.perf_counter()
+        batch = one_pair([self.load(item)])
+        image, _, _, extra = image_batch(batch, self.device)
+        result = self.inferer(image, self.network, **extra)
+        pair = batch["pair"]
+        ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu(), pair.fixed.geometry.shape)
+        return Case(name, pair, result, pair_metrics(pair, ddf), time.perf_counter() - began)
+
+
+def run_cases(items: Iterable[tuple[str, dict]], options: dict[str, Any], show: Callable[[Case], str]) -> list[Case]:
+    """Registers every pair, printing a line for each."""
+    registrar = Registrar(options)
+    cases = []
+    items = list(items)
+    with tqdm(items, unit="pair", file=sys.stderr) as bar:
+        for name, item in bar:
+            cases.append(registrar(name, item))
+            bar.write(f"{name}: {show(cases[-1])}, {cases[-1].seconds:.1f} s", file=sys.stdout)
+    return cases
+
+
+def mean_sd(values: Iterable[float | None]) -> str:
+    """Mean and standard deviation in words; missing values are left out."""
+    known = [v for v in values if v is not None]
+    return f"{np.mean(known):.3f} ± {np.std(known):.3f}" if known else "-"
+
+
+def staged(metric: dict) -> list[str]:
+    """The stages that a metric has, initial first."""
+    return [s for s in ("initial", "aligned", "final") if s in metric]
+
+
+def print_structures(cases: list[Case], names: dict[int, str], leave_out: tuple[int, ...] = ()) -> None:
+    """Table of Dice and HD95 per structure over all cases, every stage beside the others."""
+    write = sys.stdout.write
+    stages = staged(cases[-1].metrics["dice"])
+    for key, title in (("dice", "Dice"), ("hd95_mm", "HD95 (mm)")):
+        write(f"\n| {title} | " + " | ".join(stages) + " |\n|---|" + "---|" * len(stages) + "\n")
+        kept = [v for v in names if v not in leave_out]
+        for value in kept:
+            cells = [mean_sd(c.metrics[key].get(s, {}).get(str(value)) for c in cases) for s in stages]
+            write(f"| {names[value]} | " + " | ".join(cells) + " |\n")
+        means = []
+        for stage in stages:
+            rows = [[c.metrics[key].get(stage, {}).get(str(v)) for v in kept] for c in cases]
+            rows = [[v for v in row if v is not None] for row in rows]
+            means.append(mean_sd(float(np.mean(r)) if r else None for r in rows))
+        write(f"| **mean** ({len(cases)} pairs) | " + " | ".join(means) + " |\n")
+    fields = [c.metrics["field"] for c in cases if "field" in c.metrics]
+    matched = mean_sd(len(c.result.matches) for c in cases)
+    write(f"\nregistered {len(fields)} of {len(cases)} pairs; matched regions {matched}\n")
+    for key, title in (
+        ("folds_percent", "folds (%)"),
+        ("sdlogj", "SDlogJ (det + 3)"),
+        ("sdlogj_plain", "SDlogJ (plain)"),
+    ):
+        write(f"{title}: {mean_sd(f[key] for f in fields)}, worst {max((f[key] for f in fields), default=0):.4f}\n")
+    write(f"seconds a pair: {mean_sd(c.seconds for c in cases)} on {hardware()}\n")
+
+
+def hardware() -> str:
+    """The machine in words."""
+    if torch.cuda.is_available() and pick_device().type == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{torch.get_num_threads()} threads of {model}, torch {torch.__version__}"

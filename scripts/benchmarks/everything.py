@@ -1,0 +1,107 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Everything mode against SamAutomaticMaskGenerator on the same weights: ``python -m scripts.benchmarks.everything``.
+
+Each generator runs in a process of its own, so that peak memory is its own; times are medians over repeats in it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import fire
+import numpy as np
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+
+from scripts.benchmarks.common import hardware
+from scripts.data.phantoms.abdomen import abdomen_pair
+from scripts.report.outputs import peak_memory_mb
+from scripts.sam.build import build_sam
+from scripts.sam.everything import EverythingMode
+
+
+def picture(size: int = 256) -> np.ndarray:
+    """A phantom CT slice (size, size, 3) uint8."""
+    image = abdomen_pair(21, (size, size), (1.5, 1.5)).moving.T.clip(-125, 275)
+    return np.repeat(((image + 125) / 400 * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def measure(which: str, model: str, settings: dict, repeats: int) -> dict:
+    """Seconds and peak memory (MB over the model and the image at rest) of one generator."""
+    torch.manual_seed(0)
+    # The released weights need not be there: time and memory of a model do not depend on them, what it finds does.
+    sam = build_sam("compact") if model == "compact" else sam_model_registry[model]().eval()
+    image = picture()
+    rest = peak_memory_mb()
+    if which == "ours":
+        generator = EverythingMode(**settings)
+        stack = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+
+        def run() -> int:
+            return len(generator(sam, stack)[0].masks())
+    else:
+        generator = SamAutomaticMaskGenerator(sam, **settings)
+
+        def run() -> int:
+            return len(generator.generate(image))
+
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        found = run()
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": seconds, "memory_mb": peak_memory_mb() - rest, "masks": found}
+
+
+def main(
+    model: str = "compact",
+    points_per_side: int = 16,
+    pred_iou_thresh: float = 0.6,
+    stability_score_thresh: float = 0.6,
+    repeats: int = 5,
+    only: str | None = None,
+) -> None:
+    """Prints seconds, peak memory and their ratios for one 256 x 256 slice.
+
+    Args:
+        model: "compact" (bundled weights), or "vit_b", "vit_l", "vit_h" with random weights.
+        points_per_side: side of the point grid.
+        pred_iou_thresh: quality threshold of both.
+        stability_score_thresh: stability threshold of both.
+        repeats: runs of each; the median counts.
+        only: "ours" or "theirs" measures one in this process and prints JSON; used by the command itself.
+    """
+    settings = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+    }
+    if only:
+        sys.stdout.write(json.dumps(measure(only, model, settings, repeats)) + "\n")
+        return
+    found = {}
+    for which in ("theirs", "ours"):
+        command = [sys.executable, "-m", "scripts.benchmarks.everything", "--only", which, "--model", model]
+        command += [f"--{k}={v}" for k, v in settings.items()] + [f"--repeats={repeats}"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        found[which] = json.loads(answer.stdout.strip().splitlines()[-1])
+    names = {"theirs": "SamAutomaticMaskGenerator", "ours": "EverythingMode"}
+    medians = {w: statistics.median(f["seconds"]) for w, f in found.items()}
+    sys.stdout.write(f"{model}, {points_per_side} x {points_per_side} points, 256 x 256 slice, {hardware()}\n")
+    for which, result in found.items():
+        spread = f"{min(result['seconds']):.2f}..{max(result['seconds']):.2f}"
+        sys.stdout.write(
+            f"{names[which]}: {medians[which]:.2f} s ({spread}), {result['memory_mb']:.0f} MB over the model, "
+            f"{result['masks']} masks\n"
+        )
+    faster = medians["theirs"] / medians["ours"]
+    share = found["ours"]["memory_mb"] / max(found["theirs"]["memory_mb"], 1e-9)
+    sys.stdout.write(f"{faster:.1f} times faster, {share:.0%} of the memory\n")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

@@ -1,0 +1,138 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""A beating heart in short-axis view: end-diastole is the moving image, end-systole the fixed one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.data.phantoms.motion import Motion, affine, compose, radial
+from scripts.data.phantoms.pair import Imaging, PhantomPair, make_pair
+from scripts.data.phantoms.scene import Tissue, superellipsoid, tube, without
+
+LABELS = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
+# Tissue numbers of `cardiac_scene` that form one object: cavity with papillary muscles, epicardium, right heart.
+TISSUE_GROUPS = ((13, 14, 15), (12, 13, 14, 15), (10, 11))
+_LV = np.array([12.0, -2.0])  # axis of the left ventricle in the axial plane, mm
+
+
+def _long_axis_radius(equator_mm: float, length_mm: float = 85.0, base_mm: float = 38.0):
+    """Radius of a prolate ventricle at height z: full near the base, closing at the apex below."""
+
+    def radius(z: NDArray) -> NDArray:
+        depth = np.clip((base_mm - 10 - z) / length_mm, 0.0, 0.93)
+        return equator_mm * np.sqrt(1 - depth**2)
+
+    return radius
+
+
+def _ventricle(center: NDArray, radius, stretch: tuple[float, float]):
+    def inside(points: NDArray) -> NDArray:
+        offset = (points[:, :2] - center) / np.asarray(stretch)
+        return (offset**2).sum(axis=1) < radius(points[:, 2]) ** 2
+
+    return inside
+
+
+def cardiac_scene(rng: np.random.Generator, epi_mm: float, endo_mm: float) -> list[Tissue]:
+    """Tissues of a thorax with a heart, in the frame of end-diastole."""
+    epi = _ventricle(_LV, _long_axis_radius(epi_mm), (1.0, 1.0))
+    endo = _ventricle(_LV, _long_axis_radius(endo_mm), (1.0, 1.0))
+    right_center = _LV - np.array([epi_mm * 0.98, epi_mm * 0.30])
+    right_outer = _ventricle(right_center, _long_axis_radius(epi_mm * 0.95), (1.05, 0.95))
+    right_inner = _ventricle(right_center, _long_axis_radius(epi_mm * 0.85), (1.05, 0.95))
+    papillary = [
+        tube(np.array([[*(_LV + endo_mm * 0.6 * np.array([np.cos(a), np.sin(a)])), z] for z in (-40.0, 20.0)]), 3.2)
+        for a in rng.uniform([0.3, 2.2], [0.9, 2.9])
+    ]
+    s = rng.uniform(0.9, 1.1, 12)
+    return [
+        Tissue("fat", superellipsoid((0, 8, 0), (140, 105, 400), rng, exponent=2.6, lumps=0.02), 620 * s[0], 25, 10),
+        Tissue("muscle", superellipsoid((0, 8, 0), (118, 88, 400), rng, exponent=2.4, lumps=0.03), 230 * s[1], 25, 7),
+        Tissue("right lung", superellipsoid((-72, 20, 0), (42, 66, 300), rng, lumps=0.07), 55 * s[2], 14, 6),
+        Tissue("left lung", superellipsoid((78, 22, 0), (38, 60, 300), rng, lumps=0.07), 50 * s[3], 14, 6),
+        Tissue("mediastinum", superellipsoid((4, 2, 0), (66, 56, 300), rng, lumps=0.05), 330 * s[4], 40, 12),
+        Tissue("liver", superellipsoid((-52, -4, -62), (58, 62, 52), rng, lumps=0.05), 270 * s[5], 22, 5),
+        Tissue("stomach", superellipsoid((60, -14, -78), (34, 30, 48), rng), 420 * s[6], 50, 15),
+        Tissue("vertebra", superellipsoid((-6, 66, 0), (19, 15, 300), rng, exponent=3), 300 * s[7], 45, 6),
+        Tissue("descending aorta", superellipsoid((20, 48, 0), (11, 11, 300), rng, lumps=0.02), 700 * s[8], 30, 8),
+        Tissue("right ventricular wall", without(right_outer, right_inner, epi), 215 * s[9], 18, 6),
+        Tissue("right ventricle", without(right_inner, epi), 640 * s[10], 45, 12, LABELS["right ventricle"]),
+        Tissue("myocardium", without(epi, endo), 200 * s[9], 18, 6, LABELS["myocardium"]),
+        Tissue("left ventricle", endo, 690 * s[11], 40, 14, LABELS["left ventricle"]),
+        # Papillary muscles are dark but belong to the cavity in the ACDC convention.
+        *(
+            Tissue("left ventricle", without(p, lambda q: ~endo(q)), 260.0, 15, 6, LABELS["left ventricle"])
+            for p in papillary
+        ),
+    ]
+
+
+def beat(rng: np.random.Generator, epi_mm: float, endo_mm: float) -> Motion:
+    """Maps end-systole to end-diastole: cavity, wall, right ventricle and base move."""
+    ed, es = endo_mm / epi_mm, endo_mm / epi_mm * rng.uniform(0.56, 0.72)
+    left = radial(
+        _LV,
+        _long_axis_radius(epi_mm),
+        np.array([[es, ed], [0.95, 1.0], [1.5, 1.5]]),
+        twist_deg=rng.uniform(4, 9),
+    )
+    right_center = _LV - np.array([epi_mm * 1.25, epi_mm * 0.38])
+    right = radial(
+        right_center, _long_axis_radius(epi_mm * 0.5), np.array([[0.55, rng.uniform(0.70, 0.78)], [1.8, 1.8]])
+    )
+    shift = rng.uniform(-1.5, 1.5, 3) * (1, 1, 0.5)
+    return compose(affine(np.eye(3), shift), left, right)
+
+
+def cardiac_pair(
+    seed: int = 0,
+    shape: tuple[int, ...] = (128, 128, 10),
+    spacing: tuple[float, ...] = (1.5, 1.5, 8.0),
+    *,
+    noise: float = 24.0,
+    bias: float = 0.25,
+    orientation: NDArray | None = None,
+    fixed_shape: tuple[int, ...] | None = None,
+    fixed_spacing: tuple[float, ...] | None = None,
+) -> PhantomPair:
+    """A short-axis pair, 2-D or 3-D by the length of ``shape``; labels are numbered as in ACDC.
+
+    Args:
+        seed: anatomy, motion, textures and noise.
+        shape: voxels of the moving image (and the fixed one unless ``fixed_shape`` is given).
+        spacing: mm.
+        noise: Rician noise, on a scale where blood is about 650.
+        bias: relative amplitude of the coil sensitivity.
+        orientation: rotation (3, 3) of both grids in space.
+        fixed_shape: voxels of the fixed image.
+        fixed_spacing: mm of the fixed image.
+
+    Raises:
+        ValueError: shape or spacing is not 2-D or 3-D.
+    """
+    _check_grid(shape, spacing)
+    rng = np.random.default_rng(seed)
+    epi_mm = rng.uniform(33, 38)
+    endo_mm = epi_mm - rng.uniform(8.5, 11)
+    scene = cardiac_scene(rng, epi_mm, endo_mm)
+    motion = beat(rng, epi_mm, endo_mm)
+    if len(shape) == 2:
+        motion = _in_plane(motion)
+    moving = Imaging(tuple(shape), tuple(spacing), 12.0, noise, True, bias)
+    fixed = Imaging(tuple(fixed_shape or shape), tuple(fixed_spacing or spacing), 12.0, noise, True, bias)
+    return make_pair(scene, motion, moving, fixed, "mr", seed, orientation)
+
+
+def _in_plane(motion: Motion) -> Motion:
+    def moved(points: NDArray) -> NDArray:
+        result = motion(points)
+        result[:, 2] = points[:, 2]
+        return result
+
+    return moved
+
+
+def _check_grid(shape, spacing) -> None:
+    if len(shape) not in (2, 3) or len(shape) != len(spacing):
+        raise ValueError(f"A phantom needs 2 or 3 sizes and as many spacings, got shape {shape}, spacing {spacing}.")

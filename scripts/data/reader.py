@@ -1,0 +1,258 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Reading one image of any common format with its geometry, and refusing what cannot be registered, in one sentence."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from PIL import Image as Picture
+from PIL import UnidentifiedImageError
+
+from scripts.errors import InputError
+from scripts.spatial.geometry import LPS, Geometry
+
+logger = logging.getLogger(__name__)
+
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+HEADER_POLICIES = ("auto", "affine", "pixdim")
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """An image or label map with its geometry.
+
+    Attributes:
+        array: (C, X, Y[, Z]) in the stored type; C is 1, or 3 for colour.
+        geometry: its grid.
+        path: where it came from.
+        header: the NIfTI header, kept for writing label maps; None for other formats.
+        stored: type of the values in the file, so that results can be written alike.
+    """
+
+    array: NDArray
+    geometry: Geometry
+    path: str
+    header: nib.Nifti1Header | None = None
+    stored: np.dtype | type = np.float32
+
+    @property
+    def is_picture(self) -> bool:
+        return self.path.lower().endswith(PICTURES)
+
+
+def read_volume(path: str | Path, *, frame: int | None = None, header: str = "auto") -> Volume:
+    """Reads NIfTI, NRRD, MetaImage, PNG/JPEG/TIFF/BMP, or a folder with one DICOM series.
+
+    Args:
+        path: file, or DICOM folder.
+        frame: which time frame of a 4-D series, from 0.
+        header: what to believe when a NIfTI affine contradicts its voxel size: "auto" warns and takes the voxel size,
+            "pixdim" takes it silently, "affine" takes the affine.
+
+    Returns:
+        The image; one with a single slice is 2-D. Pictures lie as ITK reads them: columns to the left, rows to the
+        posterior, 1 mm pixels.
+
+    Raises:
+        InputError: the file is missing, unreadable, 4-D without ``frame``, or has an impossible voxel size.
+    """
+    if header not in HEADER_POLICIES:
+        raise InputError(f"header must be one of {', '.join(HEADER_POLICIES)}, got {header!r}.")
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of an image file or of a DICOM folder.")
+    name = path.name.lower()
+    if path.is_dir():
+        array, affine, nifti = *_read_dicom(path), None
+    elif name.endswith(NIFTI):
+        array, affine, nifti = _read_nifti(path, header)
+    elif name.endswith(PICTURES):
+        array, affine, nifti = *_read_picture(path), None
+    else:
+        array, affine, nifti = *_read_itk(path, str(path)), None
+    array = _one_frame(array, frame, path)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.all(np.isfinite(affine)) or np.any(spacing < 1e-6) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise InputError(
+            f"{path} has the voxel size {np.round(spacing, 6).tolist()} mm, which is not usable; correct its header."
+        )
+    if array.shape[-1] == 1:
+        array = array[..., 0]
+    if min(array.shape[1:]) < 2:
+        raise InputError(f"{path} has the size {array.shape[1:]}; an image needs at least 2 pixels along each axis.")
+    return Volume(array, Geometry(array.shape[1:], affine), str(path), nifti, array.dtype)
+
+
+def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
+    """The image as float32, once it is sure that there is something to register.
+
+    Args:
+        volume: an image.
+        fill_nan: value for NaN and infinite voxels; None refuses them.
+
+    Raises:
+        InputError: NaN or infinite values, or the same value everywhere.
+    """
+    array = volume.array.astype(np.float32)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        if fill_nan is None:
+            raise InputError(
+                f"{volume.path} has {int(bad.sum())} NaN or infinite voxels; clean it, or replace them with "
+                "--fill_nan 0."
+            )
+        array[bad] = fill_nan
+    if array.min() == array.max():
+        raise InputError(f"{volume.path} has the value {array.min():g} everywhere; there is nothing to register.")
+    return array
+
+
+def _read_nifti(path: Path, policy: str):
+    try:
+        image = nib.load(path)
+        array = np.asanyarray(image.dataobj)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
+        raise InputError(
+            f"{path} cannot be read as NIfTI ({_first_line(error)}); it may be truncated or another format."
+        ) from error
+    if array.dtype.names:  # RGB24
+        array = np.stack([array[c] for c in array.dtype.names[:3]], axis=-1)[..., None, :]
+    if (
+        array.ndim == 5
+        and array.shape[3] == 1
+        and array.shape[4] == 3
+        and int(image.header.get("intent_code", 0)) in (1006, 1007)
+    ):
+        raise InputError(f"{path} is a displacement field, not an image; give the image it belongs to.")
+    zooms = _voxel_size(image)
+    if np.any(zooms <= 0) or not np.all(np.isfinite(zooms)):
+        raise InputError(f"{path} has the voxel size {zooms.tolist()} mm, which is not usable; correct its header.")
+    affine = np.asarray(image.affine, float).copy()
+    norms = np.linalg.norm(affine[:3, :3], axis=0)
+    if policy != "affine" and np.all(norms > 1e-6) and not np.allclose(norms, zooms, rtol=0.01):
+        if policy == "auto":
+            logger.warning(
+                "%s: the affine says %s mm voxels and pixdim says %s mm; taking pixdim (or give --header affine)",
+                path,
+                np.round(norms, 4).tolist(),
+                np.round(zooms, 4).tolist(),
+            )
+        affine[:3, :3] *= zooms / norms
+    array = array.reshape(*array.shape, *[1] * max(0, 3 - array.ndim))
+    header = image.header if isinstance(image.header, nib.Nifti1Header) else None
+    if array.ndim == 5 and array.shape[3] == 1 and array.shape[4] == 3:
+        return np.moveaxis(array[:, :, :, 0], -1, 0), affine, header
+    if array.ndim > 4 and np.prod(array.shape[4:]) == 1:
+        array = array.reshape(array.shape[:4])
+    return array[None], affine, header
+
+
+def _voxel_size(image: nib.spatialimages.SpatialImage) -> NDArray:
+    """The three voxel sizes as they stand in the file: nibabel replaces zero and negative ones while loading."""
+    header = image.header
+    if isinstance(header, nib.Nifti1Header):
+        holder = image.file_map.get("header", image.file_map["image"])
+        stream = holder.get_prepare_fileobj("rb")
+        with stream:
+            header = type(header).from_fileobj(stream, check=False)
+        sizes = np.asarray(header["pixdim"][1:4], float)
+        sizes[image.ndim :] = 1.0
+        return sizes
+    return np.asarray(header.get_zooms()[:3], float)
+
+
+def _read_picture(path: Path):
+    try:
+        with Picture.open(path) as picture:
+            if picture.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr", "LA"):
+                picture = picture.convert("RGB")
+            array = np.asarray(picture)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
+        raise InputError(f"{path} cannot be read as a picture ({_first_line(error)}).") from error
+    array = array[..., None] if array.ndim == 2 else array[..., :3]
+    if (
+        array.shape[-1] == 3
+        and np.array_equal(array[..., 0], array[..., 1])
+        and np.array_equal(array[..., 0], array[..., 2])
+    ):
+        array = array[..., :1]
+    return np.ascontiguousarray(array.transpose(2, 1, 0))[..., None], LPS.copy()
+
+
+def _read_dicom(folder: Path):
+    series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise InputError(f"{folder} is a folder without a DICOM series; give an image file or a DICOM folder.")
+    if len(series) > 1:
+        raise InputError(
+            f"{folder} holds {len(series)} DICOM series ({', '.join(series)}); give a folder with one series."
+        )
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0]))
+    return _from_sitk(_execute(reader.Execute, folder))
+
+
+def _read_itk(path: Path, name: str):
+    return _from_sitk(_execute(lambda: sitk.ReadImage(name), path))
+
+
+def _execute(read, path: Path) -> sitk.Image:
+    try:
+        return read()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} is not an image that can be read (NIfTI, NRRD, MHA, PNG, JPEG, DICOM folder)."
+        ) from error
+
+
+def _from_sitk(image: sitk.Image):
+    """(C, X, Y, Z[, T]) and the RAS affine of a SimpleITK image."""
+    n = image.GetDimension()
+    array = sitk.GetArrayFromImage(image)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(array, -1, 0)[:3]
+    else:
+        array = array[None]
+    array = array.transpose(0, *range(array.ndim - 1, 0, -1))
+    affine = np.eye(4)
+    m = min(n, 3)
+    direction = np.asarray(image.GetDirection()).reshape(n, n)[:m, :m]
+    affine[:m, :m] = direction * np.asarray(image.GetSpacing())[:m]
+    affine[:m, 3] = np.asarray(image.GetOrigin())[:m]
+    return array.reshape(*array.shape, *[1] * (3 - m)), LPS @ affine
+
+
+def _one_frame(array: NDArray, frame: int | None, path: Path) -> NDArray:
+    """(C, X, Y, Z) of a series (C, X, Y, Z, T)."""
+    if array.ndim > 5:
+        raise InputError(
+            f"{path} has the shape {array.shape[1:]}; images of more than 4 dimensions cannot be registered."
+        )
+    if array.ndim == 4:
+        if frame not in (None, 0):
+            raise InputError(f"{path} is a single image and has no frame {frame}; leave the frame option out.")
+        return array
+    count = array.shape[-1]
+    if count == 1:
+        return array[..., 0]
+    if frame is None:
+        raise InputError(
+            f"{path} is a 4-D series of {count} frames; choose one with --moving_frame or --fixed_frame "
+            f"(0 to {count - 1})."
+        )
+    if not 0 <= frame < count:
+        raise InputError(f"{path} has frames 0 to {count - 1}, and frame {frame} was asked for.")
+    return array[..., frame]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

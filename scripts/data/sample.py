@@ -1,0 +1,84 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The pair to register: the user's files, or a phantom pair made on the spot when none are named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.data.phantoms.abdomen import abdomen_pair
+from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.data.phantoms.pair import PhantomPair
+from scripts.errors import InputError
+from scripts.spatial.fields import write_field
+from scripts.spatial.geometry import Geometry, world_displacement
+from scripts.spatial.landmarks import write_landmarks
+
+logger = logging.getLogger(__name__)
+
+MAKERS = {"cardiac": cardiac_pair, "abdomen": abdomen_pair}
+
+
+def write_phantom(folder: str | Path, pair: PhantomPair) -> dict[str, str]:
+    """Writes a phantom pair with labels, landmarks and the true field.
+
+    Args:
+        folder: made if missing.
+        pair: what to write; 2-D images get one slice.
+
+    Returns:
+        paths by role: moving, fixed, moving_label, fixed_label, moving_landmarks, fixed_landmarks, true_ddf.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for role, array, affine in (
+        ("moving", np.rint(pair.moving).astype(np.int16), pair.moving_affine),
+        ("fixed", np.rint(pair.fixed).astype(np.int16), pair.fixed_affine),
+        ("moving_label", pair.moving_label, pair.moving_affine),
+        ("fixed_label", pair.fixed_label, pair.fixed_affine),
+    ):
+        paths[role] = str(folder / f"{role}.nii.gz")
+        image = nib.Nifti1Image(array if array.ndim == 3 else array[:, :, None], affine)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, paths[role])
+    for role, points in (("moving_landmarks", pair.moving_landmarks), ("fixed_landmarks", pair.fixed_landmarks)):
+        paths[role] = str(folder / f"{role}.csv")
+        write_landmarks(paths[role], points)
+    grid = Geometry(pair.fixed.shape, pair.fixed_affine)
+    paths["true_ddf"] = str(folder / "true_ddf.nii.gz")
+    write_field(paths["true_ddf"], world_displacement(pair.ddf, grid), grid)
+    return paths
+
+
+def pair_list(sample_dir: str, sample: str = "cardiac", sample_seed: int = 0, **paths) -> list[dict]:
+    """The list of the one pair to register.
+
+    Args:
+        sample_dir: where a phantom pair is kept when neither image is named.
+        sample: "cardiac" or "abdomen", the kind of phantom.
+        sample_seed: its seed.
+        paths: moving, fixed, and where wanted their labels, landmarks and frames, see
+            :class:`scripts.data.pair.LoadPair`.
+
+    Raises:
+        InputError: only one of the two images is named, or an unknown phantom.
+    """
+    named = [role for role in ("moving", "fixed") if paths.get(role)]
+    if len(named) == 1:
+        raise InputError(f"Only the {named[0]} image was given; both --moving and --fixed are needed.")
+    if named:
+        return [paths]
+    if sample not in MAKERS:
+        raise InputError(f"sample must be one of {', '.join(MAKERS)}, got {sample!r}.")
+    folder = Path(sample_dir) / f"{sample}_{sample_seed}"
+    marker = folder / "true_ddf.nii.gz"  # written last
+    if not marker.exists():
+        logger.info("no pair was named: making a %s phantom pair in %s", sample, folder)
+        write_phantom(folder, MAKERS[sample](sample_seed))
+    roles = {"moving": "nii.gz", "fixed": "nii.gz", "moving_label": "nii.gz", "fixed_label": "nii.gz"}
+    roles |= {"moving_landmarks": "csv", "fixed_landmarks": "csv"}
+    return [{**paths, **{role: str(folder / f"{role}.{ending}") for role, ending in roles.items()}}]

@@ -1,0 +1,27 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Choosing where to run."""
+
+from __future__ import annotations
+
+import torch
+
+from scripts.errors import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called "cpu", "cuda", "cuda:1", "mps", or for "auto" the best that is there.
+
+    Raises:
+        InputError: an unknown name, or a device that this machine does not have.
+    """
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"Unknown device {name!r}; choose auto, cpu, cuda or mps.") from error
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}.get(device.type, False)
+    if not there:
+        raise InputError(f"This machine has no usable device {name!r}; choose auto or cpu.")
+    return device

@@ -1,0 +1,70 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Small handlers that neither MONAI nor Ignite has in the form that a bundle config can list."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.engine.events import EventEnum
+from monai.engines.utils import IterationEvents
+
+logger = logging.getLogger(__name__)
+
+
+class On:
+    """Attaches any callable to an event, so that Ignite's ``TimeLimit`` and the like fit a MONAI handler list.
+
+    Args:
+        event: an Ignite event.
+        handler: called with the engine.
+    """
+
+    def __init__(self, event: EventEnum | Events, handler: Callable[[Engine], None]) -> None:
+        self.event, self.handler = event, handler
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(self.event, self.handler)
+
+
+class ClipGradients:
+    """Clips the norm of all gradients between the backward pass and the optimiser's step.
+
+    Args:
+        max_norm: largest norm that passes unchanged.
+    """
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        torch.nn.utils.clip_grad_norm_(engine.network.parameters(), self.max_norm)
+
+
+class LogTerms:
+    """Logs a running mean of every loss term.
+
+    Args:
+        loss: a loss function with a dict ``terms`` of its last values.
+        every: iterations between lines.
+        decay: weight of the past in the running mean.
+    """
+
+    def __init__(self, loss, every: int = 50, decay: float = 0.95) -> None:
+        self.loss, self.every, self.decay = loss, every, decay
+        self.mean: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        for name, value in self.loss.terms.items():
+            self.mean[name] = self.decay * self.mean.get(name, value) + (1 - self.decay) * value
+        if engine.state.iteration % self.every == 0:
+            terms = "  ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
+            logger.info("epoch %d iteration %d  %s", engine.state.epoch, engine.state.iteration, terms)

@@ -1,0 +1,57 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""How a run ends for the person at the terminal: one sentence on bad input, a summary and an exit code otherwise."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import TracebackType
+
+from scripts.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+NOTHING_FOUND = 3  # exit code when the images were read but no region could be matched
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """The :class:`InputError` behind an exception, however often it was wrapped."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, InputError):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def plain_errors() -> None:
+    """From now on an :class:`InputError` that ends the program prints its sentence and no traceback; exit code 1."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        plain = input_error(error)
+        if plain is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            sys.stderr.write(f"error: {plain}\n")
+
+    sys.excepthook = hook
+
+
+def finish(evaluator) -> None:
+    """Reports what was written, and ends with exit code 3 when no pair of regions was found.
+
+    Args:
+        evaluator: the evaluator that ran one pair.
+    """
+    output = evaluator.state.output
+    result, metrics = output["pred"], output["metrics"]
+    logger.info("%d matched regions; wrote %s", len(result.matches), ", ".join(output["files"]))
+    for key, name in (("dice", "mean Dice"), ("hd95_mm", "mean HD95 (mm)"), ("tre_mm", "mean TRE (mm)")):
+        if key in metrics:
+            stages = "  ".join(
+                f"{stage} {value['mean']:.4g}" for stage, value in metrics[key].items() if value["mean"] is not None
+            )
+            logger.info("%s: %s", name, stages)
+    if not len(result.matches):
+        sys.exit(NOTHING_FOUND)

@@ -1,0 +1,65 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Running the bundle's configs from Python: the one way in for the command line and for other programs."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from scripts.engine.device import pick_device
+from scripts.errors import InputError
+
+BUNDLE = Path(__file__).resolve().parents[2]
+
+
+def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
+    """Runs a workflow with some of its values replaced.
+
+    Args:
+        configs: file names in ``configs/``, later ones over earlier ones.
+        options: values by key of the config; ``device`` may be "auto".
+
+    Returns:
+        the finished workflow, whose parts can be asked for, e.g. ``workflow.evaluator.state.output``.
+
+    Raises:
+        InputError: an option that the configs do not know; names the nearest ones.
+    """
+    files = [str(BUNDLE / "configs" / name) for name in configs]
+    check_options(files, options)
+    values = {"bundle_root": str(BUNDLE), **options}
+    if "device" in values:
+        values["device"] = f"$torch.device('{pick_device(values['device'])}')"
+    with warnings.catch_warnings():
+        # MONAI warns at every start that a config runs code; this config is the bundle's own.
+        warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
+        workflow = ConfigWorkflow(
+            config_file=files,
+            workflow_type="inference",
+            meta_file=str(BUNDLE / "configs" / "metadata.json"),
+            logging_file=str(BUNDLE / "configs" / "logging.conf"),
+            **values,
+        )
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    return workflow
+
+
+def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Raises :class:`InputError` for an option that the config files do not know; names the nearest ones.
+
+    MONAI adds unknown keys to the config without a word, and a mistyped option would do nothing.
+    """
+    known = ConfigParser.load_config_files(list(files))
+    for key in options:
+        top = key.replace("::", "#").split("#")[0]
+        if top not in known:
+            near = difflib.get_close_matches(top, known, n=3)
+            hint = f"; did you mean {' or '.join('--' + n for n in near)}?" if near else "."
+            raise InputError(f"There is no option --{key}{hint}")

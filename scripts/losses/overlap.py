@@ -1,0 +1,37 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Region losses of corresponding masks: soft Dice and mean squared error, one value a structure."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - Dice of soft masks.
+
+    Args:
+        a: (K, *shape) in [0, 1].
+        b: same shape.
+        smooth: keeps two empty masks at 0.
+
+    Returns:
+        (K,) losses in [0, 1].
+
+    Reference:
+        equation 10 of Xu et al., IPMI 2025.
+    """
+    a, b = a.flatten(1), b.flatten(1)
+    return 1 - (2 * (a * b).sum(dim=1) + smooth) / (a.sum(dim=1) + b.sum(dim=1) + smooth)
+
+
+def roi_loss(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared error plus Dice loss of each pair of masks, L_roi of equation 2 of Huang et al. 2024.
+
+    Args:
+        a: (K, *shape) in [0, 1].
+        b: same shape.
+
+    Returns:
+        (K,).
+    """
+    return ((a - b) ** 2).flatten(1).mean(dim=1) + soft_dice_loss(a, b)

@@ -1,0 +1,66 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Dice and 95th-percentile Hausdorff distance per structure, and landmark error, in millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from monai.metrics import compute_hausdorff_distance
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def dice(a: Tensor, b: Tensor, values: Sequence[int]) -> dict[int, float]:
+    """Dice of each label value between two label maps of one shape; nan where neither has it.
+
+    Args:
+        a: integer labels.
+        b: integer labels of the same shape.
+        values: label values to compare.
+    """
+    scores = {}
+    for value in values:
+        x, y = a == value, b == value
+        total = int(x.sum()) + int(y.sum())
+        scores[int(value)] = 2 * int((x & y).sum()) / total if total else float("nan")
+    return scores
+
+
+def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
+    """95th-percentile Hausdorff distance in mm of each label value; nan where either image lacks it.
+
+    Args:
+        a: integer labels (H, W[, D]).
+        b: integer labels of the same shape.
+        values: label values to compare.
+        spacing: mm along each axis.
+    """
+    distances = {}
+    for value in values:
+        x, y = (a == value)[None, None], (b == value)[None, None]
+        if not (x.any() and y.any()):
+            distances[int(value)] = float("nan")
+            continue
+        distance = compute_hausdorff_distance(
+            x, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing]
+        )
+        distances[int(value)] = float(distance)
+    return distances
+
+
+def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> NDArray:
+    """Distance in mm of each landmark pair.
+
+    Args:
+        moved_points: (L, 3) fixed landmarks taken to the moving image by the registration, mm.
+        moving_points: (L, 3) the true places there, mm.
+
+    Raises:
+        ValueError: different numbers of landmarks.
+    """
+    if moved_points.shape != moving_points.shape:
+        raise ValueError(
+            f"Landmarks must come in pairs, got {len(moved_points)} fixed and {len(moving_points)} moving."
+        )
+    return np.linalg.norm(moved_points - moving_points, axis=1)

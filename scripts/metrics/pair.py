@@ -1,0 +1,78 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Every number of one registered pair, the initial value beside the final one."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.data.pair import Pair
+from scripts.metrics.jacobian import regularity
+from scripts.metrics.overlap import dice, hd95, target_registration_error
+from scripts.spatial.geometry import resample
+from scripts.spatial.landmarks import fixed_to_moving
+
+
+def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
+    """Overlap, surface distance, landmark error and regularity, as far as labels and landmarks are given.
+
+    Args:
+        pair: the images with their labels and landmarks.
+        ddf: (1, n, *fixed.shape) fixed voxels on the native fixed grid, or None.
+
+    Returns:
+        a dict ready for JSON. Stages are "initial" (as scanned), "aligned" (after the initial alignment, when there
+        was one) and "final" (with the field); distances are in mm; nan becomes None.
+    """
+    stages: dict[str, tuple] = {"initial": (None, None)}
+    if not np.allclose(pair.transform, np.eye(4)):
+        stages["aligned"] = (pair.transform, None)
+    if ddf is not None:
+        stages["final"] = (pair.transform, ddf)
+    result: dict = {}
+    if pair.moving_label is not None and pair.fixed_label is not None:
+        fixed = torch.from_numpy(pair.fixed_label.array[0].astype(np.int64))
+        moving = torch.from_numpy(pair.moving_label.array.astype(np.float32))
+        values = sorted(set(np.unique(fixed)) & set(np.unique(pair.moving_label.array)) - {0})
+        for stage, (transform, field) in stages.items():
+            grids = pair.moving_label.geometry, pair.fixed_label.geometry
+            moved = resample(moving, *grids, transform, field, mode="nearest", fill=0)[0].long()
+            scores = dice(moved, fixed, values)
+            distances = hd95(moved, fixed, values, pair.fixed.geometry.spacing)
+            result.setdefault("dice", {})[stage] = scores | {"mean": _mean(scores)}
+            result.setdefault("hd95_mm", {})[stage] = distances | {"mean": _mean(distances)}
+    if pair.moving_landmarks is not None and pair.fixed_landmarks is not None:
+        for stage, (transform, field) in stages.items():
+            moved = fixed_to_moving(pair.fixed_landmarks, field, pair.fixed.geometry, transform)
+            errors = target_registration_error(moved, pair.moving_landmarks)
+            result.setdefault("tre_mm", {})[stage] = {
+                "mean": float(errors.mean()),
+                "sd": float(errors.std()),
+                "max": float(errors.max()),
+                "n": len(errors),
+            }
+    if ddf is not None:
+        spacing = torch.tensor(pair.fixed.geometry.spacing, device=ddf.device).view(
+            1, -1, *[1] * pair.fixed.geometry.ndim
+        )
+        lengths = (ddf * spacing).norm(dim=1)
+        result["field"] = regularity(ddf) | {
+            "mean_displacement_mm": float(lengths.mean()),
+            "max_displacement_mm": float(lengths.max()),
+        }
+    return _plain(result)
+
+
+def _mean(values: dict[int, float]) -> float:
+    known = [v for v in values.values() if not math.isnan(v)]
+    return sum(known) / len(known) if known else float("nan")
+
+
+def _plain(value):
+    """Keys as text and nan as None: valid JSON."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

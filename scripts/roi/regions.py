@@ -1,0 +1,218 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Regions of interest of one image: filtered slice masks with prototypes, linked through slices into 3-D regions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+from torch.nn import functional as F
+
+from scripts.errors import InputError
+from scripts.roi.slicing import SlicePlan
+from scripts.sam.slice_masks import SliceMasks, low_size
+from scripts.sam.suppress import keep_distinct, pairwise_overlap
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """K regions of one image, each a run of masks on planned slices.
+
+    Attributes:
+        prototypes: (K, C) mean embedding of each region.
+        areas: (K,) pixels of all its slice masks, in pixels of the slices.
+        centroids: (K, n) voxels of the working grid.
+        scores: (K,) mean predicted quality of its masks.
+        members: for each region the (position in the plan, mask number) pairs of its slice masks.
+        slices: the masks of every planned slice, at low resolution.
+        plan: where the slices lie.
+    """
+
+    prototypes: Tensor
+    areas: Tensor
+    centroids: Tensor
+    scores: Tensor
+    members: list[list[tuple[int, int]]]
+    slices: list[SliceMasks]
+    plan: SlicePlan
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def masks(self, index: list[int]) -> Tensor:
+        """Coverage (len(index), *shape) uint8, 0..255, of some regions on the working grid."""
+        size = self.slices[0].size
+        shape = self.plan.place(torch.zeros(len(self.slices), *size)).shape
+        masks = torch.zeros(len(index), *shape, dtype=torch.uint8)
+        for row, region in enumerate(index):
+            stack = torch.zeros(len(self.slices), *size)
+            for position, number in self.members[region]:
+                one = self.slices[position][number : number + 1]
+                stack[position] = edge_coverage(one.logits_at(size)[0], one.threshold).cpu()
+            masks[row] = (self.plan.place(stack) * 255).round().to(torch.uint8)
+        return masks
+
+
+@dataclass(frozen=True)
+class RegionFilter:
+    """Which slice masks count as regions.
+
+    Attributes:
+        min_area: least share of the slice; the paper's 200 pixels of a 200 x 200 image.
+        max_area: largest share; the paper's 7000 pixels.
+        max_overlap: of two masks that share more than this, the one of lower quality goes.
+        overlap: what is shared: "smaller" is the intersection over the smaller mask, the paper's ratio, which drops
+            nested masks; "iou" keeps them and drops only duplicates.
+        max_border: largest share of the slice's border that a mask may cover.
+    """
+
+    min_area: float = 0.005
+    max_area: float = 0.175
+    max_overlap: float = 0.8
+    overlap: str = "smaller"
+    max_border: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.overlap not in ("smaller", "iou"):
+            raise InputError(f"overlap must be smaller or iou, got {self.overlap!r}.")
+        if not 0 <= self.min_area < self.max_area <= 1:
+            raise InputError(
+                f"Region areas need 0 <= min_area < max_area <= 1, got {self.min_area} and {self.max_area}."
+            )
+
+    def __call__(self, masks: SliceMasks) -> SliceMasks:
+        """The masks that stay, best first."""
+        if not len(masks):
+            return masks
+        on = masks.masks(low_size(masks))
+        share = on.flatten(1).float().mean(dim=1)
+        edge = torch.ones_like(on[0])
+        edge[1:-1, 1:-1] = False
+        border = (on & edge).flatten(1).sum(dim=1) / edge.sum()
+        good = (share >= self.min_area) & (share <= self.max_area) & (border <= self.max_border)
+        masks, on = masks[good], on[good]
+        order = masks.predicted_iou.argsort(descending=True, stable=True)
+        masks, on = masks[order], on[order]
+        return masks[keep_distinct(on, self.max_overlap, self.overlap)]
+
+
+def edge_coverage(logits: Tensor, threshold: float) -> Tensor:
+    """Masks with a one-pixel soft edge: 0.5 on the contour, where a hard threshold would lose sub-pixel position."""
+    gradient = torch.stack(torch.gradient(logits, dim=(-2, -1))).norm(dim=0).clamp_min(1e-3)
+    return ((logits - threshold) / gradient + 0.5).clamp(0, 1)
+
+
+def slice_prototypes(masks: SliceMasks) -> tuple[Tensor, Tensor]:
+    """Prototypes (K, C) and their weights (K,), the mask areas in embedding cells.
+
+    The mask is averaged onto the embedding, so a region smaller than a cell still has a prototype; an empty mask has
+    weight 0 and a prototype of zeros, which the caller must drop.
+
+    Reference:
+        the prototype formula of section 4.2 of Huang et al. 2024.
+    """
+    e = masks.embedding.shape[-1]
+    canvas = torch.zeros(len(masks), 4 * e, 4 * e, device=masks.embedding.device)
+    size = low_size(masks)
+    canvas[:, : size[0], : size[1]] = (masks.masks(size)).float()
+    weights = F.avg_pool2d(canvas[:, None], 4)[:, 0].flatten(1)
+    total = weights.sum(dim=1)
+    prototypes = weights @ masks.embedding.flatten(1).T.float() / total.clamp_min(1e-9)[:, None]
+    return prototypes, total
+
+
+def find_regions(
+    slices: list[SliceMasks],
+    plan: SlicePlan,
+    keep: RegionFilter | None,
+    link: bool = True,
+    link_overlap: float = 0.3,
+    link_similarity: float = 0.6,
+    min_slices: int = 1,
+) -> Regions:
+    """Filters the masks of every slice, computes prototypes, and links them from slice to slice.
+
+    Args:
+        slices: masks of every planned slice.
+        plan: where the slices lie.
+        keep: the filter; None keeps everything.
+        link: joins masks of neighbouring slices into 3-D regions; otherwise each slice mask is a region of its own.
+        link_overlap: least IoU of two masks of neighbouring slices.
+        link_similarity: least cosine similarity of their prototypes.
+        min_slices: regions on fewer slices are dropped (where there are so many slices).
+    """
+    slices = slices if keep is None else [keep(masks) for masks in slices]
+    described = [slice_prototypes(masks) for masks in slices]
+    if link:
+        runs = link_slices(slices, [vectors for vectors, _ in described], link_overlap, link_similarity)
+        runs = [run for run in runs if len(run) >= min(min_slices, len(slices))]
+    else:
+        runs = [[(position, number)] for position, masks in enumerate(slices) for number in range(len(masks))]
+    moments = [slice_moments(masks) for masks in slices]
+    ndim = 2 if plan.axis is None else 3
+    if not runs:
+        empty = torch.zeros(0)
+        return Regions(torch.zeros(0, len(slices[0].embedding)), empty, torch.zeros(0, ndim), empty, [], slices, plan)
+    rows = []
+    for run in runs:
+        weights = torch.stack([described[p][1][n] for p, n in run])[:, None]
+        vectors = torch.stack([described[p][0][n] for p, n in run])
+        area, x, y = torch.stack([moments[p][n] for p, n in run]).T
+        places = plan.to_index(torch.stack([x, y], dim=1), torch.tensor([p for p, _ in run]), slices[0].size)
+        rows.append(
+            (
+                (weights * vectors).sum(dim=0) / weights.sum(),
+                area.sum(),
+                (places * area[:, None]).sum(dim=0) / area.sum(),
+                torch.stack([slices[p].predicted_iou[n] for p, n in run]).mean(),
+            )
+        )
+    prototypes, areas, centroids, scores = (torch.stack(column).cpu() for column in zip(*rows))
+    return Regions(prototypes, areas, centroids, scores, runs, slices, plan)
+
+
+def slice_moments(masks: SliceMasks) -> Tensor:
+    """Area in pixels and centroid x, y in pixels of each mask of a slice: (K, 3)."""
+    size = low_size(masks)
+    on = masks.masks(size).float()
+    cell = masks.size[0] / size[0], masks.size[1] / size[1]
+    total = on.sum(dim=(1, 2)).clamp_min(1e-9)
+    y = (on.sum(dim=2) @ (torch.arange(size[0], device=on.device) + 0.5)) / total * cell[0]
+    x = (on.sum(dim=1) @ (torch.arange(size[1], device=on.device) + 0.5)) / total * cell[1]
+    return torch.stack([total * cell[0] * cell[1], x, y], dim=1).cpu()
+
+
+def link_slices(
+    slices: list[SliceMasks], prototypes: list[Tensor], min_overlap: float, min_similarity: float
+) -> list[list[tuple[int, int]]]:
+    """Runs of masks through neighbouring slices, by the one-to-one assignment of highest IoU + similarity.
+
+    Returns:
+        one list of (position, mask number) a region; masks without a partner are runs of one.
+    """
+    runs: list[list[tuple[int, int]]] = []
+    tail: dict[int, list[tuple[int, int]]] = {}
+    for position, masks in enumerate(slices):
+        partner: dict[int, int] = {}
+        if position and len(masks) and len(slices[position - 1]):
+            before = slices[position - 1]
+            size = low_size(masks)
+            iou = pairwise_overlap(before.masks(size), masks.masks(size), "iou")
+            similarity = F.normalize(prototypes[position - 1], dim=1) @ F.normalize(prototypes[position], dim=1).T
+            allowed = (iou >= min_overlap) & (similarity >= min_similarity)
+            gain = torch.where(allowed, iou + similarity, 0.0).cpu().numpy()
+            for i, j in zip(*linear_sum_assignment(gain, maximize=True)):
+                if gain[i, j] > 0:
+                    partner[int(j)] = int(i)
+        current: dict[int, list[tuple[int, int]]] = {}
+        for number in range(len(masks)):
+            run = tail.get(partner[number]) if number in partner else None
+            if run is None:
+                run = []
+                runs.append(run)
+            run.append((position, number))
+            current[number] = run
+        tail = current
+    return runs

@@ -1,0 +1,224 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""SAMReg: segment everything in both images, match the regions, and on request turn the pairs into a dense field.
+
+Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; docs/reproduce.md lists what differs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor
+from tqdm import tqdm
+
+from scripts.errors import InputError
+from scripts.roi.centroids import fit_centroids
+from scripts.roi.dense import DenseSettings, roi_to_dense
+from scripts.roi.matching import Matches, check_settings, cosine_similarity, match, position_prior
+from scripts.roi.regions import RegionFilter, Regions, find_regions
+from scripts.roi.slicing import plan_slices
+from scripts.sam.everything import EverythingMode
+from scripts.spatial.geometry import Geometry
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Registration:
+    """What a registration found, on the working grid.
+
+    Attributes:
+        moving: regions of the moving image.
+        fixed: regions of the fixed image.
+        matches: which of them correspond.
+        moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
+        fixed_masks: (K, *shape), mask k corresponds to moving mask k.
+        ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
+        warnings: sentences for the user.
+        seconds: wall time by stage.
+        details: further facts for the record.
+    """
+
+    moving: Regions
+    fixed: Regions
+    matches: Matches
+    moving_masks: Tensor
+    fixed_masks: Tensor
+    ddf: Tensor | None = None
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    details: dict = field(default_factory=dict)
+
+
+class ROIRegistration:
+    """The training-free registration as a MONAI inferer: called with a pair in one tensor and a Segment Anything model.
+
+    Args:
+        everything: everything mode and its thresholds.
+        keep: which masks count as regions.
+        linking: "link" joins slice masks into 3-D regions, "slice" matches slice masks only within the same slice.
+        slice_axis: 0, 1, 2 or "auto".
+        slice_spacing_mm: least distance of slices shown to SAM; between them regions are interpolated. 0 shows all.
+        min_slices: linked regions on fewer slices are dropped.
+        epsilon: least similarity of a pair, in [0, 1].
+        matching: "greedy" (the paper), "hungarian" or "mutual".
+        max_pairs: keeps only so many of the best pairs.
+        position_sigma_mm: standard deviation of the position prior after initial alignment; 0 for none, as in the
+            paper.
+        dense: also find the dense field.
+        settings: of the dense field.
+        progress: shows progress bars.
+    """
+
+    def __init__(
+        self,
+        everything: EverythingMode,
+        keep: RegionFilter,
+        settings: DenseSettings,
+        linking: str = "link",
+        slice_axis: int | str = "auto",
+        slice_spacing_mm: float = 0.0,
+        min_slices: int = 2,
+        epsilon: float = 0.8,
+        matching: str = "greedy",
+        max_pairs: int | None = None,
+        position_sigma_mm: float = 0.0,
+        dense: bool = True,
+        progress: bool = True,
+    ) -> None:
+        if linking not in ("link", "slice"):
+            raise InputError(f"linking must be link or slice, got {linking!r}.")
+        check_settings(epsilon, matching, max_pairs)
+        self.everything, self.keep, self.settings = everything, keep, settings
+        self.linking, self.slice_axis, self.slice_spacing_mm = linking, slice_axis, slice_spacing_mm
+        self.min_slices, self.epsilon, self.matching, self.max_pairs = min_slices, epsilon, matching, max_pairs
+        self.position_sigma_mm, self.dense, self.progress = position_sigma_mm, dense, progress
+
+    def __call__(self, inputs: Tensor, network: Sam) -> Registration:
+        """Registers one pair.
+
+        Args:
+            inputs: (1, 2C, H, W[, D]) in [0, 1], moving channels first, on the working grid; a MetaTensor with its
+                affine.
+            network: the Segment Anything model.
+        """
+        seconds: dict[str, float] = {}
+        image, working = working_image(inputs)
+        moving_image, fixed_image = image.chunk(2)
+        with timed(seconds, "segment"):
+            moving, fixed = (
+                self.regions(img, working, network, name)
+                for img, name in ((moving_image, "moving"), (fixed_image, "fixed"))
+            )
+        with timed(seconds, "match"):
+            matches = self.match(moving, fixed, working)
+            masks = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())
+        result = Registration(moving, fixed, matches, *masks, seconds=seconds)
+        result.warnings += self.doubts(result)
+        if self.dense and (len(matches) or self.settings.image_weight):
+            with timed(seconds, "dense"):
+                self.fill_dense(result, working, moving_image, fixed_image)
+        return result
+
+    def regions(self, image: Tensor, working: Geometry, network: Sam, name: str) -> Regions:
+        """Segments everything in one image (C, *shape) and returns its regions."""
+        plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
+        stack = plan.cut(image)
+        slices = []
+        step = self.everything.slices_per_batch
+        with self._bar(len(stack), f"segment {name}", "slice") as bar:
+            for start in range(0, len(stack), step):
+                part = stack[start : start + step]
+                slices += self.everything(network, part)
+                bar.update(len(part))
+        return find_regions(slices, plan, self.keep, self.linking == "link", min_slices=self.min_slices)
+
+    def match(self, moving: Regions, fixed: Regions, working: Geometry) -> Matches:
+        """Pairs regions by prototype, and by position where a prior is set."""
+        prior = None
+        spacing = torch.tensor(working.spacing)
+        if self.position_sigma_mm:
+            prior = position_prior(moving.centroids * spacing, fixed.centroids * spacing, self.position_sigma_mm)
+        if self.linking == "slice" and moving.plan.axis is not None:
+            axis = moving.plan.axis
+            same = (moving.centroids[:, None, axis] - fixed.centroids[None, :, axis]).abs() < 0.5
+            prior = same.float() if prior is None else prior * same
+        similarity = cosine_similarity(moving.prototypes, fixed.prototypes)
+        return match(similarity, self.epsilon, self.matching, self.max_pairs, prior)
+
+    def doubts(self, result: Registration) -> list[str]:
+        """What the user should know about the pairs, one sentence each."""
+        for name, regions in (("moving", result.moving), ("fixed", result.fixed)):
+            if not len(regions):
+                found = sum(len(s) for s in regions.slices)
+                return [
+                    f"No region was found in the {name} image ({found} masks after the filter); lower "
+                    "--pred_iou_thresh or --stability_score_thresh, widen --min_area and --max_area, or try "
+                    "another --window or --sam."
+                ]
+        if not len(result.matches):
+            return [
+                f"None of {len(result.moving)} moving and {len(result.fixed)} fixed regions match above epsilon "
+                f"{self.epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
+            ]
+        if len(result.matches) == 1:
+            return ["Only one pair of regions was found: away from it the field is little more than a translation."]
+        return []
+
+    def fill_dense(self, result: Registration, working: Geometry, moving_image: Tensor, fixed_image: Tensor) -> None:
+        """Adds the dense field to a result."""
+        device = moving_image.device
+        start = None
+        extent = torch.tensor(working.shape) * torch.tensor(working.spacing)
+        if len(result.matches):
+            spacing = torch.tensor(working.spacing)
+            centroids = [
+                (regions.centroids[chosen] + 0.5) * spacing
+                for regions, chosen in ((result.moving, result.matches.moving), (result.fixed, result.matches.fixed))
+            ]
+            weights = result.matches.score * result.fixed.areas[result.matches.fixed].sqrt()
+            start = fit_centroids(*centroids, weights, float(extent.max()))
+        with self._bar(self.settings.steps * self.settings.levels, "dense field", "step") as bar:
+
+            def show(steps: int, objective: float) -> None:
+                bar.set_postfix_str(f"objective {objective:.3f}", refresh=False)
+                bar.update(steps)
+
+            dense = roi_to_dense(
+                result.moving_masks.to(device),
+                result.fixed_masks.to(device),
+                working.spacing,
+                self.settings,
+                start=start,
+                images=(moving_image, fixed_image) if self.settings.image_weight else None,
+                progress=show,
+            )
+        result.ddf = dense.ddf
+        result.details["objective"] = [[round(v, 5) for v in (level[0], min(level))] for level in dense.history]
+        result.details["steps"] = [len(level) for level in dense.history]
+        result.details["centroid_start"] = dense.start_used
+
+    def _bar(self, total: int, text: str, unit: str) -> tqdm:
+        return tqdm(total=total, desc=text, unit=unit, disable=not self.progress, leave=False)
+
+
+def working_image(inputs: Tensor) -> tuple[Tensor, Geometry]:
+    """The pair (2C, *shape) as a plain tensor, and its grid, of a batch of one (a MetaTensor with the affine)."""
+    affine = inputs.affine.reshape(4, 4) if hasattr(inputs, "affine") else torch.eye(4)
+    image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+    return image[0], Geometry(tuple(image.shape[2:]), affine.cpu().numpy().astype(np.float64))
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Callable:
+    """Adds the wall time of a block to ``seconds[stage]``."""
+    began = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began

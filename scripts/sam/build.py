@@ -1,0 +1,123 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""One builder for every Segment Anything model that the project runs: ours, the released ones, MedSAM."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from pathlib import Path
+from zipfile import BadZipFile
+
+import torch
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+
+from scripts.errors import InputError
+from scripts.sam.compact import compact_sam
+
+logger = logging.getLogger(__name__)
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+_SERVER = "https://dl.fbaipublicfiles.com/segment_anything/"
+# File, address and SHA-256 of the released weights; the same three stand in large_files.yml (tested).
+RELEASED = {
+    "vit_b": (
+        "sam_vit_b_01ec64.pth",
+        _SERVER + "sam_vit_b_01ec64.pth",
+        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    ),
+    "vit_l": (
+        "sam_vit_l_0b3195.pth",
+        _SERVER + "sam_vit_l_0b3195.pth",
+        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
+    ),
+    "vit_h": (
+        "sam_vit_h_4b8939.pth",
+        _SERVER + "sam_vit_h_4b8939.pth",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ),
+    # The hash of MedSAM's file was never published.
+    "medsam": ("medsam_vit_b.pth", "the repository bowang-lab/MedSAM", None),
+}
+NAMES = ("compact", *RELEASED)
+
+
+def build_sam(model: str = "compact", checkpoint: str | None = None, sha256: str | None = "released", **compact) -> Sam:
+    """Builds a Segment Anything model and loads its weights.
+
+    Args:
+        model: "compact" (bundled), "vit_b", "vit_l", "vit_h", or "medsam" (box prompts only).
+        checkpoint: weights file; the one in ``models/`` if None.
+        sha256: hash the file must have: "released" for the published file, None for your own fine-tuned weights.
+        compact: arguments of :func:`scripts.sam.compact.compact_sam`, for a compact model trained at another size.
+
+    Returns:
+        The model in evaluation mode on the CPU. ``everything_refused`` holds the reason, if any, why it must not be
+        asked to segment everything.
+
+    Raises:
+        InputError: unknown model; missing, truncated or foreign file; another hash.
+    """
+    if model not in NAMES:
+        raise InputError(f"Unknown SAM {model!r}; choose one of {', '.join(NAMES)}.")
+    if model == "compact":
+        sam = compact_sam(**compact)
+        path = Path(checkpoint or MODELS / "compact_sam.pt")
+        if not path.exists():
+            raise InputError(
+                f"The compact SAM's weights {path} are missing; restore the file or train with configs/train_sam.json."
+            )
+    else:
+        file, address, known = RELEASED[model]
+        path = Path(checkpoint or MODELS / file)
+        if not path.exists():
+            raise InputError(
+                f"The weights of SAM {model} are not at {path}; get them from {address}, or run with --sam compact, "
+                "which needs no download."
+            )
+        expected = known if sha256 == "released" else sha256
+        if expected and file_sha256(path) != expected:
+            raise InputError(
+                f"{path} does not have the SHA-256 of SAM {model} ({expected[:12]}...): it is truncated or another "
+                "file; download it again, or give --sam_sha256 None for weights of your own."
+            )
+        sam = sam_model_registry["vit_b" if model == "medsam" else model]()
+    load_state(sam, path, model)
+    sam.everything_refused = None
+    if model == "medsam":
+        sam.everything_refused = (
+            "MedSAM was trained with box prompts only and gives no usable masks for a grid of points; "
+            "use it in prompted mode with a box, or choose --sam compact or vit_b."
+        )
+    return sam.eval()
+
+
+def load_state(sam: Sam, path: Path, name: str) -> None:
+    """Loads a tensor-only state dict.
+
+    Raises:
+        InputError: the file is no checkpoint, or belongs to another architecture; names the first keys that differ.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise InputError(f"{path} is not a readable weights file; it may be truncated, so get it again.") from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"{path} is not a plain dict of tensors; save the state dict of the model alone.")
+    wanted = sam.state_dict()
+    wrong = sorted(set(wanted) ^ set(state)) + sorted(
+        k for k in wanted if k in state and wanted[k].shape != state[k].shape
+    )
+    if wrong:
+        raise InputError(f"{path} does not fit SAM {name}: {len(wrong)} entries differ, first {', '.join(wrong[:3])}.")
+    sam.load_state_dict(state)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,216 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Everything mode: all masks of a stack of slices, at the decoder's low resolution until something needs more.
+
+The stages and thresholds are those of ``segment_anything.SamAutomaticMaskGenerator``; what differs is the order of
+work. Slices are encoded in batches and their embeddings kept; masks are drawn only for prompts that pass the quality
+threshold; scores, boxes and suppression are computed on the low-resolution logits; only what survives is ever
+upsampled.
+"""
+
+from __future__ import annotations
+
+import torch
+from segment_anything.modeling import Sam
+from segment_anything.utils.amg import (
+    build_all_layer_point_grids,
+    generate_crop_boxes,
+    is_box_near_crop_edge,
+)
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.ops import nms
+
+from scripts.errors import InputError
+from scripts.sam.decode import DecodedTokens, decode_tokens, draw_masks
+from scripts.sam.slice_masks import SliceMasks, low_boxes
+from scripts.sam.suppress import keep_distinct
+
+CACHE_BYTES = 5 << 19  # measured: batches beyond it are half as fast
+
+
+class EverythingMode:
+    """Segments everything in a stack of slices.
+
+    Args:
+        points_per_side: side of the point grid.
+        points_per_batch: prompts decoded at once; 0 chooses: as many as fit the cache of a CPU, 256 on a GPU.
+        pred_iou_thresh: least predicted quality, in [0, 1].
+        stability_score_thresh: least stability, in [0, 1].
+        stability_score_offset: shift of the threshold for the stability score, in logits.
+        box_nms_thresh: box IoU above which the worse of two masks of a crop is dropped.
+        mask_nms_thresh: mask IoU above which the worse of two masks is dropped; 1 leaves it to the boxes, as the
+            package does.
+        crop_n_layers: layers of crops, layer i having 2 ** i crops a side; 0 for the whole slice only.
+        crop_nms_thresh: box IoU for duplicates between crops.
+        crop_overlap_ratio: overlap of the crops of the first layer.
+        crop_n_points_downscale_factor: the grid of layer i is this to the power i coarser.
+        min_mask_region_area: islands and holes smaller than this many pixels are removed.
+        slices_per_batch: slices encoded at once.
+    """
+
+    def __init__(
+        self,
+        points_per_side: int = 16,
+        points_per_batch: int = 0,
+        pred_iou_thresh: float = 0.90,
+        stability_score_thresh: float = 0.90,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        mask_nms_thresh: float = 1.0,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        min_mask_region_area: int = 0,
+        slices_per_batch: int = 8,
+    ) -> None:
+        for name, value in (("pred_iou_thresh", pred_iou_thresh), ("stability_score_thresh", stability_score_thresh)):
+            if not 0 <= value <= 1:
+                raise InputError(f"{name} must lie in [0, 1], got {value}.")
+        if points_per_side < 1 or points_per_batch < 0:
+            raise InputError(
+                f"points_per_side must be positive and points_per_batch not negative, got {points_per_side}, "
+                f"{points_per_batch}."
+            )
+        self.points_per_batch, self.slices_per_batch = points_per_batch, slices_per_batch
+        self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
+        self.stability_score_offset = stability_score_offset
+        self.box_nms_thresh, self.mask_nms_thresh = box_nms_thresh, mask_nms_thresh
+        self.crop_n_layers, self.crop_nms_thresh = crop_n_layers, crop_nms_thresh
+        self.crop_overlap_ratio, self.min_mask_region_area = crop_overlap_ratio, min_mask_region_area
+        self.grids = build_all_layer_point_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
+
+    @torch.no_grad()
+    def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
+        """Finds the masks of every slice.
+
+        Args:
+            sam: the model; decides the device.
+            slices: (N, 3, H, W) in 0..255.
+
+        Raises:
+            InputError: the model refuses everything mode.
+        """
+        if getattr(sam, "everything_refused", None):
+            raise InputError(sam.everything_refused)
+        size = tuple(slices.shape[2:])
+        boxes, layers = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
+        found: list[list[SliceMasks]] = [[] for _ in slices]
+        for box, layer in zip(boxes, layers):
+            x0, y0, x1, y1 = box
+            for start in range(0, len(slices), self.slices_per_batch):
+                batch = slices[start : start + self.slices_per_batch, :, y0:y1, x0:x1]
+                embeddings, scaled = encode(sam, batch)
+                for i, embedding in enumerate(embeddings):
+                    found[start + i].append(self._crop(sam, embedding, scaled, box, layer, size))
+        return [self._merge(crops) for crops in found]
+
+    def _crop(
+        self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], box: list[int], layer: int, size
+    ) -> SliceMasks:
+        """Masks of one crop (the whole slice when there are no crop layers)."""
+        height, width = box[3] - box[1], box[2] - box[0]
+        points = torch.as_tensor(self.grids[layer], dtype=torch.float32, device=embedding.device)
+        points = points * torch.tensor([width, height], device=embedding.device)
+        side = sam.image_encoder.img_size
+        low = 4 * embedding.shape[-1]
+        valid = (round(scaled[0] / side * low), round(scaled[1] / side * low))
+        to_input = torch.tensor([scaled[1] / width, scaled[0] / height], device=embedding.device)
+        pieces = []
+        for chunk in points.split(self.points_per_batch or fitting_batch(embedding)):
+            pieces.append(self._decode(sam, embedding, chunk, chunk * to_input, valid))
+        logits, iou, stability, prompts = (torch.cat(p) for p in zip(*pieces))
+        threshold = sam.mask_threshold
+        if self.min_mask_region_area and len(logits):
+            cell = height * width / (logits.shape[1] * logits.shape[2])
+            logits = without_small_regions(logits, threshold, self.min_mask_region_area / cell)
+        to_pixel = torch.tensor([width / logits.shape[2], height / logits.shape[1]] * 2, device=logits.device)
+        boxes = low_boxes(logits > threshold)
+        offset = torch.tensor([box[0], box[1]] * 2, device=logits.device)
+        boxes = boxes * to_pixel + offset
+        inside = ~is_box_near_crop_edge(boxes - offset, box, [0, 0, size[1], size[0]])
+        masks = SliceMasks(
+            logits,
+            iou,
+            stability,
+            boxes,
+            prompts + offset[:2],
+            offset.new_tensor(box).expand(len(logits), 4),
+            embedding,
+            (scaled[0] / side * embedding.shape[1], scaled[1] / side * embedding.shape[2]),
+            size,
+            threshold,
+        )[inside]
+        masks = masks[nms(masks.boxes, masks.predicted_iou, self.box_nms_thresh)]
+        if self.mask_nms_thresh < 1 and len(masks):  # box suppression left them best first
+            masks = masks[keep_distinct(masks.logits > threshold, self.mask_nms_thresh)]
+        return masks
+
+    def _decode(self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int]):
+        """Masks of a batch of points that pass both thresholds: logits, quality, stability, points."""
+        labels = torch.ones(len(inputs), 1, device=inputs.device)
+        sparse, dense = sam.prompt_encoder(points=(inputs[:, None], labels), boxes=None, masks=None)
+        # Without a mask prompt the dense embedding is one vector everywhere: the sum is one image for all prompts.
+        source = embedding[None] + dense[:1]
+        tokens = decode_tokens(sam.mask_decoder, source, sam.prompt_encoder.get_dense_pe(), sparse)
+        good = tokens.iou[:, 1:] > self.pred_iou_thresh
+        worth = good.any(dim=1)
+        tokens, good = DecodedTokens(*(t[worth] for t in tokens)), good[worth]
+        logits = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], slice(1, 4))[good][:, : valid[0], : valid[1]]
+        iou = tokens.iou[:, 1:][good]
+        points = points[worth][:, None].expand(-1, 3, -1)[good]
+        stability = stability_score(logits, sam.mask_threshold, self.stability_score_offset)
+        stable = stability >= self.stability_score_thresh
+        return logits[stable], iou[stable], stability[stable], points[stable]
+
+    def _merge(self, crops: list[SliceMasks]) -> SliceMasks:
+        """Joins the crops of one slice; of duplicates the one from the smaller crop stays."""
+        if len(crops) == 1:
+            return crops[0]
+        side = max(c.logits.shape[1] for c in crops), max(c.logits.shape[2] for c in crops)
+        logits = torch.cat([F.interpolate(c.logits[:, None].float(), side, mode="bilinear")[:, 0] for c in crops])
+        first = crops[0]
+        fields = [
+            torch.cat([getattr(c, f) for c in crops])
+            for f in ("predicted_iou", "stability", "boxes", "points", "crops")
+        ]
+        joined = SliceMasks(logits, *fields, first.embedding, first.inner, first.size, first.threshold)
+        extent = joined.crops[:, 2:] - joined.crops[:, :2]
+        return joined[nms(joined.boxes, 1 / extent.prod(dim=1).float(), self.crop_nms_thresh)]
+
+
+def fitting_batch(embedding: Tensor) -> int:
+    """Prompts whose image tokens together stay in the cache of a CPU; a GPU wants many."""
+    if embedding.device.type != "cpu":
+        return 256
+    return max(1, CACHE_BYTES // (embedding.numel() * embedding.element_size()))
+
+
+def encode(sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Embeddings (N, C, e, e) of slices (N, 3, H, W) in 0..255, and the size the slices were scaled to."""
+    side = sam.image_encoder.img_size
+    scaled = ResizeLongestSide.get_preprocess_shape(*slices.shape[2:], side)
+    resized = F.interpolate(slices.to(sam.device).float(), scaled, mode="bilinear", align_corners=False, antialias=True)
+    return sam.image_encoder(sam.preprocess(resized)), scaled
+
+
+def stability_score(logits: Tensor, threshold: float, offset: float) -> Tensor:
+    """IoU between the masks at ``threshold + offset`` and ``threshold - offset``, (K,) for logits (K, h, w)."""
+    small = (logits > threshold + offset).flatten(1).sum(dim=1)
+    large = (logits > threshold - offset).flatten(1).sum(dim=1)
+    return small / large.clamp_min(1)
+
+
+def without_small_regions(logits: Tensor, threshold: float, min_area: float) -> Tensor:
+    """Fills holes and removes islands smaller than ``min_area`` cells, as the package does with OpenCV."""
+    from skimage.morphology import remove_small_holes, remove_small_objects
+
+    cleaned = logits.clone()
+    for k, mask in enumerate((logits > threshold).cpu().numpy()):
+        whole = remove_small_objects(remove_small_holes(mask, max_size=min_area - 1), max_size=min_area - 1)
+        whole = torch.from_numpy(whole).to(logits.device)
+        cleaned[k] = torch.where(whole, logits[k].clamp_min(threshold + 1), logits[k].clamp_max(threshold - 1))
+        same = whole == (logits[k] > threshold)
+        cleaned[k] = torch.where(same, logits[k], cleaned[k])
+    return cleaned

@@ -1,0 +1,45 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Overlap between masks and greedy suppression, as matrix products instead of loops over masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def pairwise_overlap(a: Tensor, b: Tensor, measure: str) -> Tensor:
+    """Overlap of every mask of one set with every mask of another.
+
+    Args:
+        a: (K, h, w) bool.
+        b: (L, h, w) bool.
+        measure: "iou", or "smaller" for the intersection over the smaller mask.
+
+    Returns:
+        (K, L) in [0, 1].
+    """
+    a, b = a.flatten(1).float(), b.flatten(1).float()
+    common = a @ b.T
+    areas = a.sum(dim=1)[:, None], b.sum(dim=1)[None]
+    whole = torch.minimum(*areas) if measure == "smaller" else areas[0] + areas[1] - common
+    return common / whole.clamp_min(1)
+
+
+def keep_distinct(masks: Tensor, threshold: float, measure: str = "iou") -> Tensor:
+    """Greedy choice, first come first served, of masks that overlap no earlier chosen one beyond the threshold.
+
+    Args:
+        masks: (K, h, w) bool, best first.
+        threshold: overlap above which the later mask goes.
+        measure: see :func:`pairwise_overlap`.
+
+    Returns:
+        (K,) bool.
+    """
+    beats = (pairwise_overlap(masks, masks, measure) > threshold).triu(1)
+    keep = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
+    while True:  # settles to the greedy answer after as many rounds as the longest chain of suppressions
+        settled = ~(beats & keep[:, None]).any(dim=0)
+        if bool((settled == keep).all()):
+            return keep
+        keep = settled

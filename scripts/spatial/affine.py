@@ -1,0 +1,254 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Initial alignment with SimpleITK: moments, an intensity-based affine, or a transform from a file.
+
+The affine must cope with fields of view that share only a part: several starts (as scanned, centres of mass, peaks of
+the masked correlation over all translations) are refined roughly, and the one of highest mutual information is refined
+to a full affine. Pictures are normalised locally first, because their shading would outweigh what they show.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scripts.spatial.geometry import LPS, Geometry
+
+INITS = ("none", "moments", "affine")
+FOREGROUND = 0.04  # windowed intensities above this belong to the patient
+MIN_OVERLAP = 0.3  # least share of a foreground that a start must cover
+SEARCH_SIDE = 48  # voxels along the longest side of the exhaustive search
+PEAKS = 2
+BINS = 24
+
+
+def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
+    """A grey image (X, Y[, Z]) as a SimpleITK image.
+
+    A volume keeps its place in space. A 2-D image lies in a plane of its own, with millimetres from its first voxel,
+    because a plane in any orientation has no two-dimensional direction matrix; :func:`world_transform` puts it back.
+    """
+    converted = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(image, np.float32).T))
+    converted.SetSpacing(geometry.spacing)
+    if geometry.ndim == 3:
+        lps = LPS @ geometry.affine
+        converted.SetOrigin(lps[:3, 3].tolist())
+        converted.SetDirection((lps[:3, :3] / geometry.spacing).flatten().tolist())
+    return converted
+
+
+def world_transform(transform: sitk.Transform, fixed: Geometry, moving: Geometry) -> NDArray:
+    """(4, 4) fixed world to moving world in RAS mm, of a linear transform between :func:`to_sitk` images."""
+    if fixed.ndim == 3:
+        return transform_matrix(transform)
+    plane = LPS @ transform_matrix(transform) @ LPS
+    to_mm = [np.diag([*g.spacing, 1.0, 1.0]) for g in (fixed, moving)]
+    return moving.affine @ np.linalg.inv(to_mm[1]) @ plane @ to_mm[0] @ np.linalg.inv(fixed.affine)
+
+
+def transform_matrix(transform: sitk.Transform) -> NDArray:
+    """(4, 4) RAS matrix of a linear SimpleITK transform of 2 or 3 dimensions, which maps LPS points."""
+    n = transform.GetDimension()
+    origin = np.array(transform.TransformPoint([0.0] * n))
+    columns = [np.array(transform.TransformPoint(list(np.eye(n)[i]))) - origin for i in range(n)]
+    matrix = np.eye(4)
+    matrix[:n, :n] = np.stack(columns, axis=1)
+    matrix[:n, 3] = origin
+    return LPS @ matrix @ LPS
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """An image ready for matching, and where its foreground is."""
+
+    image: sitk.Image
+    mask: sitk.Image
+
+    @classmethod
+    def of(cls, image: NDArray, geometry: Geometry, normalise: bool) -> _Prepared:
+        inside = foreground(image)
+        if normalise:
+            image = local_normalise(image, inside, max(2.0, max(image.shape) / 50))
+        return cls(to_sitk(image, geometry), sitk.Cast(to_sitk(inside, geometry), sitk.sitkUInt8))
+
+    def coarse(self, side: int) -> _Prepared:
+        """The same at about ``side`` voxels along the longest axis."""
+        factors = [max(1, n // side) for n in self.image.GetSize()]
+        mask = sitk.Cast(sitk.BinShrink(sitk.Cast(self.mask, sitk.sitkFloat32), factors) > 0.5, sitk.sitkUInt8)
+        return _Prepared(sitk.BinShrink(self.image, factors), mask)
+
+
+def align(fixed: NDArray, fixed_geometry: Geometry, moving: NDArray, moving_geometry: Geometry, init: str) -> NDArray:
+    """Finds the initial transform.
+
+    Args:
+        fixed: (X, Y[, Z]) grey image windowed to [0, 1].
+        fixed_geometry: its grid.
+        moving: grey image of the same number of dimensions.
+        moving_geometry: its grid.
+        init: "none", "moments" (centres of mass), "affine", or the path of a file: a (4, 4) text matrix in RAS mm, or
+            an ITK transform; fixed world to moving world.
+
+    Returns:
+        (4, 4) float64, fixed world to moving world, RAS mm.
+
+    Raises:
+        ValueError: neither a known word nor a readable linear transform.
+    """
+    if init == "none":
+        return np.eye(4)
+    if init not in INITS:
+        return read_linear(init)
+    moments = sitk.AffineTransform(
+        sitk.CenteredTransformInitializer(
+            to_sitk(fixed, fixed_geometry),
+            to_sitk(moving, moving_geometry),
+            sitk.AffineTransform(fixed_geometry.ndim),
+            sitk.CenteredTransformInitializerFilter.MOMENTS,
+        )
+    )
+    if init == "moments":
+        return world_transform(moments, fixed_geometry, moving_geometry)
+    ndim = fixed_geometry.ndim
+    images = (fixed, fixed_geometry), (moving, moving_geometry)
+    normal = [_Prepared.of(*i, normalise=True) for i in images]
+    matched = normal if ndim == 2 else [_Prepared.of(*i, normalise=False) for i in images]
+    coarse = [i.coarse(SEARCH_SIDE) for i in matched]
+    shifts = [[0.0] * ndim, moments.GetTranslation(), *translation_peaks(*coarse)]
+    if ndim == 3:
+        shifts += translation_peaks(*(i.coarse(SEARCH_SIDE) for i in normal))
+    refined = [_refine(*coarse, _similarity(moments.GetCenter(), shift), [2, 1]) for shift in shifts]
+    best = max((t for t in refined if t is not None), key=lambda t: mutual_information(*coarse, t), default=moments)
+    affine = sitk.AffineTransform(ndim)
+    affine.SetCenter(best.GetCenter())
+    affine.SetMatrix(best.GetMatrix())
+    affine.SetTranslation(best.GetTranslation())
+    finer = _refine(*matched, sitk.AffineTransform(affine), [4, 2, 1])
+    chosen = max((t for t in (affine, finer) if t is not None), key=lambda t: mutual_information(*matched, t))
+    return world_transform(chosen, fixed_geometry, moving_geometry)
+
+
+def foreground(image: NDArray) -> NDArray:
+    """The largest connected part above the background of an image in [0, 1], holes filled, border peeled: bool."""
+    inside = ndimage.binary_fill_holes(image > FOREGROUND)
+    parts, count = ndimage.label(inside)
+    if count > 1:
+        inside = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+    peeled = ndimage.binary_erosion(inside, iterations=max(1, round(max(image.shape) / 80)), border_value=1)
+    return peeled if peeled.any() else np.ones_like(inside)
+
+
+def local_normalise(image: NDArray, inside: NDArray, sigma: float) -> NDArray:
+    """Intensities minus their local mean over their local deviation, 0 outside the foreground: shading is gone.
+
+    Args:
+        image: (X, Y[, Z]) in [0, 1].
+        inside: the foreground.
+        sigma: radius of the neighbourhood in voxels.
+    """
+    weight = ndimage.gaussian_filter(inside.astype(np.float32), sigma) + 1e-3
+    mean = ndimage.gaussian_filter(image * inside, sigma) / weight
+    square = ndimage.gaussian_filter(image**2 * inside, sigma) / weight
+    return np.where(inside, (image - mean) / (np.sqrt(np.maximum(square - mean**2, 0)) + 0.02), 0).astype(np.float32)
+
+
+def translation_peaks(fixed: _Prepared, moving: _Prepared) -> list[list[float]]:
+    """Translations (mm, LPS) at the highest peaks of the masked correlation over all shifts of the moving image."""
+    # The search is over whole voxels of one grid, so the moving image is first brought to the fixed axes and spacing.
+    ends = [(0.0, n - 1.0) for n in moving.image.GetSize()]
+    corners = np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, len(ends)).tolist()
+    world = [moving.image.TransformContinuousIndexToPhysicalPoint(c) for c in corners]
+    index = np.array([fixed.image.TransformPhysicalPointToContinuousIndex(p) for p in world])
+    low, high = np.floor(index.min(axis=0)), np.ceil(index.max(axis=0))
+    grid = [int(v) for v in high - low + 1]
+    origin = fixed.image.TransformContinuousIndexToPhysicalPoint(low.tolist())
+    shape = (grid, sitk.Transform(), sitk.sitkLinear, origin, fixed.image.GetSpacing(), fixed.image.GetDirection(), 0.0)
+    images = [sitk.GetArrayFromImage(i) for i in (fixed.image, sitk.Resample(moving.image, *shape))]
+    masks = [sitk.GetArrayFromImage(m) > 0.5 for m in (fixed.mask, sitk.Resample(moving.mask, *shape))]
+    flat = [sitk.GetImageFromArray(x.astype(np.float32)) for x in (*images, *masks)]
+    correlation = sitk.GetArrayFromImage(sitk.MaskedFFTNormalizedCorrelation(*flat, 0, MIN_OVERLAP)).T
+    highest = ndimage.maximum_filter(correlation, size=5) == correlation
+    places = np.argwhere(highest & (correlation > 0))
+    places = places[np.argsort(correlation[tuple(places.T)])[::-1][:PEAKS]]
+    direction = np.asarray(fixed.image.GetDirection()).reshape(len(grid), -1) * fixed.image.GetSpacing()
+    # At offset 0 the last moving voxel lies on the first fixed one; x of the fixed image shows x - shift of the moving.
+    shifts = places - (np.asarray(grid) - 1)
+    start = np.asarray(origin) - np.asarray(fixed.image.GetOrigin())
+    return [(start - direction @ shift).tolist() for shift in shifts]
+
+
+def _similarity(center, translation) -> sitk.Transform:
+    transform = sitk.Similarity2DTransform() if len(center) == 2 else sitk.Similarity3DTransform()
+    transform.SetCenter(center)
+    transform.SetTranslation([float(v) for v in translation])
+    return transform
+
+
+def _refine(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform, shrink: list[int]) -> sitk.Transform | None:
+    """Maximises the mutual information over a pyramid; None where the images lose each other."""
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(32)
+    method.SetMetricSamplingStrategy(method.REGULAR)
+    voxels = fixed.image.GetNumberOfPixels()
+    method.SetMetricSamplingPercentagePerLevel([min(1.0, 60_000 * s / voxels * 2) for s in shrink])
+    method.SetMetricFixedMask(fixed.mask)
+    method.SetMetricMovingMask(moving.mask)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsGradientDescentLineSearch(
+        learningRate=1.0, numberOfIterations=50, convergenceMinimumValue=1e-6, convergenceWindowSize=8
+    )
+    method.SetOptimizerScalesFromPhysicalShift()
+    method.SetShrinkFactorsPerLevel(shrink)
+    method.SetSmoothingSigmasPerLevel([s / 2 if s > 1 else 0.0 for s in shrink])
+    method.SetSmoothingSigmasAreSpecifiedInPhysicalUnits(False)
+    method.SetInitialTransform(transform, inPlace=True)
+    try:
+        method.Execute(fixed.image, moving.image)
+    except RuntimeError:  # "All samples map outside moving image buffer", SimpleITK has no type for it
+        return None
+    return transform
+
+
+def mutual_information(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform) -> float:
+    """Mutual information (nats) where both foregrounds lie; minus infinity where they share less than MIN_OVERLAP.
+
+    The optimiser's own metric values are not comparable between starts: each is taken over another set of samples.
+    """
+    moved, covered = (
+        sitk.GetArrayFromImage(sitk.Resample(i, fixed.image, transform, kind, 0.0))
+        for i, kind in ((moving.image, sitk.sitkLinear), (moving.mask, sitk.sitkNearestNeighbor))
+    )
+    inside = sitk.GetArrayFromImage(fixed.mask) > 0
+    both = inside & (covered > 0)
+    volume = np.prod(moving.mask.GetSpacing()) / np.prod(fixed.mask.GetSpacing())
+    smaller = min(inside.sum(), (sitk.GetArrayFromImage(moving.mask) > 0).sum() * volume)
+    if both.sum() < MIN_OVERLAP * smaller:
+        return float("-inf")
+    joint = np.histogram2d(sitk.GetArrayFromImage(fixed.image)[both], moved[both], BINS)[0]
+    joint /= joint.sum()
+    apart = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+    there = joint > 0
+    return float((joint[there] * np.log(joint[there] / apart[there])).sum())
+
+
+def read_linear(path: str) -> NDArray:
+    """Reads a linear transform: a (4, 4) text matrix in RAS mm, or an ITK transform file (.tfm, .txt, .mat, .h5)."""
+    if not Path(path).is_file():
+        raise ValueError(f"init must be {', '.join(INITS)} or the path of a transform, and {path!r} is no file.")
+    try:
+        matrix = np.loadtxt(path)
+        if matrix.shape == (4, 4) and np.allclose(matrix[3], [0, 0, 0, 1]):
+            return matrix
+    except (ValueError, UnicodeDecodeError):
+        pass
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise ValueError(f"{path} is neither a 4 x 4 matrix nor an ITK transform.") from error
+    if not transform.IsLinear():
+        raise ValueError(f"{path} holds a {transform.GetName()}; an initial alignment must be linear.")
+    return transform_matrix(transform)

@@ -1,0 +1,56 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Displacement fields as files that ITK, ANTs and Slicer read: NIfTI, (X, Y, Z, 1, 3), intent 1007, LPS millimetres."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.spatial.geometry import LPS, Geometry
+
+VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as it is (LPS), flips the second (RAS)
+
+
+def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry) -> None:
+    """Writes a displacement field.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        u_lps: (*fixed.shape, 3) LPS mm.
+        fixed: grid of the field; a 2-D field becomes (X, Y, 1, 1, 3).
+    """
+    data = np.asarray(u_lps, np.float32)
+    if data.shape != (*fixed.shape, 3):
+        raise ValueError(f"A field on grid {fixed.shape} must have shape {(*fixed.shape, 3)}, got {data.shape}.")
+    image = nib.Nifti1Image(data.reshape(*fixed.shape, *[1] * (4 - fixed.ndim), 3), fixed.affine)
+    image.header.set_intent(VECTOR, name="displacement LPS mm")
+    image.header.set_xyzt_units("mm")
+    image.set_sform(fixed.affine, 1)
+    image.set_qform(fixed.affine, 1)
+    nib.save(image, str(path))
+
+
+def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
+    """Reads a NIfTI displacement field, intent 1007 (LPS mm) or 1006 (RAS mm).
+
+    Returns:
+        u_lps (*shape, 3) float32, and the grid; a field with one slice is 2-D.
+
+    Raises:
+        ValueError: the file is not a displacement field, or its intent does not say which frame it is in.
+    """
+    image = nib.load(str(path))
+    shape, intent = image.shape, int(image.header["intent_code"])
+    if len(shape) != 5 or shape[3] != 1 or shape[4] != 3:
+        raise ValueError(f"{path} has shape {shape}; a displacement field has shape (X, Y, Z, 1, 3).")
+    if intent not in (VECTOR, DISPLACEMENT):
+        raise ValueError(f"{path} has NIfTI intent {intent}; a field needs 1007 (LPS mm) or 1006 (RAS mm).")
+    data = np.asarray(image.dataobj, np.float32)[:, :, :, 0]
+    if intent == DISPLACEMENT:
+        data = data @ LPS[:3, :3].astype(np.float32)
+    if shape[2] == 1:
+        return data[:, :, 0], Geometry(shape[:2], image.affine)
+    return data, Geometry(shape[:3], image.affine)

@@ -1,0 +1,167 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Where voxels are in the patient: grids with an affine, and sampling across grids in a single interpolation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scripts.spatial.warp import identity_grid, sample
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
+SLAB_VOXELS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A voxel grid in space.
+
+    Attributes:
+        shape: (X, Y) or (X, Y, Z) voxels.
+        affine: (4, 4) float64, voxel index (i, j, k) to RAS mm; a 2-D grid is the plane k = 0.
+    """
+
+    shape: tuple[int, ...]
+    affine: NDArray
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Voxel size in mm along each array axis."""
+        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0)[: self.ndim])
+
+    def corners_ras(self) -> NDArray:
+        """The 4 or 8 corner voxels' outer corners, (K, 3) RAS mm."""
+        ends = [(-0.5, s - 0.5) for s in self.shape] + [(0.0,)] * (3 - self.ndim)
+        index = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+        return apply_affine(self.affine, index)
+
+    def resized(self, shape: tuple[int, ...]) -> Geometry:
+        """The same box with another number of voxels."""
+        scale = np.eye(4)
+        for i, (old, new) in enumerate(zip(self.shape, shape)):
+            scale[i, i] = old / new
+            scale[i, 3] = (old / new - 1) / 2
+        return Geometry(tuple(shape), self.affine @ scale)
+
+
+def apply_affine(affine: NDArray, points: NDArray) -> NDArray:
+    """Maps points (..., 3) by a (4, 4) matrix."""
+    return np.asarray(points) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def extent_text(geometry: Geometry) -> str:
+    """The box of a grid in words, for messages."""
+    low, high = geometry.corners_ras().min(axis=0), geometry.corners_ras().max(axis=0)
+    return " x ".join(f"[{a:.0f}, {b:.0f}]" for a, b in zip(low, high)) + " mm RAS"
+
+
+def grid_text(geometry: Geometry) -> str:
+    """Size and voxel size of a grid in words, for messages."""
+    return f"{' x '.join(map(str, geometry.shape))} voxels of {' x '.join(f'{s:.4g}' for s in geometry.spacing)} mm"
+
+
+def overlap(a: Geometry, b: Geometry, transform: NDArray) -> bool:
+    """Whether the bounding boxes of two grids meet in space once ``transform`` has moved ``a`` (RAS mm).
+
+    A plane has no thickness, so 2-D grids are compared in the plane of the first.
+    """
+    to_index = np.linalg.inv(b.affine) @ transform @ a.affine
+    ends = [(-0.5, s - 0.5) for s in a.shape] + [(0.0,)] * (3 - a.ndim)
+    corners = apply_affine(to_index, np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))
+    low, high = corners.min(axis=0)[: b.ndim], corners.max(axis=0)[: b.ndim]
+    return bool(np.all(high > -0.5) and np.all(low < np.asarray(b.shape) - 0.5))
+
+
+def voxel_map(fixed: Geometry, moving: Geometry, transform: NDArray) -> NDArray:
+    """(n, n + 1) matrix from fixed voxels to moving voxels through both affines.
+
+    Args:
+        fixed: grid of n dimensions.
+        moving: grid of n dimensions.
+        transform: (4, 4), fixed world to moving world, RAS mm.
+    """
+    full = np.linalg.inv(moving.affine) @ transform @ fixed.affine
+    n = fixed.ndim
+    return np.concatenate([full[:n, :n], full[:n, 3:]], axis=1)
+
+
+def resample(
+    image: Tensor,
+    moving: Geometry,
+    fixed: Geometry,
+    transform: NDArray | None = None,
+    ddf: Tensor | None = None,
+    *,
+    mode: str = "bilinear",
+    fill: float | None = None,
+) -> Tensor:
+    """Brings an image to the fixed grid in one interpolation: field, initial transform and both affines together.
+
+    Args:
+        image: (C, *moving.shape).
+        moving: grid of the image.
+        fixed: grid of the result.
+        transform: (4, 4) fixed world to moving world in RAS mm; identity if None.
+        ddf: (1, n, *fixed.shape) in fixed voxels, applied before ``transform``; none if None.
+        mode: interpolation, see :func:`scripts.spatial.warp.sample`.
+        fill: value outside the moving image; None repeats its border.
+
+    Returns:
+        (C, *fixed.shape) float32.
+    """
+    n = fixed.ndim
+    matrix = voxel_map(fixed, moving, np.eye(4) if transform is None else transform)
+    m = torch.as_tensor(matrix, device=image.device, dtype=torch.float32)
+    limit = torch.tensor(moving.shape, device=image.device).view(1, n, *[1] * n)
+    result = torch.empty(image.shape[0], *fixed.shape, device=image.device)
+    # Slab by slab: coordinates of a whole volume would take several times the memory of the field.
+    slab = max(1, SLAB_VOXELS // max(1, int(np.prod(fixed.shape[1:]))))
+    for start in range(0, fixed.shape[0], slab):
+        stop = min(start + slab, fixed.shape[0])
+        places = identity_grid((stop - start, *fixed.shape[1:]), image.device, torch.float32).clone()
+        places[:, 0] += start
+        if ddf is not None:
+            places += ddf[:, :, start:stop].to(places)
+        coordinates = torch.einsum("ij,bj...->bi...", m[:, :n], places) + m[:, n].view(1, n, *[1] * n)
+        part = sample(image[None].float(), coordinates, mode)[0]
+        if fill is not None:
+            # Half a voxel beyond the last centre still belongs to the image, as in ITK.
+            inside = ((coordinates >= -0.5) & (coordinates <= limit - 0.5)).all(dim=1)
+            part = torch.where(inside, part, torch.as_tensor(fill, dtype=part.dtype, device=part.device))
+        result[:, start:stop] = part
+    return result
+
+
+def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None = None) -> NDArray:
+    """Displacement in LPS mm, the initial transform included, as ITK defines it.
+
+    Args:
+        ddf: (n, *fixed.shape) fixed voxels.
+        fixed: grid of the field.
+        transform: (4, 4) fixed world to moving world, RAS mm.
+
+    Returns:
+        (*fixed.shape, 3): u with moving point = fixed point + u, LPS mm.
+    """
+    n = fixed.ndim
+    index = np.stack(np.meshgrid(*[np.arange(s, dtype=np.float64) for s in fixed.shape], indexing="ij"), axis=-1)
+    index = np.concatenate([index, np.zeros((*fixed.shape, 3 - n))], axis=-1)
+    shift = np.concatenate([np.moveaxis(np.asarray(ddf, np.float64), 0, -1), np.zeros((*fixed.shape, 3 - n))], axis=-1)
+    target = apply_affine(fixed.affine, index + shift)
+    if transform is not None:
+        target = apply_affine(transform, target)
+    return (target - apply_affine(fixed.affine, index)) @ LPS[:3, :3].T
+
+
+def voxel_displacement(u_lps: NDArray, fixed: Geometry) -> NDArray:
+    """Inverse of :func:`world_displacement` without a transform: (n, *shape) fixed voxels from (*shape, 3) LPS mm."""
+    shift = np.asarray(u_lps, np.float64) @ LPS[:3, :3].T @ np.linalg.inv(fixed.affine[:3, :3]).T
+    return np.moveaxis(shift[..., : fixed.ndim], -1, 0)

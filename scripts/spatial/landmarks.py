@@ -1,0 +1,85 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Landmarks: reading them in world millimetres, and moving them by a field.
+
+A pull field maps fixed points to moving points; that is the only direction in which points need no inverse.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scripts.spatial.geometry import LPS, Geometry, apply_affine
+from scripts.spatial.warp import sample
+
+FRAMES = ("ras", "lps", "voxel")
+
+
+def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> NDArray:
+    """Reads one landmark a row, 2 or 3 numbers separated by commas or spaces; a header line is skipped.
+
+    Args:
+        path: text file.
+        geometry: grid of the image they belong to, needed for ``frame="voxel"`` and for 2-D points.
+        frame: "ras" or "lps" in mm, or "voxel" indices.
+
+    Returns:
+        (L, 3) RAS mm.
+
+    Raises:
+        ValueError: unknown frame, or a row that is not 2 or 3 numbers.
+    """
+    if frame not in FRAMES:
+        raise ValueError(f"Landmark frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
+    rows = []
+    for number, line in enumerate(Path(path).read_text().splitlines()):
+        cells = [c for c in line.replace(",", " ").replace(";", " ").split() if c]
+        if not cells or line.startswith("#"):
+            continue
+        try:
+            row = [float(c) for c in cells]
+        except ValueError as error:
+            if number == 0:
+                continue
+            raise ValueError(f"{path}, line {number + 1}: {line.strip()!r} is not 2 or 3 numbers.") from error
+        if len(row) not in (2, 3):
+            raise ValueError(f"{path}, line {number + 1}: {line.strip()!r} is not 2 or 3 numbers.")
+        rows.append(row + [0.0] * (3 - len(row)))
+    if not rows:
+        raise ValueError(f"{path} has no landmarks.")
+    points = np.asarray(rows)
+    if frame == "voxel":
+        return apply_affine(geometry.affine, points)
+    return points if frame == "ras" else points @ LPS[:3, :3]
+
+
+def write_landmarks(path: str | Path, points_ras: NDArray) -> None:
+    """Writes (L, 3) RAS mm points as CSV with the header ``x,y,z``."""
+    np.savetxt(path, points_ras, fmt="%.6f", delimiter=",", header="x,y,z", comments="")
+
+
+def fixed_to_moving(
+    points_ras: NDArray, ddf: Tensor | None, fixed: Geometry, transform: NDArray | None = None
+) -> NDArray:
+    """Moves fixed landmarks to where the registration finds them in the moving image.
+
+    Args:
+        points_ras: (L, 3) RAS mm in the fixed image.
+        ddf: (1, n, *fixed.shape) fixed voxels, read linearly between voxels; None for no deformation.
+        fixed: grid of the field.
+        transform: (4, 4) fixed world to moving world, RAS mm.
+
+    Returns:
+        (L, 3) RAS mm in the moving image.
+    """
+    index = apply_affine(np.linalg.inv(fixed.affine), points_ras)
+    if ddf is not None:
+        n = fixed.ndim
+        places = torch.as_tensor(index[:, :n].T.reshape(1, n, -1, *[1] * (n - 1)), dtype=ddf.dtype, device=ddf.device)
+        index[:, :n] += sample(ddf, places)[0].reshape(n, -1).T.double().cpu().numpy()
+    points = apply_affine(fixed.affine, index)
+    return points if transform is None else apply_affine(transform, points)

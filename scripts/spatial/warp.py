@@ -1,0 +1,138 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Warping by a displacement field in voxels, and what follows from it: composition, integration, change of grid.
+
+Convention of the whole project: a DDF is (B, 2 or 3, H, W[, D]) on the fixed grid, in voxels, channel i along
+    array axis i,
+and pulls: ``moved(x) = moving(x + ddf(x))``. ``monai.networks.blocks.Warp`` reads it the same way and is the test
+    oracle;
+it rebuilds its grid at every call, which iterating methods cannot afford.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MODES = ("bilinear", "nearest", "bicubic")
+PADDINGS = ("border", "zeros", "reflection")
+
+
+@lru_cache(maxsize=16)
+def identity_grid(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Voxel coordinates of a grid: (1, n, *shape), channel i holds the index along axis i. Do not write into it."""
+    axes = [torch.arange(s, device=device, dtype=dtype) for s in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def check_ddf(ddf: Tensor) -> None:
+    """Raises ValueError unless ``ddf`` is (B, 2, H, W) or (B, 3, H, W, D)."""
+    if ddf.ndim not in (4, 5) or ddf.shape[1] != ddf.ndim - 2:
+        raise ValueError(f"A DDF must be (B, 2, H, W) or (B, 3, H, W, D), got {tuple(ddf.shape)}.")
+
+
+def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
+    """Reads an image at voxel coordinates.
+
+    Args:
+        image: (B, C, H, W[, D]).
+        coordinates: (B, n, ...) voxels of ``image``, channel i along its axis i; any grid of points.
+        mode: "bilinear" (trilinear in 3-D), "nearest" or, in 2-D, "bicubic".
+        padding: "border", "zeros" or "reflection".
+
+    Returns:
+        (B, C, ...) on the grid of the coordinates.
+
+    Raises:
+        ValueError: unknown mode or padding, or dimensions that do not agree.
+    """
+    if mode not in MODES or padding not in PADDINGS:
+        raise ValueError(f"mode must be one of {MODES} and padding one of {PADDINGS}, got {mode!r} and {padding!r}.")
+    n = image.ndim - 2
+    if coordinates.ndim != image.ndim or coordinates.shape[1] != n:
+        raise ValueError(
+            f"An image of shape {tuple(image.shape)} needs coordinates (B, {n}, ...) with {n} grid axes, "
+            f"got {tuple(coordinates.shape)}."
+        )
+    # With aligned corners an axis of one voxel is read at its only voxel whatever the coordinate.
+    sizes = torch.tensor(image.shape[2:], device=image.device, dtype=coordinates.dtype).clamp_min(2)
+    scale = (2 / (sizes - 1)).view(1, n, *[1] * n)
+    normalised = (coordinates * scale - 1).movedim(1, -1).flip(-1)
+    return F.grid_sample(image, normalised.to(image.dtype), mode=mode, padding_mode=padding, align_corners=True)
+
+
+def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
+    """Pulls an image back: ``image(x + ddf(x))``.
+
+    Args:
+        image: (B, C, H, W[, D]) on the grid of the field.
+        ddf: (B, 2 or 3, H, W[, D]), voxels.
+        mode: see :func:`sample`.
+        padding: see :func:`sample`.
+
+    Returns:
+        (B, C, H, W[, D]).
+    """
+    check_ddf(ddf)
+    if image.shape[2:] != ddf.shape[2:]:
+        raise ValueError(f"Image grid {tuple(image.shape[2:])} and DDF grid {tuple(ddf.shape[2:])} differ.")
+    return sample(image, identity_grid(tuple(ddf.shape[2:]), ddf.device, ddf.dtype) + ddf, mode, padding)
+
+
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """The field that warps like ``first`` and then ``second``: ``x -> second(x) + first(x + second(x))``.
+
+    With pull fields, ``warp(warp(image, first), second)`` equals ``warp(image, compose(first, second))`` up to
+    interpolation.
+
+    Args:
+        first: (B, n, ...) voxels, applied to the image first.
+        second: (B, n, ...) voxels, applied to the result.
+    """
+    return second + warp(first, second)
+
+
+def integrate(velocity: Tensor, steps: int = 6) -> Tensor:
+    """Exponential of a stationary velocity field by scaling and squaring: a diffeomorphism.
+
+    Args:
+        velocity: (B, n, ...) voxels per unit time.
+        steps: squarings; the first step is 2 ** -steps of the velocity.
+
+    Returns:
+        (B, n, ...) DDF in voxels.
+
+    Reference:
+        Arsigny et al., MICCAI 2006.
+    """
+    check_ddf(velocity)
+    ddf = velocity / 2**steps
+    for _ in range(steps):
+        ddf = compose(ddf, ddf)
+    return ddf
+
+
+def resize_ddf(ddf: Tensor, shape: Sequence[int]) -> Tensor:
+    """Brings a field to another number of voxels over the same space: resampled **and** rescaled.
+
+    Corner voxels are taken to coincide with those of a grid that spans the same edges: voxel i of n sits at
+    (i + 0.5) / n of the extent, as for images that were resized.
+
+    Args:
+        ddf: (B, n, ...) voxels of its own grid.
+        shape: the new grid.
+
+    Returns:
+        (B, n, *shape) voxels of the new grid.
+    """
+    check_ddf(ddf)
+    shape = tuple(shape)
+    if tuple(ddf.shape[2:]) == shape:
+        return ddf
+    ratio = torch.tensor([new / old for new, old in zip(shape, ddf.shape[2:])], device=ddf.device, dtype=ddf.dtype)
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    resized = F.interpolate(ddf, shape, mode=mode, align_corners=False)
+    return resized * ratio.view(1, -1, *[1] * len(shape))

@@ -1,0 +1,123 @@
+"""The dense field: known displacements are found, nothing folds, memory groups change nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.errors import InputError
+from scripts.losses.overlap import roi_loss
+from scripts.metrics.jacobian import regularity
+from scripts.metrics.overlap import dice
+from scripts.roi.centroids import fit_centroids
+from scripts.roi.dense import DenseSettings, gaussian_smooth, level_shapes, roi_to_dense
+from scripts.spatial.warp import warp
+
+
+def disc(shape, centre, radius) -> torch.Tensor:
+    grid = torch.stack(torch.meshgrid(*[torch.arange(s, dtype=torch.float32) for s in shape], indexing="ij"))
+    distance = (grid - torch.tensor(centre).view(-1, *[1] * len(shape))).norm(dim=0)
+    return ((radius - distance + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def scene(shape, shift, grow) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moving and fixed discs; the fixed ones are shifted back and larger."""
+    n = len(shape)
+    centres = [[s * f for s in shape] for f in (0.35, 0.62)]
+    moving = torch.stack([disc(shape, c, 6.0) for c in centres])
+    fixed = torch.stack([disc(shape, [v - shift * (i == 0) for i, v in enumerate(c)], 6.0 * grow) for c in centres])
+    assert moving.shape[1:] == shape and n in (2, 3)
+    return moving, fixed
+
+
+@pytest.mark.parametrize("shape", [(48, 44), (40, 36, 28)])
+@pytest.mark.parametrize("diffeomorphic", [True, False])
+def test_regions_meet(shape, diffeomorphic):
+    moving, fixed = scene(shape, 4.0, 1.3)
+    settings = DenseSettings(smoothness=0.3, diffeomorphic=diffeomorphic)
+    result = roi_to_dense(moving, fixed, [1.5] * len(shape), settings)
+    warped = warp(moving[None].float() / 255, result.ddf, padding="zeros")[0]
+    before, after = (float(roi_loss(m, fixed / 255).mean()) for m in (moving / 255, warped))
+    assert after < 0.15 < 0.4 < before
+    assert regularity(result.ddf)["folds_percent"] == 0
+
+
+def test_pure_shift_is_recovered_by_the_start():
+    shape = (60, 50)
+    moving, fixed = scene(shape, 8.0, 1.0)
+    spacing = torch.tensor([2.0, 1.0])
+    centroids = torch.tensor([[21.0, 17.5], [37.2, 31.0]])
+    start = fit_centroids((centroids + 0.5) * spacing, (centroids - torch.tensor([8.0, 0]) + 0.5) * spacing,
+                          torch.ones(2), 120.0)  # fmt: skip
+    torch.testing.assert_close(start, torch.tensor([[1.0, 0, 16.0], [0, 1.0, 0]]), atol=1e-3, rtol=0)
+    result = roi_to_dense(moving, fixed, spacing.tolist(), DenseSettings(steps=2), start=start)
+    assert result.start_used
+    torch.testing.assert_close(result.ddf[:, 0].mean(), torch.tensor(8.0), atol=0.3, rtol=0)
+    wrong = torch.tensor([[1.0, 0, -60.0], [0, 1.0, 0]])
+    assert not roi_to_dense(moving, fixed, spacing.tolist(), DenseSettings(steps=1), start=wrong).start_used
+
+
+def test_groups_of_masks_change_nothing():
+    moving, fixed = scene((32, 30), 3.0, 1.1)
+    moving, fixed = moving.repeat(3, 1, 1), fixed.repeat(3, 1, 1)
+    whole, grouped = (
+        roi_to_dense(moving, fixed, (1, 1), DenseSettings(steps=8, chunk_voxels=c)).ddf for c in (10**7, 1000)
+    )
+    torch.testing.assert_close(whole, grouped, atol=1e-4, rtol=1e-3)
+
+
+def test_image_term_alone_and_hybrid():
+    moving, fixed = scene((48, 44), 3.0, 1.0)
+    texture = gaussian_smooth(torch.randn(1, 1, 48, 44, generator=torch.Generator().manual_seed(0)), 2.0)[0]
+    images = (
+        moving.float().sum(0, keepdim=True) / 255 + texture,
+        fixed.float().sum(0, keepdim=True) / 255 + torch.roll(texture, -3, 1),
+    )
+    none = torch.zeros(0, 48, 44, dtype=torch.uint8)
+    result = roi_to_dense(none, none, (1, 1), DenseSettings(image_weight=1.0, smoothness=0.5), images=images)
+    inner = result.ddf[0, 0, 12:-12, 12:-12]
+    assert float(inner.median()) == pytest.approx(3.0, abs=0.6)
+    with pytest.raises(ValueError, match="neither a pair"):
+        roi_to_dense(none, none, (1, 1), DenseSettings(image_weight=1.0))
+
+
+def test_best_state_is_returned_and_levels_stop():
+    moving, fixed = scene((32, 30), 3.0, 1.0)
+    result = roi_to_dense(moving, fixed, (1, 1), DenseSettings(steps=200, learning_rate=1.5, patience=5))
+    assert all(len(level) < 200 for level in result.history)
+    warped = warp(moving[None].float() / 255, result.ddf, padding="zeros")[0]
+    assert float(roi_loss(warped, fixed / 255).sum()) <= min(result.history[-1]) + 0.05
+
+
+def test_levels_leave_thick_slices_alone():
+    shapes = level_shapes((128, 128, 10), (1.5, 1.5, 8.0), DenseSettings())
+    assert shapes == [(32, 32, 10), (64, 64, 10), (128, 128, 10)]
+    big = level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(max_voxels=10**6))
+    assert 0.7e6 < big[-1][0] ** 3 <= 1e6
+
+
+def test_outlier_pairs_lose_their_influence():
+    generator = torch.Generator().manual_seed(0)
+    fixed = torch.rand(12, 3, generator=generator) * 200
+    moving = fixed + torch.tensor([5.0, -3.0, 2.0])
+    moving[0] += torch.tensor([90.0, 40.0, 0.0])
+    start = fit_centroids(moving, fixed, torch.ones(12), 200.0)
+    carried = fixed[1:] @ start[:, :3].T + start[:, 3]
+    assert float((carried - moving[1:]).norm(dim=1).mean()) < 2.5
+
+
+def test_labels_follow():
+    moving, fixed = scene((40, 36, 28), 3.0, 1.2)
+    result = roi_to_dense(moving, fixed, (1.0, 1.0, 1.0), DenseSettings(smoothness=0.3))
+    label = (moving[0] > 127).float()
+    moved = warp(label[None, None], result.ddf, "nearest")[0, 0].long()
+    truth = (fixed[0] > 127).long()
+    assert dice(moved, truth, [1])[1] > dice(label.long(), truth, [1])[1] + 0.15
+
+
+@pytest.mark.parametrize("fields", [{"smoothness": -1}, {"image_weight": -0.5}, {"levels": 0}, {"steps": 0}])
+def test_bad_settings(fields):
+    with pytest.raises(InputError, match=str(next(iter(fields.values())))):
+        DenseSettings(**fields)
+    with pytest.raises(ValueError, match=r"\(1, 4, 4\) and \(2, 4, 4\)"):
+        roi_to_dense(torch.zeros(1, 4, 4), torch.zeros(2, 4, 4), (1, 1))

@@ -1,0 +1,95 @@
+"""The whole method on phantoms with the bundled weights: it finds regions, matches them, and improves the truth."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.data.pair import LoadPair, one_pair
+from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.data.sample import write_phantom
+from scripts.errors import InputError
+from scripts.metrics.pair import pair_metrics
+from scripts.roi.dense import DenseSettings
+from scripts.roi.regions import RegionFilter
+from scripts.roi.registration import ROIRegistration
+from scripts.sam.build import build_sam
+from scripts.sam.everything import EverythingMode
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return build_sam("compact")
+
+
+def register(**options) -> ROIRegistration:
+    everything = EverythingMode(
+        points_per_side=12, pred_iou_thresh=0.6, stability_score_thresh=0.6, mask_nms_thresh=0.9
+    )
+    return ROIRegistration(
+        everything, RegionFilter(), DenseSettings(smoothness=1.0), progress=False, epsilon=0.7, **options
+    )
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def loaded(request, tmp_path_factory):
+    grid = {2: ((128, 128), (1.5, 1.5)), 3: ((96, 96, 5), (2.0, 2.0, 12.0))}[request.param]
+    paths = write_phantom(tmp_path_factory.mktemp("phantom"), cardiac_pair(8, *grid))
+    return one_pair([LoadPair()(paths)])
+
+
+def test_regions_match_and_the_field_improves_labels_and_landmarks(bundled, loaded):
+    result = register()(loaded["image"], bundled)
+    assert len(result.matches) >= 3
+    assert result.moving_masks.shape == (len(result.matches), *loaded["pair"].working.shape)
+    assert set(result.seconds) == {"segment", "match", "dense"}
+    metrics = pair_metrics(loaded["pair"], result.ddf)
+    assert metrics["dice"]["final"]["mean"] > metrics["dice"]["initial"]["mean"] + 0.03
+    assert metrics["tre_mm"]["final"]["mean"] < metrics["tre_mm"]["initial"]["mean"]
+    assert metrics["field"]["folds_percent"] < 0.1
+
+
+def test_same_input_same_result(bundled, loaded):
+    first, second = (register()(loaded["image"], bundled) for _ in range(2))
+    assert torch.equal(first.ddf, second.ddf)
+    assert torch.equal(first.moving_masks, second.moving_masks)
+
+
+def test_an_image_matches_itself(bundled, loaded):
+    moving, _ = loaded["image"].chunk(2, dim=1)
+    result = register()(torch.cat([moving, moving], dim=1), bundled)
+    assert torch.equal(result.matches.moving, result.matches.fixed)
+    assert float(result.matches.similarity.min()) > 0.999
+    assert float(result.ddf.abs().max()) < 0.2
+
+
+def test_slices_matched_within_themselves(bundled, loaded):
+    result = register(linking="slice", dense=False)(loaded["image"], bundled)
+    assert result.ddf is None
+    assert len(result.matches) >= 2
+    axis = result.fixed.plan.axis
+    if axis is not None:
+        places = [r.centroids[m][:, axis] for r, m in
+                  ((result.moving, result.matches.moving), (result.fixed, result.matches.fixed))]  # fmt: skip
+        torch.testing.assert_close(*places)
+
+
+def test_degenerate_cases_are_said(bundled, loaded):
+    none = register()
+    none.everything.pred_iou_thresh = 1.0
+    result = none(loaded["image"], bundled)
+    assert result.ddf is None and len(result.matches) == 0
+    assert result.warnings[0].startswith("No region was found in the moving image (0 masks after the filter); lower")
+    strict = register()
+    strict.epsilon = 1.0
+    result = strict(loaded["image"], bundled)
+    assert "match above epsilon 1 (the most similar two have 0." in result.warnings[0]
+    single = register(max_pairs=1)(loaded["image"], bundled)
+    assert single.warnings[0].startswith("Only one pair of regions was found")
+    assert single.ddf is not None
+
+
+@pytest.mark.parametrize(("options", "message"), [({"linking": "tree"}, "'tree'"), ({"epsilon": 1.5}, "got 1.5")])
+def test_bad_settings(options, message):
+    with pytest.raises(InputError, match=message):
+        ROIRegistration(EverythingMode(), RegionFilter(), DenseSettings(), **options)

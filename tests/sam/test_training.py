@@ -1,0 +1,147 @@
+"""Training pieces: targets and prompts are right, a few steps learn, the config trains, stops and resumes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from torch.utils.data import default_collate
+
+from scripts.data.sam_views import SamViews
+from scripts.data.slices import load_slices, sam_slices, save_slices, shape_subject
+from scripts.sam.training import (
+    SamTraining,
+    WeightedSum,
+    dense_contrast,
+    inside_points,
+    jittered_boxes,
+    prototype_contrast,
+)
+
+
+@pytest.fixture(scope="module")
+def views() -> SamViews:
+    data = SamViews(
+        {"shapes": shape_subject(1, 6)}, {"shapes": 1.0}, 8, img_size=64, mask_size=32, max_masks=6, points=12
+    )
+    data.set_random_state(0)
+    return data
+
+
+def test_views_show_the_same_places(views):
+    """Where a point is visible in both views, the masks around it agree."""
+    agree, total = 0, 0
+    for i in range(8):
+        sample = views[i]
+        cells = (sample["points"] / 2).long().clamp(0, 31)
+        for m in (sample["classes"] >= 0).nonzero()[:, 0]:
+            inside = [sample["masks"][v, m][cells[v, :, 1], cells[v, :, 0]] > 127 for v in (0, 1)]
+            agree += int((inside[0] == inside[1])[sample["visible"]].sum())
+            total += int(sample["visible"].sum())
+    assert total > 100
+    assert agree / total > 0.93
+
+
+def test_prompts_lie_where_they_should():
+    masks = torch.zeros(3, 16, 16)
+    masks[0, 2:5, 3:9], masks[1, 10:, 1:4], masks[2, 7, 7] = 1, 1, 1
+    points, cell = inside_points(masks)
+    assert torch.equal(masks.flatten(1).gather(1, cell[:, None])[:, 0], torch.ones(3))
+    assert torch.equal(points.floor().long(), torch.stack([cell % 16, cell // 16], dim=1))
+    assert torch.equal(jittered_boxes(masks, 0.0), torch.tensor([[3.0, 2, 9, 5], [1, 10, 4, 16], [7, 7, 8, 8]]))
+
+
+def test_contrast_rewards_features_that_match():
+    torch.manual_seed(0)
+    masks = torch.zeros(4, 2, 8, 8)
+    masks[:, 0, :4], masks[:, 1, 4:] = 1, 1
+    valid, classes = torch.ones(4, 2, dtype=torch.bool), torch.zeros(2, 2, dtype=torch.int64)
+    match, clash = torch.zeros(4, 4, 2, 2), torch.zeros(4, 4, 2, 2)
+    for view in range(4):  # one direction for each region of each source; the clash swaps them in every second view
+        for row in range(2):
+            match[view, 2 * (view // 2) + row, row] = 1
+            clash[view, 2 * (view // 2) + (row + view) % 2, row] = 1
+    assert prototype_contrast(match, masks, valid, classes) < 0.01
+    assert prototype_contrast(clash, masks, valid, classes) > 5
+    points = torch.tensor([[2.0, 2.0], [6.0, 6.0]]).expand(2, 2, 2, 2)
+    visible = torch.ones(2, 2, dtype=torch.bool)
+    assert dense_contrast(match, points, visible, 8) < dense_contrast(clash, points, visible, 8) - 1
+
+
+def test_a_few_steps_learn(tiny, views):
+    torch.manual_seed(0)
+    network = SamTraining(tiny, prompts=4, round_probability=1.0)
+    loss = WeightedSum({"mask": 1.0, "refine": 0.5, "quality": 1.0, "prototype": 0.1, "dense": 0.1})
+    optimiser = torch.optim.AdamW(network.parameters(), 2e-3)
+    batch = default_collate([views[i] for i in range(4)])
+    values, reached = [], set()
+    for _ in range(24):
+        value = loss(network(**batch))
+        optimiser.zero_grad()
+        value.backward()
+        optimiser.step()
+        values.append(value.item())
+        reached |= {name for name, p in tiny.named_parameters() if p.grad is not None}
+    assert sum(values[-5:]) < 0.85 * sum(values[:5])
+    assert reached == {name for name, _ in tiny.named_parameters()}
+    assert set(loss.terms) == {"mask", "refine", "quality", "prototype", "dense", "best_iou"}
+
+
+def test_slices_are_cached(tmp_path):
+    made = shape_subject(2, 2)
+    save_slices(tmp_path / "a.npz", made)
+    read = load_slices(tmp_path / "a.npz")
+    assert [s.groups for s in read] == [s.groups for s in made]
+    assert all((a.image == b.image).all() and (a.layers == b.layers).all() for a, b in zip(made, read))
+    found = sam_slices(str(tmp_path / "cache"), phantoms=2, shapes=1)
+    assert {k: len(v) for k, v in found.items()} == {"phantom": 16, "shapes": 40}
+    with pytest.raises(ValueError, match="'brain'"):
+        SamViews(found, {"brain": 1.0}, 4)
+
+
+def test_config_trains_stops_and_resumes(bundle, tmp_path):
+    options = {
+        "bundle_root": str(bundle),
+        "output_dir": str(tmp_path / "run"),
+        "dataset_dir": str(tmp_path / "slices"),
+        "weights": str(tmp_path / "weights.pt"),
+        "train#slices#phantoms": 2,
+        "train#slices#shapes": 1,
+        "validate#slices#phantoms": 2,
+        "validate#dataset#length": 4,
+        "samples_per_epoch": 4,
+        "batch_size": 2,
+        "num_workers": 0,
+        "validate#dataloader#num_workers": 0,
+        "network_def": {
+            "_target_": "scripts.sam.compact.compact_sam",
+            "tokens": 16,
+            "embed_dim": 32,
+            "mlp_dim": 64,
+            "channels": [8, 16, 16, 32],
+            "depths": [1, 1, 1, 1],
+            "attention_depth": 1,
+        },
+        "tokens": 16,
+        "amp": None,
+    }
+    for epochs in (1, 2):
+        workflow = ConfigWorkflow(
+            str(bundle / "configs" / "train_sam.json"), workflow_type="train", max_epochs=epochs, **options
+        )
+        workflow.initialize()
+        assert not workflow.check_properties()
+        workflow.run()
+        workflow.finalize()
+        trainer = workflow.parser.get_parsed_content("train#trainer")
+        assert trainer.state.epoch == epochs
+        assert trainer.state.iteration == 2 * epochs  # the second run goes on where the first one stopped
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    assert all(v.dtype == torch.float16 for v in state.values() if v.is_floating_point())
+    workflow = ConfigWorkflow(
+        str(bundle / "configs" / "train_sam.json"), workflow_type="train", max_epochs=3,
+        **{**options, "network_def#embed_dim": 64},
+    )  # fmt: skip
+    workflow.initialize()
+    with pytest.raises(ValueError, match=r"last\.pt does not fit this network"):
+        workflow.run()

@@ -1,0 +1,77 @@
+"""The configs are MONAI workflows with every property, and their metadata fits the schema."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
+
+FILES = {"samreg": ["samreg.json"], "correspond": ["samreg.json", "correspond.json"]}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_inference_workflows_have_all_properties(bundle, tmp_path, name):
+    workflow = ConfigWorkflow(
+        [str(bundle / "configs" / f) for f in FILES[name]],
+        workflow_type="inference",
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        bundle_root=str(bundle),
+        dataset_dir=str(tmp_path),
+        output_dir=str(tmp_path / "out"),
+        points=[[0, 0, 0]],
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+@pytest.mark.parametrize("names", [*FILES.values(), ["train_sam.json"]])
+def test_expressions_stay_one_short_line(bundle, names):
+    config = ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
+
+    def texts(value):
+        if isinstance(value, dict):
+            for v in value.values():
+                yield from texts(v)
+        elif isinstance(value, list):
+            for v in value:
+                yield from texts(v)
+        elif isinstance(value, str) and value.startswith("$"):
+            yield value
+
+    for text in texts(config):
+        assert "\n" not in text and len(text) < 100, text
+
+
+def test_options_of_the_config_are_all_used(bundle):
+    """A key that nothing refers to is a flag that does nothing."""
+    text = (bundle / "configs" / "samreg.json").read_text()
+    known = set(json.loads(text))
+    machinery = {"imports", "initialize", "run", "dataloader", "evaluator"}
+    for key in known - machinery:
+        assert f"@{key}" in text.replace("#", "@"), key
+
+
+def test_metadata_fits_the_schema(bundle, real_data, tmp_path):
+    schema = real_data.parent / "reference" / "meta_schema_20240725.json"
+    if not schema.exists():
+        pytest.skip(f"no offline copy of the schema at {schema}")
+    copy = tmp_path / "schema.json"
+    copy.write_bytes(schema.read_bytes())
+    verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(copy))
+
+
+def test_bundle_command_refuses_bad_input_in_one_sentence(bundle, tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/samreg.json", "--moving", "none.nii.gz",
+         "--fixed", "none.nii.gz", "--output_dir", str(tmp_path)],
+        cwd=bundle, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1] == (
+        "error: none.nii.gz does not exist; give the path of an image file or of a DICOM folder."
+    )
+    assert "Traceback" not in run.stderr
+    assert list(tmp_path.iterdir()) == []
