@@ -85,7 +85,7 @@ def test_register_and_correspond(bundle, heart_files, tmp_path, monkeypatch):
         (["--sam", "vit_q"], "Unknown SAM 'vit_q'; choose one of compact"),
         (["--window", "bone"], "window must be one of auto, mr, ct, none, got 'bone'."),
         (["--device", "tpu"], "Unknown device 'tpu'"),
-        (["--linking", "chain"], "linking must be link or slice, got 'chain'."),
+        (["--linking", "chain"], "linking must be auto, link or slice, got 'chain'."),
         (["--overlap", "dice"], "overlap must be smaller or iou, got 'dice'."),
         (["--matching", "best"], "matching must be one of greedy, hungarian, mutual, got 'best'."),
         (["--smoothness", "-1"], "smoothness and image_weight must not be negative, got -1"),

@@ -9,6 +9,7 @@ of the field.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class DenseSettings:
         patience: steps without improvement that end a level.
         lncc_kernel: window of LNCC in voxels of each level.
         max_voxels: the finest level has at most so many voxels.
+        max_work: the finest level has at most so many voxels times pairs, which bounds the time whatever K is.
         chunk_voxels: masks are warped in groups of at most so many voxels, which bounds the memory whatever K is.
     """
 
@@ -49,6 +51,7 @@ class DenseSettings:
     patience: int = 12
     lncc_kernel: int = 9
     max_voxels: int = 600_000
+    max_work: int = 10_000_000
     chunk_voxels: int = 4_000_000
 
     def __post_init__(self) -> None:
@@ -182,7 +185,8 @@ def roi_to_dense(
     n, device = len(shape), moving_masks.device
     extent = torch.tensor([s * d for s, d in zip(shape, spacing)], dtype=torch.float32, device=device)
     levels = [
-        _Level(s, extent, (moving_masks, fixed_masks), images, settings) for s in level_shapes(shape, spacing, settings)
+        _Level(s, extent, (moving_masks, fixed_masks), images, settings)
+        for s in level_shapes(shape, spacing, settings, len(moving_masks))
     ]
     identity = torch.eye(n, n + 1, device=device)
     chosen, start_used = identity, False
@@ -230,19 +234,13 @@ def _descend(
     return best, losses
 
 
-def level_shapes(shape: Sequence[int], spacing: Sequence[float], settings: DenseSettings) -> list[tuple[int, ...]]:
+def level_shapes(
+    shape: Sequence[int], spacing: Sequence[float], settings: DenseSettings, pairs: int = 1
+) -> list[tuple[int, ...]]:
     """Grids from coarse to fine; coarsening makes voxels more nearly cubic, so thick slices are halved last."""
-    total = 1
-    for s in shape:
-        total *= s
+    most = max(8 ** len(shape), min(settings.max_voxels, settings.max_work // max(pairs, 1)))
     finest = min(spacing)
-    while True:
-        fine = _coarser(shape, spacing, finest)
-        voxels = 1
-        for s in fine:
-            voxels *= s
-        if voxels <= settings.max_voxels:
-            break
+    while math.prod(_coarser(shape, spacing, finest)) > most:
         finest *= 1.1
     return [_coarser(shape, spacing, finest * 2**k) for k in reversed(range(settings.levels))]
 

@@ -6,7 +6,6 @@ Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; d
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -23,11 +22,12 @@ from scripts.roi.centroids import fit_centroids
 from scripts.roi.dense import DenseSettings, roi_to_dense
 from scripts.roi.matching import Matches, check_settings, cosine_similarity, match, position_prior
 from scripts.roi.regions import RegionFilter, Regions, find_regions
-from scripts.roi.slicing import plan_slices
+from scripts.roi.slicing import SlicePlan, plan_slices
 from scripts.sam.everything import EverythingMode
 from scripts.spatial.geometry import Geometry
 
-logger = logging.getLogger(__name__)
+ALIGNED_SIGMA = 0.03  # position prior after an initial alignment, share of the diagonal
+THICK = 3.0  # slices this many times thicker than their pixels are matched one by one
 
 
 @dataclass(eq=False)
@@ -63,15 +63,16 @@ class ROIRegistration:
     Args:
         everything: everything mode and its thresholds.
         keep: which masks count as regions.
-        linking: "link" joins slice masks into 3-D regions, "slice" matches slice masks only within the same slice.
+        linking: "link" joins slice masks into 3-D regions, "slice" matches slice masks only within the same slice,
+            "auto" takes "slice" where slices are so thick that a structure changes its outline from one to the next.
         slice_axis: 0, 1, 2 or "auto".
         slice_spacing_mm: least distance of slices shown to SAM; between them regions are interpolated. 0 shows all.
         min_slices: linked regions on fewer slices are dropped.
         epsilon: least similarity of a pair, in [0, 1].
         matching: "greedy" (the paper), "hungarian" or "mutual".
         max_pairs: keeps only so many of the best pairs.
-        position_sigma_mm: standard deviation of the position prior after initial alignment; 0 for none, as in the
-            paper.
+        position_sigma_mm: standard deviation of the position prior; 0 for none, as in the paper. None takes a share of
+            the image's diagonal that suits images that were aligned before.
         dense: also find the dense field.
         settings: of the dense field.
         progress: shows progress bars.
@@ -82,19 +83,19 @@ class ROIRegistration:
         everything: EverythingMode,
         keep: RegionFilter,
         settings: DenseSettings,
-        linking: str = "link",
+        linking: str = "auto",
         slice_axis: int | str = "auto",
         slice_spacing_mm: float = 0.0,
         min_slices: int = 2,
         epsilon: float = 0.8,
         matching: str = "greedy",
         max_pairs: int | None = None,
-        position_sigma_mm: float = 0.0,
+        position_sigma_mm: float | None = 0.0,
         dense: bool = True,
         progress: bool = True,
     ) -> None:
-        if linking not in ("link", "slice"):
-            raise InputError(f"linking must be link or slice, got {linking!r}.")
+        if linking not in ("auto", "link", "slice"):
+            raise InputError(f"linking must be auto, link or slice, got {linking!r}.")
         check_settings(epsilon, matching, max_pairs)
         self.everything, self.keep, self.settings = everything, keep, settings
         self.linking, self.slice_axis, self.slice_spacing_mm = linking, slice_axis, slice_spacing_mm
@@ -121,6 +122,7 @@ class ROIRegistration:
             matches = self.match(moving, fixed, working)
             masks = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())
         result = Registration(moving, fixed, matches, *masks, seconds=seconds)
+        result.details["linked"] = self.links(fixed.plan, working)
         result.warnings += self.doubts(result)
         if self.dense and (len(matches) or self.settings.image_weight):
             with timed(seconds, "dense"):
@@ -138,15 +140,25 @@ class ROIRegistration:
                 part = stack[start : start + step]
                 slices += self.everything(network, part)
                 bar.update(len(part))
-        return find_regions(slices, plan, self.keep, self.linking == "link", min_slices=self.min_slices)
+        return find_regions(slices, plan, self.keep, self.links(plan, working), min_slices=self.min_slices)
+
+    def links(self, plan: SlicePlan, working: Geometry) -> bool:
+        """Whether slice masks are joined into 3-D regions."""
+        if self.linking != "auto" or plan.axis is None:
+            return self.linking != "slice"
+        in_plane = [s for a, s in enumerate(working.spacing) if a != plan.axis]
+        return working.spacing[plan.axis] < THICK * max(in_plane)
 
     def match(self, moving: Regions, fixed: Regions, working: Geometry) -> Matches:
         """Pairs regions by prototype, and by position where a prior is set."""
         prior = None
         spacing = torch.tensor(working.spacing)
-        if self.position_sigma_mm:
-            prior = position_prior(moving.centroids * spacing, fixed.centroids * spacing, self.position_sigma_mm)
-        if self.linking == "slice" and moving.plan.axis is not None:
+        sigma = self.position_sigma_mm
+        if sigma is None:
+            sigma = ALIGNED_SIGMA * float((torch.tensor(working.shape) * spacing).norm())
+        if sigma:
+            prior = position_prior(moving.centroids * spacing, fixed.centroids * spacing, sigma)
+        if moving.plan.axis is not None and not self.links(moving.plan, working):
             axis = moving.plan.axis
             same = (moving.centroids[:, None, axis] - fixed.centroids[None, :, axis]).abs() < 0.5
             prior = same.float() if prior is None else prior * same

@@ -94,6 +94,9 @@ def test_levels_leave_thick_slices_alone():
     assert shapes == [(32, 32, 10), (64, 64, 10), (128, 128, 10)]
     big = level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(max_voxels=10**6))
     assert 0.7e6 < big[-1][0] ** 3 <= 1e6
+    many = level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(), pairs=100)
+    assert 0.7e5 < many[-1][0] ** 3 <= 1e5
+    assert level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(), pairs=10**6)[-1] == (8, 8, 8)
 
 
 def test_outlier_pairs_lose_their_influence():

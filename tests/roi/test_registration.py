@@ -24,11 +24,13 @@ def bundled():
 
 def register(**options) -> ROIRegistration:
     everything = EverythingMode(
-        points_per_side=12, pred_iou_thresh=0.6, stability_score_thresh=0.6, mask_nms_thresh=0.9
+        points_per_side=12,
+        pred_iou_thresh=0.45,
+        stability_score_thresh=0.6,
+        stability_score_offset=0.3,
+        mask_nms_thresh=0.9,
     )
-    return ROIRegistration(
-        everything, RegionFilter(), DenseSettings(smoothness=1.0), progress=False, epsilon=0.7, **options
-    )
+    return ROIRegistration(everything, RegionFilter(overlap="iou"), DenseSettings(), progress=False, **options)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
