@@ -65,7 +65,7 @@ def main(data_dir: str, subset: str = "validation", limit: int | None = None, ev
         return "Dice " + " -> ".join(f"{dice[s]['mean']:.3f}" for s in ("initial", "aligned", "final") if s in dice)
 
     items = abdomen_pairs(data_dir, subset)[::every][:limit]
-    options = {"window": "ct", "init": "affine", "slice_spacing_mm": 6.0, **options}
+    options = {"window": "ct", "init": "affine", "slice_spacing_mm": 10.0, "points_per_side": 12, **options}
     print_structures(run_cases(items, options, show), NAMES, leave_out=(GALLBLADDER,))
 
 

@@ -8,7 +8,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,17 @@ class Case:
 
     Attributes:
         name: of the pair.
-        pair: the images.
-        result: the registration.
+        pair: the images; None once the pair is done with, because thirty of them do not fit in memory.
+        result: the registration; None likewise.
+        matches: number of matched regions.
         metrics: see :func:`scripts.metrics.pair.pair_metrics`.
         seconds: wall time of loading, registering and measuring.
     """
 
     name: str
-    pair: Pair
-    result: Registration
+    pair: Pair | None
+    result: Registration | None
+    matches: int
     metrics: dict
     seconds: float
 
@@ -71,7 +73,8 @@ class Registrar:
         result = self.inferer(image, self.network, **extra)
         pair = batch["pair"]
         ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu(), pair.fixed.geometry.shape)
-        return Case(name, pair, result, pair_metrics(pair, ddf), time.perf_counter() - began)
+        metrics = pair_metrics(pair, ddf)
+        return Case(name, pair, result, len(result.matches), metrics, time.perf_counter() - began)
 
 
 def run_cases(items: Iterable[tuple[str, dict]], options: dict[str, Any], show: Callable[[Case], str]) -> list[Case]:
@@ -81,8 +84,9 @@ def run_cases(items: Iterable[tuple[str, dict]], options: dict[str, Any], show: 
     items = list(items)
     with tqdm(items, unit="pair", file=sys.stderr) as bar:
         for name, item in bar:
-            cases.append(registrar(name, item))
+            cases.append(replace(registrar(name, item), pair=None, result=None))
             bar.write(f"{name}: {show(cases[-1])}, {cases[-1].seconds:.1f} s", file=sys.stdout)
+            sys.stdout.flush()
     return cases
 
 
@@ -114,7 +118,7 @@ def print_structures(cases: list[Case], names: dict[int, str], leave_out: tuple[
             means.append(mean_sd(float(np.mean(r)) if r else None for r in rows))
         write(f"| **mean** ({len(cases)} pairs) | " + " | ".join(means) + " |\n")
     fields = [c.metrics["field"] for c in cases if "field" in c.metrics]
-    matched = mean_sd(len(c.result.matches) for c in cases)
+    matched = mean_sd(c.matches for c in cases)
     write(f"\nregistered {len(fields)} of {len(cases)} pairs; matched regions {matched}\n")
     for key, title in (
         ("folds_percent", "folds (%)"),

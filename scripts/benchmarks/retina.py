@@ -40,7 +40,7 @@ def main(data_dir: str, **options: Any) -> None:
     def show(case: Case) -> str:
         errors = case.metrics["tre_mm"]
         text = " -> ".join(f"{errors[s]['mean']:.1f}" for s in ("initial", "aligned", "final") if s in errors)
-        return f"control-point error {text} pixels, {len(case.result.matches)} matched regions"
+        return f"control-point error {text} pixels, {case.matches} matched regions"
 
     with tempfile.TemporaryDirectory() as folder:
         options = {"init": "affine", "landmark_frame": "voxel", **options}

@@ -216,14 +216,16 @@ def _descend(
     unit = level.parameter_spacing.view(1, -1, *[1] * (parameters.ndim - 2))
     unknown = (parameters / unit).clone().requires_grad_()
     optimiser = torch.optim.Adam([unknown], lr=settings.learning_rate)
-    best, best_loss, since, losses = parameters, float("inf"), 0, []
+    best, best_loss, reached, since, losses = parameters, float("inf"), float("inf"), 0, []
     for step in range(settings.steps):
         optimiser.zero_grad(set_to_none=True)
         loss, _ = level.objective(level.deformation(unknown * unit), start)
         losses.append(loss)
         if progress is not None:
             progress(1, loss)
-        since = 0 if loss < best_loss - 1e-3 * abs(best_loss if best_loss < float("inf") else 1.0) else since + 1
+        if step:  # Adam's first steps may lead uphill: the plateau is one of the descent, not of the start
+            since = 0 if loss < reached - 1e-3 * abs(loss) else since + 1
+            reached = min(reached, loss)
         if loss < best_loss:
             best, best_loss = (unknown * unit).detach().clone(), loss
         if since >= settings.patience:

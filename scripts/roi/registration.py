@@ -26,7 +26,7 @@ from scripts.roi.slicing import SlicePlan, plan_slices
 from scripts.sam.everything import EverythingMode
 from scripts.spatial.geometry import Geometry
 
-ALIGNED_SIGMA = 0.03  # position prior after an initial alignment, share of the diagonal
+ALIGNED_SIGMA = 0.015  # position prior after an initial alignment, share of the diagonal
 THICK = 3.0  # slices this many times thicker than their pixels are matched one by one
 
 

@@ -25,8 +25,8 @@ def bundled():
 def register(**options) -> ROIRegistration:
     everything = EverythingMode(
         points_per_side=12,
-        pred_iou_thresh=0.45,
-        stability_score_thresh=0.6,
+        pred_iou_thresh=0.3,
+        stability_score_thresh=0.5,
         stability_score_offset=0.3,
         mask_nms_thresh=0.9,
     )
