@@ -15,7 +15,7 @@ from scripts import __main__ as cli
 
 def commands(bundle) -> list[str]:
     """Every line of the README's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", (bundle / "README.md").read_text(), re.S)
+    blocks = re.findall(r"```bash\n(.*?)```", (bundle / "README.md").read_text(encoding="utf-8"), re.S)
     return [line for block in blocks for line in block.strip().splitlines()]
 
 
@@ -23,7 +23,7 @@ def test_readme_opens_with_the_two_commands(bundle):
     first, second = commands(bundle)[:2]
     assert first == ("pip install -r requirements.txt && python -m monai.bundle run --config_file configs/samreg.json")
     assert second == "pip install -r requirements-test.txt && python -m pytest"
-    ci = (bundle / ".ci" / "run").read_text()
+    ci = (bundle / ".ci" / "run").read_text(encoding="utf-8")
     assert "pip install -q --disable-pip-version-check -r requirements-test.txt" in ci
     assert "python -m pytest" in ci
 
@@ -36,7 +36,7 @@ def test_main_command_on_the_embedded_default(bundle, tmp_path):
         cwd=bundle, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
-    record = json.loads((tmp_path / "out" / "correspondence.json").read_text())
+    record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))
     assert len(record["pairs"]) >= 3
     dice = record["metrics"]["dice"]
     assert dice["final"]["mean"] > dice["initial"]["mean"] + 0.05
@@ -128,4 +128,4 @@ def test_nothing_found_has_its_own_exit_code(heart_files, tmp_path, monkeypatch)
         "False",
     ]
     assert run_main(monkeypatch, *words, "--points_per_side", "4", "--pred_iou_thresh", "1.0") == 3
-    assert json.loads((tmp_path / "correspondence.json").read_text())["pairs"] == []
+    assert json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))["pairs"] == []

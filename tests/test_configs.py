@@ -47,7 +47,7 @@ def test_expressions_stay_one_short_line(bundle, names):
 
 def test_options_of_the_config_are_all_used(bundle):
     """A key that nothing refers to is a flag that does nothing."""
-    text = (bundle / "configs" / "samreg.json").read_text()
+    text = (bundle / "configs" / "samreg.json").read_text(encoding="utf-8")
     known = set(json.loads(text))
     machinery = {"imports", "initialize", "run", "dataloader", "evaluator"}
     for key in known - machinery:

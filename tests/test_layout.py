@@ -27,7 +27,7 @@ def test_floors_only_look_down(path):
     floor = floor_of(path)
     if floor == "__init__":
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scripts."):
             other = node.module.split(".")[1]
             assert other == floor or STOREY[other] < STOREY[floor], f"{floor} imports {node.module}"
@@ -35,7 +35,7 @@ def test_floors_only_look_down(path):
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_short_and_quiet(path):
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 400
     assert text.startswith("# Copyright (c) SAM registration contributors.")
     for node in ast.walk(ast.parse(text)):
@@ -49,21 +49,21 @@ def test_files_are_short_and_quiet(path):
 
 
 def test_requirements_and_metadata_name_the_same_packages():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     listed = {line.split(">")[0].split("=")[0].strip().lower() for line in lines if line and not line.startswith("#")}
-    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text())
+    metadata = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     named = {name.lower() for name in metadata["required_packages_version"]} | {"monai", "torch", "numpy"}
     assert listed == named
 
 
 def test_every_shipped_weight_is_small_and_logged():
-    log = (ROOT / "docs" / "training_log.md").read_text()
+    log = (ROOT / "docs" / "training_log.md").read_text(encoding="utf-8")
     for path in (ROOT / "models").glob("*.pt"):
         assert path.stat().st_size < 16 * 2**20
         assert path.name in log
 
 
 def test_large_files_are_complete():
-    for entry in yaml.safe_load((ROOT / "large_files.yml").read_text())["large_files"]:
+    for entry in yaml.safe_load((ROOT / "large_files.yml").read_text(encoding="utf-8"))["large_files"]:
         assert set(entry) == {"path", "url", "hash_val", "hash_type"}
         assert len(entry["hash_val"]) == 64 and entry["hash_type"] == "sha256"

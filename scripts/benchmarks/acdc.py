@@ -28,9 +28,11 @@ def acdc_pairs(data_dir: str, subset: str, folder: str, crop: int) -> list[tuple
     """(patient, item) of every patient of a split: moving is end-diastole, fixed end-systole."""
     root = Path(data_dir)
     items = []
-    for patient in json.loads((root / "splits" / "acdc.json").read_text())[subset]:
+    for patient in json.loads((root / "splits" / "acdc.json").read_text(encoding="utf-8"))[subset]:
         info = dict(
-            line.split(": ") for line in (root / "acdc" / patient / "Info.cfg").read_text().splitlines() if line
+            line.split(": ")
+            for line in (root / "acdc" / patient / "Info.cfg").read_text(encoding="utf-8").splitlines()
+            if line
         )
         item = {}
         for role, phase in (("moving", "ED"), ("fixed", "ES")):

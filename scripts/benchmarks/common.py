@@ -134,6 +134,6 @@ def hardware() -> str:
     if torch.cuda.is_available() and pick_device().type == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     return f"{torch.get_num_threads()} threads of {model}, torch {torch.__version__}"

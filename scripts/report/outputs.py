@@ -98,7 +98,7 @@ class SaveRegistration(Transform):
                 result.seconds["write"] = time.perf_counter() - began
                 # The record is moved last: where it stands, everything it names stands too.
                 record = json.dumps(self._record(pair, result, metrics), indent=2, allow_nan=False)
-                (part / "correspondence.json").write_text(record)
+                (part / "correspondence.json").write_text(record, encoding="utf-8")
                 names = sorted(p.name for p in part.iterdir() if p.name != "correspondence.json")
                 for name in [*names, "correspondence.json"]:
                     (part / name).replace(self.output_dir / name)

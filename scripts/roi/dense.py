@@ -209,6 +209,7 @@ def roi_to_dense(
         return DenseResult(resize_ddf(ddf, shape), history, start_used)
 
 
+@torch.enable_grad()  # MONAI's evaluators switch gradients off
 def _descend(
     level: _Level, parameters: Tensor, start: Tensor, settings: DenseSettings, progress
 ) -> tuple[Tensor, list[float]]:

@@ -149,27 +149,26 @@ class PromptedCorrespondence:
 
     def _search(self, target: EncodedSlices, begin: Found, pixel_mm: float) -> Found:
         """The region of the other image that is most like the one sought."""
-        area = (begin.masks.logits[0] > begin.masks.threshold).sum()
-        x0, y0, x1, y1 = begin.masks.boxes[0]
-        half = torch.stack([x1 - x0, y1 - y0]) / 2
+        sought = (begin.masks.logits[0] > begin.masks.threshold).float()
+        area = sought.sum()
         best, best_score = None, -1.0
         low, high = begin.position - self.search_slices, begin.position + self.search_slices
         for position in range(max(0, low), min(len(target), high + 1)):
             for place in self._places(target, position, begin, pixel_mm):
-                box = torch.cat([place - half.cpu(), place + half.cpu()])
-                # A point may mean any of nested structures; the box says which size is sought.
-                for prompt in (Prompt(place[None], torch.ones(1)), Prompt(place[None], torch.ones(1), box)):
-                    masks = target.masks(position, prompt)
-                    prototypes, weights = slice_prototypes(masks)
-                    similarity = F.cosine_similarity(prototypes, begin.prototype[None], dim=1)
-                    size = (masks.logits > masks.threshold).flatten(1).sum(dim=1)
-                    ratio = torch.minimum(size, area) / torch.maximum(size, area).clamp_min(1)
-                    score = similarity * ratio.sqrt() * masks.predicted_iou.clamp(0, 1).sqrt()
-                    score = torch.where(weights > 0, score, -1.0)
-                    k = int(score.argmax())
-                    if float(score[k]) > best_score:
-                        best_score = float(score[k])
-                        best = Found(position, masks[k : k + 1], prototypes[k], float(similarity[k]))
+                prompt = Prompt(place[None], torch.ones(1))
+                masks = target.masks(position, prompt)
+                prototypes, weights = slice_prototypes(masks)
+                similarity = F.cosine_similarity(prototypes, begin.prototype[None], dim=1)
+                size = (masks.logits > masks.threshold).flatten(1).sum(dim=1)
+                # Of nested masks around one place the one of like size is meant.
+                ratio = torch.minimum(size, area) / torch.maximum(size, area).clamp_min(1)
+                score = torch.where(
+                    weights > 0, similarity * ratio.sqrt() * masks.predicted_iou.clamp(0, 1).sqrt(), -1.0
+                )
+                k = int(score.argmax())
+                if float(score[k]) > best_score:
+                    best_score = float(score[k])
+                    best = Found(position, masks[k : k + 1], prototypes[k], float(similarity[k]))
         if best is None:
             raise InputError(
                 "No region was found in the other image near the prompt; widen --search_mm or --search_slices."

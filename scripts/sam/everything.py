@@ -9,6 +9,8 @@ upsampled.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from segment_anything.modeling import Sam
 from segment_anything.utils.amg import (
@@ -23,7 +25,7 @@ from torchvision.ops import nms
 
 from scripts.errors import InputError
 from scripts.sam.decode import DecodedTokens, decode_tokens, draw_masks
-from scripts.sam.slice_masks import SliceMasks, low_boxes
+from scripts.sam.slice_masks import SliceMasks, pixel_boxes, upsample
 from scripts.sam.suppress import keep_distinct
 
 CACHE_BYTES = 5 << 19  # measured: batches beyond it are half as fast
@@ -115,7 +117,8 @@ class EverythingMode:
         points = points * torch.tensor([width, height], device=embedding.device)
         side = sam.image_encoder.img_size
         low = 4 * embedding.shape[-1]
-        valid = (round(scaled[0] / side * low), round(scaled[1] / side * low))
+        cells = scaled[0] / side * low, scaled[1] / side * low
+        valid = math.ceil(cells[0]), math.ceil(cells[1])
         to_input = torch.tensor([scaled[1] / width, scaled[0] / height], device=embedding.device)
         pieces = []
         for chunk in points.split(self.points_per_batch or fitting_batch(embedding)):
@@ -125,10 +128,8 @@ class EverythingMode:
         if self.min_mask_region_area and len(logits):
             cell = height * width / (logits.shape[1] * logits.shape[2])
             logits = without_small_regions(logits, threshold, self.min_mask_region_area / cell)
-        to_pixel = torch.tensor([width / logits.shape[2], height / logits.shape[1]] * 2, device=logits.device)
-        boxes = low_boxes(logits > threshold)
         offset = torch.tensor([box[0], box[1]] * 2, device=logits.device)
-        boxes = boxes * to_pixel + offset
+        boxes = pixel_boxes(logits, cells, threshold, (height, width)) + offset
         inside = ~is_box_near_crop_edge(boxes - offset, box, [0, 0, size[1], size[0]])
         masks = SliceMasks(
             logits,
@@ -139,6 +140,7 @@ class EverythingMode:
             offset.new_tensor(box).expand(len(logits), 4),
             embedding,
             (scaled[0] / side * embedding.shape[1], scaled[1] / side * embedding.shape[2]),
+            cells,
             size,
             threshold,
         )[inside]
@@ -169,13 +171,13 @@ class EverythingMode:
         if len(crops) == 1:
             return crops[0]
         side = max(c.logits.shape[1] for c in crops), max(c.logits.shape[2] for c in crops)
-        logits = torch.cat([F.interpolate(c.logits[:, None].float(), side, mode="bilinear")[:, 0] for c in crops])
+        logits = torch.cat([upsample(c.logits, c.cells, side) for c in crops])
         first = crops[0]
         fields = [
             torch.cat([getattr(c, f) for c in crops])
             for f in ("predicted_iou", "stability", "boxes", "points", "crops")
         ]
-        joined = SliceMasks(logits, *fields, first.embedding, first.inner, first.size, first.threshold)
+        joined = SliceMasks(logits, *fields, first.embedding, first.inner, side, first.size, first.threshold)
         extent = joined.crops[:, 2:] - joined.crops[:, :2]
         return joined[nms(joined.boxes, 1 / extent.prod(dim=1).float(), self.crop_nms_thresh)]
 

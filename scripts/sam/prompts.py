@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from scripts.sam.decode import decode_tokens, draw_masks
 from scripts.sam.everything import encode, stability_score
-from scripts.sam.slice_masks import SliceMasks, low_size
+from scripts.sam.slice_masks import SliceMasks
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +78,12 @@ class EncodedSlices:
         if prompt.box is not None:
             boxes = prompt.box.to(embedding.device, torch.float32)[None] * scale.repeat(2)
         if prompt.mask is not None:
-            rough = self._rough(prompt.mask.to(embedding.device), embedding, low_size(empty))
+            rough = self._rough(prompt.mask.to(embedding.device), embedding, tuple(empty.logits.shape[1:]))
         sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=rough)
         single_point = len(prompt.points) == 1 and boxes is None and rough is None
         outputs = slice(1, 4) if single_point else slice(0, 1)
         tokens = decode_tokens(sam.mask_decoder, embedding[None] + dense, sam.prompt_encoder.get_dense_pe(), sparse)
-        rows, columns = low_size(empty)
+        rows, columns = empty.logits.shape[1:]
         logits = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], outputs)[0][:, :rows, :columns]
         iou = tokens.iou[0, outputs]
         place = prompt.points[0] if len(prompt.points) else prompt.box.view(2, 2).mean(0) if boxes is not None else None

@@ -2,8 +2,9 @@
 """Initial alignment with SimpleITK: moments, an intensity-based affine, or a transform from a file.
 
 The affine must cope with fields of view that share only a part: several starts (as scanned, centres of mass, peaks of
-the masked correlation over all translations) are refined roughly, and the one of highest mutual information is refined
-to a full affine. Pictures are normalised locally first, because their shading would outweigh what they show.
+the masked correlation over all translations) are refined roughly, the best few are refined to full affines, and the one
+of highest mutual information wins. Pictures are normalised locally first, because their shading would outweigh what
+they show.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FOREGROUND = 0.04  # windowed intensities above this belong to the patient
 MIN_OVERLAP = 0.3  # least share of a foreground that a start must cover
 SEARCH_SIDE = 48  # voxels along the longest side of the exhaustive search
 PEAKS = 2
+FINALISTS = 3  # a small overlap flatters a wrong start at low resolution, so the best few are followed to the end
 BINS = 24
 SEED = 1
 
@@ -123,13 +125,16 @@ def align(fixed: NDArray, fixed_geometry: Geometry, moving: NDArray, moving_geom
     if ndim == 3:
         shifts += translation_peaks(*(i.coarse(SEARCH_SIDE) for i in normal))
     refined = [_refine(*coarse, _similarity(moments.GetCenter(), shift), [1]) for shift in shifts]
-    best = max((t for t in refined if t is not None), key=lambda t: mutual_information(*coarse, t), default=moments)
-    affine = sitk.AffineTransform(ndim)
-    affine.SetCenter(best.GetCenter())
-    affine.SetMatrix(best.GetMatrix())
-    affine.SetTranslation(best.GetTranslation())
-    finer = _refine(*matched, sitk.AffineTransform(affine), [4, 2, 1])
-    chosen = max((t for t in (affine, finer) if t is not None), key=lambda t: mutual_information(*matched, t))
+    refined = [moments, *(t for t in refined if t is not None)]
+    refined.sort(key=lambda t: mutual_information(*coarse, t), reverse=True)
+    finals = []
+    for start in refined[:FINALISTS]:
+        affine = sitk.AffineTransform(ndim)
+        affine.SetCenter(start.GetCenter())
+        affine.SetMatrix(start.GetMatrix())
+        affine.SetTranslation(start.GetTranslation())
+        finals += [affine, _refine(*matched, sitk.AffineTransform(affine), [4, 2, 1])]
+    chosen = max((t for t in finals if t is not None), key=lambda t: mutual_information(*matched, t))
     return world_transform(chosen, fixed_geometry, moving_geometry)
 
 

@@ -36,7 +36,7 @@ def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> 
     if frame not in FRAMES:
         raise ValueError(f"Landmark frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
     rows = []
-    for number, line in enumerate(Path(path).read_text().splitlines()):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines()):
         cells = [c for c in line.replace(",", " ").replace(";", " ").split() if c]
         if not cells or line.startswith("#"):
             continue

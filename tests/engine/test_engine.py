@@ -96,7 +96,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space"):
         resume.save(Engine(lambda e, b: None))
-    assert path.read_text() == "good"
+    assert path.read_text(encoding="utf-8") == "good"
 
 
 def test_devices():

@@ -80,7 +80,7 @@ def test_grids_and_types(written):
 
 def test_equal_numbers_are_corresponding_regions(written):
     folder, data, _ = written
-    record = json.loads((folder / "correspondence.json").read_text())
+    record = json.loads((folder / "correspondence.json").read_text(encoding="utf-8"))
     assert [p["number"] for p in record["pairs"]] == [1, 2, 3]
     structures = []
     for role in ("moving", "fixed"):
@@ -123,7 +123,7 @@ def test_metrics_are_those_of_the_files(written):
     folder, data, out = written
     truth = np.asarray(nib.load(data["fixed_label"]).dataobj)
     moved = np.asarray(nib.load(folder / "moved_label.nii.gz").dataobj)
-    record = json.loads((folder / "correspondence.json").read_text())
+    record = json.loads((folder / "correspondence.json").read_text(encoding="utf-8"))
     for value in (1, 2, 3):
         dice = 2 * ((truth == value) & (moved == value)).sum() / ((truth == value).sum() + (moved == value).sum())
         assert record["metrics"]["dice"]["final"][str(value)] == pytest.approx(dice, abs=1e-6)
@@ -153,7 +153,7 @@ def test_initial_transform_is_in_the_field(tmp_path):
     there = sitk.Resample(moving, fixed, sitk.DisplacementFieldTransform(field), sitk.sitkNearestNeighbor, 0)
     here = np.asarray(nib.load(tmp_path / "out" / "moved_label.nii.gz").dataobj)
     assert (here == sitk.GetArrayFromImage(there).T).mean() > 0.999
-    record = json.loads((tmp_path / "out" / "correspondence.json").read_text())
+    record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))
     np.testing.assert_allclose(record["initial_transform_ras_mm"], matrix, atol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_nothing_found_writes_what_there_is(tmp_path, heart_files):
     out = SaveRegistration(str(tmp_path))({**data, "pred": result})
     assert "moving_regions.nii.gz" in out["files"] and "fixed_regions.nii.gz" not in out["files"]
     assert "ddf.nii.gz" not in out["files"]
-    record = json.loads((tmp_path / "correspondence.json").read_text())
+    record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
     assert record["pairs"] == [] and record["regions_found"] == {"moving": 2, "fixed": 0}
     assert set(np.unique(nib.load(tmp_path / "moving_regions.nii.gz").dataobj)) == {0, 1, 2}
 
@@ -218,4 +218,4 @@ def test_failure_leaves_the_old_result(written, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"No space left on device.*nothing was replaced"):
         SaveRegistration(str(tmp_path))(data)
     assert {p.name for p in tmp_path.iterdir()} == {"correspondence.json", "moved.nii.gz"}
-    assert (tmp_path / "moved.nii.gz").read_text() == "old"
+    assert (tmp_path / "moved.nii.gz").read_text(encoding="utf-8") == "old"

@@ -8,11 +8,12 @@ import torch
 from segment_anything import SamAutomaticMaskGenerator
 
 from scripts.data.phantoms.abdomen import abdomen_pair
+from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.errors import InputError
 from scripts.sam.everything import EverythingMode, stability_score, without_small_regions
 from scripts.sam.suppress import keep_distinct, pairwise_overlap
 
-THRESHOLDS = {"pred_iou_thresh": 0.7, "stability_score_thresh": 0.85}
+THRESHOLDS = {"pred_iou_thresh": 0.35, "stability_score_thresh": 0.5, "stability_score_offset": 0.3}
 
 
 def agreement(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -25,19 +26,43 @@ def phantom_slice() -> torch.Tensor:
     return ((image + 125) / 400 * 255).round().expand(1, 3, -1, -1)
 
 
-@pytest.mark.parametrize("layers", [0, 1])
-def test_agrees_with_the_packages_generator(bundled, picture, layers):
-    ours_in_theirs, theirs_in_ours = [], []
-    for slice_ in (picture, phantom_slice()):
-        theirs = SamAutomaticMaskGenerator(bundled, points_per_side=12, crop_n_layers=layers, **THRESHOLDS)
+def heart_slice() -> torch.Tensor:
+    image = torch.from_numpy(cardiac_pair(11, (256, 192), (0.9, 0.9)).moving).T
+    return (image / image.max() * 255).round().expand(1, 3, -1, -1)
+
+
+def both_agree(sam, slices, **options) -> None:
+    """Both generators find the same masks: 95 % of either have one of the other at IoU >= 0.9."""
+    shares = []
+    for slice_ in slices:
         pixels = slice_[0].permute(1, 2, 0).numpy().astype(np.uint8)
-        expected = torch.from_numpy(np.stack([m["segmentation"] for m in theirs.generate(pixels)]))
-        found = EverythingMode(points_per_side=12, crop_n_layers=layers, **THRESHOLDS)(bundled, slice_)[0].masks()
+        theirs = SamAutomaticMaskGenerator(sam, points_per_side=12, **THRESHOLDS, **options).generate(pixels)
+        expected = torch.from_numpy(np.stack([m["segmentation"] for m in theirs]))
+        found = EverythingMode(points_per_side=12, **THRESHOLDS, **options)(sam, slice_)[0].masks()
         assert len(expected) >= 5
-        ours_in_theirs.append((agreement(found, expected), len(found)))
-        theirs_in_ours.append((agreement(expected, found), len(expected)))
-    for shares in (ours_in_theirs, theirs_in_ours):
-        assert sum(s * n for s, n in shares) / sum(n for _, n in shares) >= 0.95
+        shares.append(
+            [
+                agreement(found, expected) * len(found),
+                len(found),
+                agreement(expected, found) * len(expected),
+                len(expected),
+            ]
+        )
+    ours, ours_total, theirs, theirs_total = np.sum(shares, axis=0)
+    assert ours >= 0.95 * ours_total
+    assert theirs >= 0.95 * theirs_total
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_agrees_with_the_packages_generator_before_suppression(bundled, picture, layers):
+    slices = (picture, phantom_slice())
+    both_agree(bundled, slices, crop_n_layers=layers, box_nms_thresh=1.0, crop_nms_thresh=1.0)
+
+
+def test_agrees_with_the_packages_generator(bundled):
+    # Slices that need no resizing: the package resizes with whole intensities, and of two masks almost equally good
+    # either may then be the one that suppression keeps.
+    both_agree(bundled, (heart_slice(), phantom_slice()))
 
 
 def test_batches_of_slices_and_points_change_nothing(bundled, picture):
@@ -51,9 +76,9 @@ def test_batches_of_slices_and_points_change_nothing(bundled, picture):
 
 
 def test_thresholds_and_scores(bundled, picture):
-    found = EverythingMode(points_per_side=8, pred_iou_thresh=0.8, stability_score_thresh=0.9)(bundled, picture)[0]
-    assert (found.predicted_iou > 0.8).all()
-    assert (found.stability >= 0.9).all()
+    found = EverythingMode(points_per_side=8, **THRESHOLDS)(bundled, picture)[0]
+    assert (found.predicted_iou > 0.35).all()
+    assert (found.stability >= 0.5).all()
     assert (found.predicted_iou.diff() <= 0).all()
     assert found.masks().shape == (len(found), 200, 240)
     assert found.embedding.shape == (128, 24, 24)
