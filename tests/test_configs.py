@@ -67,7 +67,7 @@ def test_bundle_command_refuses_bad_input_in_one_sentence(bundle, tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/samreg.json", "--moving", "none.nii.gz",
          "--fixed", "none.nii.gz", "--output_dir", str(tmp_path)],
-        cwd=bundle, capture_output=True, text=True, timeout=200,
+        cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1] == (

@@ -87,7 +87,7 @@ def main(
     for which in ("theirs", "ours"):
         command = [sys.executable, "-m", "scripts.benchmarks.everything", "--only", which, "--model", model]
         command += [f"--{k}={v}" for k, v in settings.items()] + [f"--repeats={repeats}"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
         found[which] = json.loads(answer.stdout.strip().splitlines()[-1])
     names = {"theirs": "SamAutomaticMaskGenerator", "ours": "EverythingMode"}
     medians = {w: statistics.median(f["seconds"]) for w, f in found.items()}
