@@ -9,7 +9,7 @@ upsampled.
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import torch
 from segment_anything.modeling import Sam
@@ -25,7 +25,7 @@ from torchvision.ops import nms
 
 from scripts.errors import InputError
 from scripts.sam.decode import DecodedTokens, decode_tokens, draw_masks
-from scripts.sam.slice_masks import SliceMasks, pixel_boxes, upsample
+from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
 from scripts.sam.suppress import keep_distinct
 
 CACHE_BYTES = 5 << 19  # measured: batches beyond it are half as fast
@@ -112,41 +112,33 @@ class EverythingMode:
         self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], box: list[int], layer: int, size
     ) -> SliceMasks:
         """Masks of one crop (the whole slice when there are no crop layers)."""
-        height, width = box[3] - box[1], box[2] - box[0]
+        x0, y0, x1, y1 = box
+        height, width = y1 - y0, x1 - x0
+        crop = SliceMasks.empty(embedding, scaled, sam.image_encoder.img_size, (height, width), sam.mask_threshold)
         points = torch.as_tensor(self.grids[layer], dtype=torch.float32, device=embedding.device)
-        points = points * torch.tensor([width, height], device=embedding.device)
-        side = sam.image_encoder.img_size
-        low = 4 * embedding.shape[-1]
-        cells = scaled[0] / side * low, scaled[1] / side * low
-        valid = math.ceil(cells[0]), math.ceil(cells[1])
-        to_input = torch.tensor([scaled[1] / width, scaled[0] / height], device=embedding.device)
+        points = points * points.new_tensor([width, height])
+        to_input = points.new_tensor([scaled[1] / width, scaled[0] / height])
+        valid = tuple(crop.logits.shape[1:])
         pieces = []
         for chunk in points.split(self.points_per_batch or fitting_batch(embedding)):
             pieces.append(self._decode(sam, embedding, chunk, chunk * to_input, valid))
         logits, iou, stability, prompts = (torch.cat(p) for p in zip(*pieces))
-        threshold = sam.mask_threshold
         if self.min_mask_region_area and len(logits):
-            cell = height * width / (logits.shape[1] * logits.shape[2])
-            logits = without_small_regions(logits, threshold, self.min_mask_region_area / cell)
-        offset = torch.tensor([box[0], box[1]] * 2, device=logits.device)
-        boxes = pixel_boxes(logits, cells, threshold, (height, width)) + offset
-        inside = ~is_box_near_crop_edge(boxes - offset, box, [0, 0, size[1], size[0]])
-        masks = SliceMasks(
-            logits,
-            iou,
-            stability,
-            boxes,
-            prompts + offset[:2],
-            offset.new_tensor(box).expand(len(logits), 4),
-            embedding,
-            (scaled[0] / side * embedding.shape[1], scaled[1] / side * embedding.shape[2]),
-            cells,
-            size,
-            threshold,
-        )[inside]
+            cell = height * width / (crop.cells[0] * crop.cells[1])
+            logits = without_small_regions(logits, crop.threshold, self.min_mask_region_area / cell)
+        masks = crop.with_masks(logits, iou, stability, prompts)
+        offset = points.new_tensor([x0, y0] * 2)
+        masks = replace(
+            masks,
+            boxes=masks.boxes + offset,
+            points=masks.points + offset[:2],
+            crops=points.new_tensor(box).expand(len(logits), 4),
+            size=size,
+        )
+        masks = masks[~is_box_near_crop_edge(masks.boxes - offset, box, [0, 0, size[1], size[0]])]
         masks = masks[nms(masks.boxes, masks.predicted_iou, self.box_nms_thresh)]
         if self.mask_nms_thresh < 1 and len(masks):  # box suppression left them best first
-            masks = masks[keep_distinct(masks.logits > threshold, self.mask_nms_thresh)]
+            masks = masks[keep_distinct(masks.logits > masks.threshold, self.mask_nms_thresh)]
         return masks
 
     def _decode(self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int]):
@@ -171,13 +163,9 @@ class EverythingMode:
         if len(crops) == 1:
             return crops[0]
         side = max(c.logits.shape[1] for c in crops), max(c.logits.shape[2] for c in crops)
-        logits = torch.cat([upsample(c.logits, c.cells, side) for c in crops])
-        first = crops[0]
-        fields = [
-            torch.cat([getattr(c, f) for c in crops])
-            for f in ("predicted_iou", "stability", "boxes", "points", "crops")
-        ]
-        joined = SliceMasks(logits, *fields, first.embedding, first.inner, side, first.size, first.threshold)
+        parts = {name: torch.cat([getattr(c, name) for c in crops]) for name in PER_MASK if name != "logits"}
+        logits = torch.cat([upsample(c.logits, c.scaled, c.stride, side) for c in crops])
+        joined = replace(crops[0], logits=logits, scaled=side, stride=1.0, **parts)
         extent = joined.crops[:, 2:] - joined.crops[:, :2]
         return joined[nms(joined.boxes, 1 / extent.prod(dim=1).float(), self.crop_nms_thresh)]
 
@@ -194,7 +182,8 @@ def encode(sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:
     side = sam.image_encoder.img_size
     scaled = ResizeLongestSide.get_preprocess_shape(*slices.shape[2:], side)
     resized = F.interpolate(slices.to(sam.device).float(), scaled, mode="bilinear", align_corners=False, antialias=True)
-    return sam.image_encoder(sam.preprocess(resized)), scaled
+    # Whole intensities, as the package resizes: of two masks almost equally good suppression then keeps the same one.
+    return sam.image_encoder(sam.preprocess(resized.round())), scaled
 
 
 def stability_score(logits: Tensor, threshold: float, offset: float) -> Tensor:

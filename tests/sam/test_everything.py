@@ -54,15 +54,8 @@ def both_agree(sam, slices, **options) -> None:
 
 
 @pytest.mark.parametrize("layers", [0, 1])
-def test_agrees_with_the_packages_generator_before_suppression(bundled, picture, layers):
-    slices = (picture, phantom_slice())
-    both_agree(bundled, slices, crop_n_layers=layers, box_nms_thresh=1.0, crop_nms_thresh=1.0)
-
-
-def test_agrees_with_the_packages_generator(bundled):
-    # Slices that need no resizing: the package resizes with whole intensities, and of two masks almost equally good
-    # either may then be the one that suppression keeps.
-    both_agree(bundled, (heart_slice(), phantom_slice()))
+def test_agrees_with_the_packages_generator(bundled, picture, layers):
+    both_agree(bundled, (picture, phantom_slice(), heart_slice()), crop_n_layers=layers)
 
 
 def test_batches_of_slices_and_points_change_nothing(bundled, picture):
