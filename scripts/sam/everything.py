@@ -9,6 +9,7 @@ upsampled.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -24,11 +25,12 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from scripts.errors import InputError
-from scripts.sam.decode import DecodedTokens, decode_tokens, draw_masks
+from scripts.sam.decode import DecodedTokens, decode_grouped, draw_masks
 from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
 from scripts.sam.suppress import keep_distinct
 
 CACHE_BYTES = 5 << 19  # measured: batches beyond it are half as fast
+FIRST_READING = 64  # prompts that read the image together the first time
 
 
 class EverythingMode:
@@ -36,7 +38,8 @@ class EverythingMode:
 
     Args:
         points_per_side: side of the point grid.
-        points_per_batch: prompts decoded at once; 0 chooses: as many as fit the cache of a CPU, 256 on a GPU.
+        points_per_batch: prompts that have image tokens of their own at once; 0 chooses: as many as fit the cache of
+            a CPU, 256 on a GPU.
         pred_iou_thresh: least predicted quality, in [0, 1].
         stability_score_thresh: least stability, in [0, 1].
         stability_score_offset: shift of the threshold for the stability score, in logits.
@@ -119,9 +122,10 @@ class EverythingMode:
         points = points * points.new_tensor([width, height])
         to_input = points.new_tensor([scaled[1] / width, scaled[0] / height])
         valid = tuple(crop.logits.shape[1:])
+        group = self.points_per_batch or fitting_batch(embedding)
         pieces = []
-        for chunk in points.split(self.points_per_batch or fitting_batch(embedding)):
-            pieces.append(self._decode(sam, embedding, chunk, chunk * to_input, valid))
+        for chunk in points.split(max(group, FIRST_READING)):
+            pieces += self._decode(sam, embedding, chunk, chunk * to_input, valid, group)
         logits, iou, stability, prompts = (torch.cat(p) for p in zip(*pieces))
         if self.min_mask_region_area and len(logits):
             cell = height * width / (crop.cells[0] * crop.cells[1])
@@ -141,22 +145,25 @@ class EverythingMode:
             masks = masks[keep_distinct(masks.logits > masks.threshold, self.mask_nms_thresh)]
         return masks
 
-    def _decode(self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int]):
-        """Masks of a batch of points that pass both thresholds: logits, quality, stability, points."""
+    def _decode(
+        self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int], group: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Masks of points that pass both thresholds, by groups: logits, quality, stability, points."""
         labels = torch.ones(len(inputs), 1, device=inputs.device)
         sparse, dense = sam.prompt_encoder(points=(inputs[:, None], labels), boxes=None, masks=None)
         # Without a mask prompt the dense embedding is one vector everywhere: the sum is one image for all prompts.
-        source = embedding[None] + dense[:1]
-        tokens = decode_tokens(sam.mask_decoder, source, sam.prompt_encoder.get_dense_pe(), sparse)
-        good = tokens.iou[:, 1:] > self.pred_iou_thresh
-        worth = good.any(dim=1)
-        tokens, good = DecodedTokens(*(t[worth] for t in tokens)), good[worth]
-        logits = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], slice(1, 4))[good][:, : valid[0], : valid[1]]
-        iou = tokens.iou[:, 1:][good]
-        points = points[worth][:, None].expand(-1, 3, -1)[good]
-        stability = stability_score(logits, sam.mask_threshold, self.stability_score_offset)
-        stable = stability >= self.stability_score_thresh
-        return logits[stable], iou[stable], stability[stable], points[stable]
+        place = sam.prompt_encoder.get_dense_pe()
+        groups = decode_grouped(sam.mask_decoder, embedding + dense[0], place, sparse, group)
+        for tokens, own in zip(groups, points.split(group)):
+            good = tokens.iou[:, 1:] > self.pred_iou_thresh
+            worth = good.any(dim=1)
+            tokens, good = DecodedTokens(*(t[worth] for t in tokens)), good[worth]
+            drawn = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], slice(1, 4))
+            logits = drawn[good][:, : valid[0], : valid[1]]
+            stability = stability_score(logits, sam.mask_threshold, self.stability_score_offset)
+            stable = stability >= self.stability_score_thresh
+            own = own[worth][:, None].expand(-1, 3, -1)[good]
+            yield logits[stable], tokens.iou[:, 1:][good][stable], stability[stable], own[stable]
 
     def _merge(self, crops: list[SliceMasks]) -> SliceMasks:
         """Joins the crops of one slice; of duplicates the one from the smaller crop stays."""

@@ -9,40 +9,60 @@ multiplied with (heads x tokens) vectors. Tested against ``TwoWayTransformer.for
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from segment_anything.modeling import TwoWayTransformer
-from segment_anything.modeling.transformer import Attention
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor
 
 
-def two_way(transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """What ``transformer(image.expand(B, ...), image_pe.expand(B, ...), tokens)`` returns.
+def two_way(
+    transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, tokens: Tensor, group: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What ``transformer(image.expand(B, ...), image_pe.expand(B, ...), tokens)`` returns, in groups of prompts.
+
+    The first reading of the image is done for all B prompts together; image tokens of a prompt's own exist for one
+    group at a time.
 
     Args:
         transformer: of any depth.
         image: (C, h, w) embedding plus dense prompt embedding, the same for all prompts.
         image_pe: (C, h, w) positional encoding.
         tokens: (B, T, C) output and prompt tokens.
+        group: prompts to a group.
 
-    Returns:
-        tokens (B, T, C) and image tokens (B, h * w, C).
+    Yields:
+        tokens (b, T, C) and image tokens (b, h * w, C) of each group of b <= group prompts.
     """
     keys, place = image.flatten(1).T[None], image_pe.flatten(1).T
-    queries = tokens
-    for layer in transformer.layers:
-        placed = keys + place
-        if layer.skip_first_layer_pe:
-            queries = layer.self_attn(q=queries, k=queries, v=queries)
-        else:
-            asking = queries + tokens
-            queries = queries + layer.self_attn(q=asking, k=asking, v=queries)
-        queries = layer.norm1(queries)
-        queries = layer.norm2(queries + read_image(layer.cross_attn_token_to_image, queries + tokens, placed, keys))
-        queries = layer.norm3(queries + layer.mlp(queries))
-        keys = layer.norm4(read_tokens(layer.cross_attn_image_to_token, placed, queries + tokens, queries, keys))
-    attention = transformer.final_attn_token_to_image
-    queries = queries + read_image(attention, queries + tokens, keys + place, keys)
-    return transformer.norm_final_attn(queries), keys
+    first, *later = transformer.layers
+    everyone = read_layer(first, tokens, tokens, keys, place)
+    for queries, own in zip(everyone.split(group), tokens.split(group)):
+        seen = write_layer(first, queries, own, keys, place)
+        for layer in later:
+            queries = read_layer(layer, queries, own, seen, place)
+            seen = write_layer(layer, queries, own, seen, place)
+        attention = transformer.final_attn_token_to_image
+        queries = queries + read_image(attention, queries + own, seen + place, seen)
+        yield transformer.norm_final_attn(queries), seen
+
+
+def read_layer(layer: TwoWayAttentionBlock, queries: Tensor, own: Tensor, keys: Tensor, place: Tensor) -> Tensor:
+    """The half of a layer that changes the tokens: among themselves, then from the image, then the MLP."""
+    if layer.skip_first_layer_pe:
+        queries = layer.self_attn(q=queries, k=queries, v=queries)
+    else:
+        asking = queries + own
+        queries = queries + layer.self_attn(q=asking, k=asking, v=queries)
+    queries = layer.norm1(queries)
+    queries = layer.norm2(queries + read_image(layer.cross_attn_token_to_image, queries + own, keys + place, keys))
+    return layer.norm3(queries + layer.mlp(queries))
+
+
+def write_layer(layer: TwoWayAttentionBlock, queries: Tensor, own: Tensor, keys: Tensor, place: Tensor) -> Tensor:
+    """The half of a layer that changes the image tokens."""
+    return layer.norm4(read_tokens(layer.cross_attn_image_to_token, keys + place, queries + own, queries, keys))
 
 
 def heads(x: Tensor, attention: Attention) -> Tensor:
