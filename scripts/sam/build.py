@@ -97,8 +97,10 @@ def load_state(sam: Sam, path: Path, name: str) -> None:
     """Loads a tensor-only state dict.
 
     Raises:
-        InputError: the file is no checkpoint, or belongs to another architecture; names the first keys that differ.
+        InputError: the file is missing or no checkpoint, or belongs to another architecture; names the first keys that differ.
     """
+    if not path.exists():
+        raise InputError(f"There are no weights at {path}.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError) as error:
