@@ -97,7 +97,8 @@ def load_state(sam: Sam, path: Path, name: str) -> None:
     """Loads a tensor-only state dict.
 
     Raises:
-        InputError: the file is missing or no checkpoint, or belongs to another architecture; names the first keys that differ.
+        InputError: the file is missing or no checkpoint, or belongs to another architecture; names the first keys that
+            differ.
     """
     if not path.exists():
         raise InputError(f"There are no weights at {path}.")
