@@ -60,6 +60,8 @@ def test_truncated_and_foreign_files(small_vit, tmp_path):
         build_sam("compact", str(tmp_path / "text.pth"))
     with pytest.raises(InputError, match=r"weights .*gone\.pt are missing"):
         build_sam("compact", str(tmp_path / "gone.pt"))
+    with pytest.raises(InputError, match="precision must be one of float32, bfloat16, float16, got 'int8'"):
+        build_sam(precision="int8")
     with pytest.raises(InputError, match="'vit_x'; choose one of compact, vit_b"):
         build_sam("vit_x")
 
