@@ -15,16 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.transforms import Transform
 from numpy.typing import NDArray
-from PIL import Image as Picture
 from torch import Tensor
 
 from scripts.data.pair import Pair
-from scripts.data.reader import Volume
+from scripts.data.writer import as_stored, save_nifti, save_picture
 from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
 from scripts.report.overview import overview
@@ -214,44 +212,6 @@ def paint(masks: Tensor, working: Geometry, target: Geometry, transform: NDArray
         on = resample(masks[k][None].float(), working, target, transform, fill=0.0)[0]
         labels[on >= 127.5] = k + 1
     return labels.numpy().astype(np.uint8 if len(masks) < 256 else np.uint16)
-
-
-def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Header | None = None) -> None:
-    """Writes an array (*grid.shape) or, in colour, (*grid.shape, 3); a 2-D one gets a third axis of one slice.
-
-    Args:
-        path: ``.nii.gz``.
-        array: what to write, in the type to store.
-        grid: its grid; goes into sform and qform.
-        header: of the image it derives from; descriptive fields and intent are kept.
-    """
-    if grid.ndim == 2:
-        array = array[:, :, None]
-    kept = None
-    if header is not None:
-        kept = header.copy()
-        kept.set_data_dtype(array.dtype)
-        kept.set_slope_inter(1, 0)
-    image = nib.Nifti1Image(array, grid.affine, kept, dtype=array.dtype)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(grid.affine, 1)
-    image.set_qform(grid.affine, 1)
-    nib.save(image, path)
-
-
-def save_picture(path: Path, array: NDArray) -> None:
-    """Writes channels (1 or 3, columns, rows) as a PNG."""
-    picture = np.ascontiguousarray(array.transpose(2, 1, 0))
-    Picture.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path)
-
-
-def as_stored(array: NDArray, volume: Volume) -> NDArray:
-    """Rounds to the integer type of the file an image came from; other types stay float32."""
-    stored = np.dtype(volume.stored)
-    if stored.kind not in "iu":
-        return array
-    limits = np.iinfo(stored)
-    return np.clip(np.rint(array), limits.min, limits.max).astype(stored)
 
 
 def peak_memory_mb() -> float:

@@ -33,7 +33,7 @@ UNREADABLE = (
     KeyError,
     zipfile.BadZipFile,
     zlib.error,
-    nib.filebasedimages.ImageFileError,
+    ImageFileError,
 )
 
 
@@ -92,7 +92,7 @@ def disp_array(path: str | Path) -> NDArray:
         KeyError,
         zipfile.BadZipFile,
         zlib.error,
-        nib.filebasedimages.ImageFileError,
+        ImageFileError,
     ) as e:
         raise InputError(f"{path} cannot be read ({str(e).splitlines()[0]}); it may be truncated.") from e
     return data[:, :, :, 0] if data.ndim == 5 and data.shape[3] == 1 else data
