@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Image registration with the help of Segment Anything, as a MONAI bundle.
 
-``from scripts import warp, invert, compose, evaluate`` gives the verbs of the command line; they are loaded when they are
-first asked for, so that ``import scripts`` costs nothing.
+``from scripts import warp, invert, compose, evaluate`` gives the verbs of the command line; they are loaded when they
+are first asked for, so that ``import scripts`` costs nothing.
 """
 
 from __future__ import annotations

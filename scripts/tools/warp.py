@@ -102,7 +102,7 @@ def warp(
         )
     if not inside:
         raise InputError(
-            f"Nothing of {source} arrives on the result's grid: the image covers {extent_text(volume.geometry)} and the "
+            f"Nothing of {source} arrives on the result's grid: the image covers {extent_text(volume.geometry)}, the "
             f"grid {extent_text(grid)}; check --reference, the order of the transforms and their direction."
         )
     with whole_file(output, inputs) as path:
