@@ -27,8 +27,10 @@ from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
 from scripts.report.overview import overview
 from scripts.roi.registration import Registration
+from scripts.spatial.chain import Field
 from scripts.spatial.fields import write_field
 from scripts.spatial.geometry import Geometry, apply_affine, resample, world_displacement
+from scripts.spatial.inversion import invert_chain
 from scripts.spatial.landmarks import fixed_to_moving, write_landmarks
 from scripts.spatial.warp import resize_ddf
 
@@ -62,18 +64,27 @@ class SaveRegistration(Transform):
         output_dir: folder of the results; made if missing.
         parameters: what to record of the run, JSON-ready.
         overview: also draw ``overview.png``.
+        inverse: also write the inverse field, which pulls the fixed image to the moving grid.
 
     Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`).
 
     Output: the same dict with "metrics" and "files". In the folder: ``moving_rois.nii.gz`` and ``fixed_rois.nii.gz``
     (equal numbers are pairs), ``correspondence.json``, and with a dense field ``ddf.nii.gz`` (LPS mm),
-    ``moved.nii.gz`` and, where given, ``moved_label.nii.gz`` and ``moved_landmarks.csv``. Pictures also come as PNG.
+    ``moved.nii.gz`` and, where given, ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request
+    ``inverse_ddf.nii.gz``, whose error is in the metrics under "inverse". Pictures also come as PNG.
     Where no pair was found, all regions of each image are written as ``moving_regions.nii.gz`` and
     ``fixed_regions.nii.gz``, numbered independently.
     """
 
-    def __init__(self, output_dir: str, parameters: Mapping[str, Any] | None = None, overview: bool = True) -> None:
-        self.output_dir, self.parameters, self.overview = Path(output_dir), dict(parameters or {}), overview
+    def __init__(
+        self,
+        output_dir: str,
+        parameters: Mapping[str, Any] | None = None,
+        overview: bool = True,
+        inverse: bool = False,
+    ) -> None:
+        self.output_dir, self.parameters = Path(output_dir), dict(parameters or {})
+        self.overview, self.inverse = overview, inverse
 
     def __call__(self, data: Mapping) -> dict:
         pair: Pair = data["pair"]
@@ -89,7 +100,7 @@ class SaveRegistration(Transform):
                 part = Path(folder)
                 self._regions(part, pair, result)
                 if ddf is not None:
-                    self._dense(part, pair, ddf)
+                    self._dense(part, pair, ddf, metrics)
                 if self.overview:
                     image = torch.as_tensor(data["image"][0]).cpu()
                     overview(part / "overview.png", image, result, pair.working.spacing, self._title(pair, metrics))
@@ -123,9 +134,14 @@ class SaveRegistration(Transform):
             if volume.is_picture:
                 save_picture(folder / f"{name}.png", labels[None])
 
-    def _dense(self, folder: Path, pair: Pair, ddf: Tensor) -> None:
+    def _dense(self, folder: Path, pair: Pair, ddf: Tensor, metrics: dict) -> None:
         grid = pair.fixed.geometry
-        write_field(folder / "ddf.nii.gz", world_displacement(ddf[0].numpy(), grid, pair.transform), grid)
+        u = world_displacement(ddf[0].numpy(), grid, pair.transform).astype(np.float32)
+        write_field(folder / "ddf.nii.gz", u, grid)
+        if self.inverse:
+            inverse, there, around = invert_chain([Field(u, grid)], grid, pair.moving.geometry)
+            write_field(folder / "inverse_ddf.nii.gz", inverse.u_lps, inverse.grid)
+            metrics["inverse"] = {"residual": there.as_dict(), "residual_fixed": around.as_dict()}
         moving = torch.from_numpy(pair.moving.array)
         moved = resample(moving, pair.moving.geometry, grid, pair.transform, ddf, fill=float(moving.min())).numpy()
         moved = as_stored(moved, pair.moving)

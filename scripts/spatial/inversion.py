@@ -24,7 +24,7 @@ from scripts.spatial.warp import sample
 ITERATIONS = 100
 TOLERANCE = 1e-3  # voxels of the field
 CHUNK = 1_000_000
-SAMPLES = 20_000
+FIT_SIDE = 27  # places along each axis to which the affine part is fitted
 ROUNDING = 0.01  # voxels; a point on a border voxel is not outside because of rounding
 
 
@@ -71,12 +71,12 @@ class InverseField:
         self.mix = torch.from_numpy((self.to_index[:3, :3] @ LPS[:3, :3])[:n])
         self.linear = torch.from_numpy(self._affine_part())
         self.unmix = torch.linalg.inv(self.linear[:, :n])
+        self.last = torch.tensor(field.grid.shape, dtype=torch.float64)[:, None] - 1
 
     def _affine_part(self) -> NDArray:
         """(n, n + 1) affine in voxels that fits the field best."""
         n, shape = self.field.grid.ndim, self.field.grid.shape
-        step = [max(1, round((s**n / SAMPLES) ** (1 / n))) for s in shape]
-        axes = [np.arange(s)[:: min(k, max(1, (s - 1) // 4 or 1))] for s, k in zip(shape, step)]
+        axes = [np.unique(np.linspace(0, s - 1, min(s, FIT_SIDE)).round().astype(int)) for s in shape]
         index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, n)
         u = self.field.u_lps[tuple(index.T)].astype(np.float64)
         target = index + u @ self.mix.numpy().T
@@ -85,16 +85,18 @@ class InverseField:
         return fit if np.linalg.det(fit[:, :n]) > 1e-3 else np.eye(n, n + 1)
 
     def _forward(self, index: Tensor) -> Tensor:
-        """Where places (n, L) of the field go, border displacements continued outside."""
+        """Where places (n, L) of the field go; beyond its border the affine part goes on, the rest stays as it is."""
         n = index.shape[0]
+        outer, index = index, index.clamp(min=torch.zeros_like(self.last), max=self.last)
         places = index.reshape(1, n, -1, *[1] * (n - 1))
         u = sample(self.values, places.to(self.values.dtype))
-        return index + self.mix.to(index.dtype) @ u[0].reshape(3, -1).to(index.dtype)
+        beyond = self.linear[:, :n] @ (outer - index)
+        return index + self.mix @ u[0].reshape(3, -1).to(index.dtype) + beyond
 
     def index(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Places of the field that it maps to ``target``, both (n, L) voxels of the field, and the error in voxels."""
+        """Places of the field that it maps to ``target``, both (n, L) voxels, float64, and the error in voxels."""
         n = target.shape[0]
-        linear, unmix = self.linear.to(target.dtype), self.unmix.to(target.dtype)
+        linear, unmix = self.linear, self.unmix
         x = unmix @ (target - linear[:, n:])
         found, error = x.clone(), torch.full(x.shape[1:], float("inf"), dtype=x.dtype)
         step = torch.ones_like(error)

@@ -34,7 +34,7 @@ WRITABLE = (*NIFTI, *VECTOR_IMAGES, *ITK_SUFFIXES, ".npz")
 
 def transform_names(transforms: str | Path | Sequence[str | Path]) -> list[str]:
     """The paths of a list, or of one text with commas between them."""
-    if isinstance(transforms, str) and not Path(transforms).exists():
+    if isinstance(transforms, str) and not (transforms and Path(transforms).exists()):
         return [name.strip().strip("[]'\" ") for name in transforms.split(",") if name.strip("[]'\" ")]
     if isinstance(transforms, (str, Path)):
         return [str(transforms)]
