@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from scripts.spatial.geometry import LPS, Geometry, apply_affine
 from scripts.spatial.warp import sample
@@ -57,6 +58,32 @@ def same_grid(a: Geometry, b: Geometry) -> bool:
     return bool(np.abs(apart[:, : a.ndim]).max() < SAME_GRID)
 
 
+def inside_of(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Whether voxels (n, ...) lie in a grid; half a voxel beyond the last centre still does, as in ITK."""
+    inside = torch.ones(index.shape[1:], dtype=torch.bool)
+    for axis, size in enumerate(shape):
+        inside &= (index[axis] >= -0.5) & (index[axis] <= size - 0.5)
+    return inside
+
+
+def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Reads an image linearly, borders repeated; what ``sample`` does, in the layout of :class:`GridMap`.
+
+    Args:
+        image: (1, C, ..., X), first axis of the grid last.
+        index: (n, ..., X) voxels, first axis of the grid first.
+        shape: (X, ...) of the image.
+
+    Returns:
+        (C, ..., X).
+    """
+    grid = torch.empty(*index.shape[1:], len(shape))
+    for axis, size in enumerate(shape):
+        # With aligned corners an axis of one voxel is read at its only voxel whatever the coordinate.
+        torch.add(torch.tensor(-1.0), index[axis], alpha=2 / max(size - 1, 1), out=grid[..., axis])
+    return F.grid_sample(image, grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+
+
 def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Tensor:
     """Displacement of a field at places of its grid.
 
@@ -74,9 +101,7 @@ def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Ten
     u = sample(values, places)[0].reshape(3, *index.shape[1:]).to(index.dtype)
     if beyond == "border":
         return u
-    limits = torch.tensor(field.grid.shape, dtype=index.dtype).view(n, *[1] * (index.ndim - 1))
-    inside = ((index >= -0.5) & (index <= limits - 0.5)).all(dim=0)
-    return u * inside
+    return u * inside_of(index, field.grid.shape)
 
 
 def map_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
@@ -142,9 +167,7 @@ class GridMap:
         index = self._combine(np.linalg.inv(field.grid.affine), field.grid.ndim, base, terms, start, stop)
         if k not in self._values:
             self._values[k] = torch.from_numpy(field.u_lps).permute(*reversed(range(field.u_lps.ndim)))[None].float()
-        limits = torch.tensor(field.grid.shape, dtype=index.dtype).view(-1, *[1] * (index.ndim - 1))
-        inside = ((index >= -0.5) & (index <= limits - 0.5)).all(dim=0)
-        return sample(self._values[k], index.flip(0)[None])[0] * inside
+        return read_linear(self._values[k], index, field.grid.shape).mul_(inside_of(index, field.grid.shape))
 
     def _combine(self, matrix: NDArray, n: int, base, terms, start: int, stop: int) -> Tensor:
         m = (matrix @ base)[:n]

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from scripts.spatial.chain import GridMap, Step
+from scripts.spatial.chain import GridMap, Step, inside_of, read_linear
 from scripts.spatial.geometry import Geometry
 
 INTERPOLATIONS = ("linear", "cubic", "nearest")
@@ -76,7 +75,7 @@ def resample_image(
                 )
             )
         else:
-            part = _linear(tensors, index, moving.shape)
+            part = read_linear(tensors, index, moving.shape)
         result[:, start:stop] = part.masked_fill_(~inside, fill).numpy()
     return result.transpose(0, *reversed(range(1, result.ndim))), covered / result[0].size
 
@@ -117,7 +116,7 @@ def resample_labels(
         winner = np.zeros(index.shape[1:], labels.dtype)
         for value in np.unique(crop):
             channel = torch.from_numpy((crop == value).astype(np.float32))[None, None]
-            share = _linear(channel, local, tuple(reversed(crop.shape)))[0]
+            share = read_linear(channel, local, tuple(reversed(crop.shape)))[0]
             better = share > best
             best = torch.where(better, share, best)
             winner[better.numpy()] = value
@@ -137,20 +136,8 @@ def _slabs(
         for start in range(0, depth, thick):
             stop = min(start + thick, depth)
             index = places(start, stop)
-            inside = torch.ones(index.shape[1:], dtype=torch.bool)
-            for axis, size in enumerate(moving.shape):
-                inside &= (index[axis] >= -0.5) & (index[axis] <= size - 0.5)
-            yield start, stop, index, inside
+            yield start, stop, index, inside_of(index, moving.shape)
             bar.update(stop - start)
-
-
-def _linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Samples (1, C, ..., X) at (n, ..., X) voxels (x first), borders repeated; writes into ``index``."""
-    grid = torch.empty(*index.shape[1:], len(shape))
-    for axis, size in enumerate(shape):
-        # With aligned corners an axis of one voxel is read at its only voxel whatever the coordinate.
-        torch.add(torch.tensor(-1.0), index[axis], alpha=2 / max(size - 1, 1), out=grid[..., axis])
-    return F.grid_sample(image, grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
 
 
 def _nearest(index: Tensor, moving: Geometry) -> NDArray:
