@@ -189,13 +189,27 @@ def invert_chain(
         back = map_points(steps, found)
         errors.append(np.where(inside, np.linalg.norm(back - points, axis=1), np.nan).astype(np.float32))
     field = Field(u.reshape(*moving.shape, 3), moving)
-    around = []
-    for _, points in _voxels(fixed, progress, "check"):
-        there = map_points(steps, points)
-        inside = _within(moving, there)
-        back = map_points([field], there)
-        around.append(np.where(inside, np.linalg.norm(back - points, axis=1), np.nan).astype(np.float32))
-    return field, summary(np.concatenate(errors)), summary(np.concatenate(around))
+    return field, summary(np.concatenate(errors)), round_trip(steps, [field], fixed, moving, progress=progress)
+
+
+def round_trip(
+    there: Sequence[Step], back: Sequence[Step], start: Geometry, end: Geometry, *, progress: bool = False
+) -> Residual:
+    """How far points come back from where they were: ``back(there(x)) - x`` at the voxels x of a grid.
+
+    Args:
+        there: chain from the start's world to the end's world.
+        back: chain the other way.
+        start: grid whose voxels travel.
+        end: grid that they must reach to be counted.
+        progress: shows a bar.
+    """
+    errors = []
+    for _, points in _voxels(start, progress, "check"):
+        reached = map_points(there, points)
+        apart = np.linalg.norm(map_points(back, reached) - points, axis=1)
+        errors.append(np.where(_within(end, reached), apart, np.nan).astype(np.float32))
+    return summary(np.concatenate(errors))
 
 
 def summary(errors_mm: NDArray) -> Residual:

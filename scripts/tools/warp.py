@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 ONEHOT = "onehot"
 DIRECTIONS = ("fixed_to_moving", "moving_to_fixed")
+FEW_LABELS, SAMPLED = 40, 100_000
 LABEL_INTENT = 1002  # NIfTI's code for label maps
 
 
@@ -90,6 +91,8 @@ def warp(
     steps = read_chain(transforms, fixed_grid, moving_grid or volume.geometry, learn2reg=learn2reg)
     grid = fixed_grid or _first_grid(steps)
     _check_grids(steps, grid, volume)
+    if not is_label and looks_like_labels(volume):
+        logger.warning("%s looks like a label map and is warped as an image; give --label if it is one", source)
     if is_label:
         volume = replace(volume, array=whole_numbers(volume))
     if interpolation == ONEHOT:
@@ -124,6 +127,14 @@ def whole_numbers(volume: Volume) -> np.ndarray:
     if not np.allclose(volume.array, rounded, atol=1e-3):
         raise InputError(f"{volume.path} holds values that are not whole numbers; it is no label map.")
     return rounded.astype(np.int32)
+
+
+def looks_like_labels(volume: Volume) -> bool:
+    """Whether an image holds a few whole numbers only; a guess for a warning, from a sample of its voxels."""
+    if volume.is_picture or len(volume.array) != 1 or volume.array.dtype.kind not in "iu":
+        return False
+    values = volume.array.reshape(-1)
+    return len(np.unique(values[:: max(1, values.size // SAMPLED)])) <= FEW_LABELS
 
 
 def _is_label(volume: Volume) -> bool:

@@ -9,12 +9,14 @@ import SimpleITK as sitk
 from PIL import Image
 
 from scripts import compose, invert, warp
+from scripts.data.reader import read_volume
 from scripts.errors import InputError
 from scripts.spatial.chain import Linear, map_points
-from scripts.spatial.geometry import Geometry, apply_affine
+from scripts.spatial.fields import write_field
+from scripts.spatial.geometry import Geometry, apply_affine, world_displacement
 from scripts.spatial.landmark_files import Landmarks, read_landmark_file, write_landmark_file
 from scripts.spatial.transform_files import read_chain, write_chain
-from tests.conftest import oblique
+from tests.conftest import oblique, smooth_field
 
 FAR = Geometry((8, 8, 8), np.array([[1, 0, 0, 900], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
 
@@ -189,6 +191,32 @@ def test_real_numbers_are_no_labels(heart_files, tmp_path):
     nib.save(nib.Nifti1Image(image.get_fdata() / 7, image.affine), tmp_path / "real.nii.gz")
     with pytest.raises(InputError, match="not whole numbers"):
         warp(tmp_path / "real.nii.gz", tmp_path / "o.nii.gz", heart_files["true_ddf"], label=True, progress=False)
+
+
+def test_a_forgotten_label_option_is_pointed_out(heart_files, tmp_path, caplog):
+    warp(heart_files["moving"], tmp_path / "a.nii.gz", heart_files["true_ddf"], progress=False)
+    assert not caplog.text
+    warp(heart_files["moving_label"], tmp_path / "b.nii.gz", heart_files["true_ddf"], progress=False)
+    assert "looks like a label map" in caplog.text
+
+
+@pytest.mark.slow
+def test_real_abdomen_equals_simpleitk(real_data, tmp_path):
+    """Scans of two subjects, grids that differ, a strong smooth field, image and 13 labels."""
+    folder = real_data / "abdomen_ct"
+    fixed, moving = (folder / f"img{n}.nii.gz" for n in ("0002", "0001"))
+    grid = read_volume(fixed).geometry
+    ddf = smooth_field(grid.shape, 4.0)[0].numpy()
+    write_field(tmp_path / "ddf.nii.gz", world_displacement(ddf, grid), grid)
+    field = sitk.Cast(sitk.ReadImage(str(tmp_path / "ddf.nii.gz")), sitk.sitkVectorFloat64)
+    transform = sitk.DisplacementFieldTransform(field)
+    for source, label, kind in ((moving, False, sitk.sitkLinear), (folder / "label0001.nii.gz", True, None)):
+        warp(source, tmp_path / "o.nii.gz", tmp_path / "ddf.nii.gz", label=label, reference=fixed, progress=False)
+        itk = sitk.ReadImage(str(source))
+        low = float(sitk.GetArrayViewFromImage(itk).min())
+        there = sitk.Resample(itk, sitk.ReadImage(str(fixed)), transform, kind or sitk.sitkNearestNeighbor, low)
+        there, here = sitk.GetArrayFromImage(there).T.astype(float), data(tmp_path / "o.nii.gz").astype(float)
+        assert np.mean(np.abs(here - there) <= (0 if label else 1)) > 0.9995
 
 
 def test_full_disk_leaves_the_old_file(heart_files, tmp_path, monkeypatch):
