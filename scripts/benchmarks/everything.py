@@ -22,6 +22,7 @@ from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.report.outputs import peak_memory_mb
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode
+from scripts.sam.vit import save_memory
 
 
 def picture(size: int = 256) -> np.ndarray:
@@ -30,11 +31,13 @@ def picture(size: int = 256) -> np.ndarray:
     return np.repeat(((image + 125) / 400 * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
-def measure(which: str, model: str, settings: dict, repeats: int) -> dict:
+def measure(which: str, model: str, settings: dict, repeats: int, precision: str) -> dict:
     """Seconds and peak memory (MB over the model and the image at rest) of one generator."""
     torch.manual_seed(0)
     # The released weights need not be there: time and memory of a model do not depend on them, what it finds does.
     sam = build_sam("compact") if model == "compact" else sam_model_registry[model]().eval()
+    if which == "ours":
+        save_memory(sam).encoder_dtype = getattr(torch, precision)
     image = picture()
     rest = peak_memory_mb()
     if which == "ours":
@@ -60,33 +63,38 @@ def measure(which: str, model: str, settings: dict, repeats: int) -> dict:
 def main(
     model: str = "compact",
     points_per_side: int = 16,
-    pred_iou_thresh: float = 0.6,
-    stability_score_thresh: float = 0.6,
+    pred_iou_thresh: float = 0.5,
+    stability_score_thresh: float = 0.7,
+    stability_score_offset: float = 0.3,
     repeats: int = 5,
+    precision: str = "float32",
     only: str | None = None,
 ) -> None:
-    """Prints seconds, peak memory and their ratios for one 256 x 256 slice.
+    """Prints seconds, peak memory and their ratios for one 256 x 256 slice; the settings are those of samreg.json.
 
     Args:
         model: "compact" (bundled weights), or "vit_b", "vit_l", "vit_h" with random weights.
         points_per_side: side of the point grid.
         pred_iou_thresh: quality threshold of both.
         stability_score_thresh: stability threshold of both.
+        stability_score_offset: shift of the mask threshold in both stabilities, in logits.
         repeats: runs of each; the median counts.
+        precision: of our image encoder; the package's is always float32.
         only: "ours" or "theirs" measures one in this process and prints JSON; used by the command itself.
     """
     settings = {
         "points_per_side": points_per_side,
         "pred_iou_thresh": pred_iou_thresh,
         "stability_score_thresh": stability_score_thresh,
+        "stability_score_offset": stability_score_offset,
     }
     if only:
-        sys.stdout.write(json.dumps(measure(only, model, settings, repeats)) + "\n")
+        sys.stdout.write(json.dumps(measure(only, model, settings, repeats, precision)) + "\n")
         return
     found = {}
     for which in ("theirs", "ours"):
         command = [sys.executable, "-m", "scripts.benchmarks.everything", "--only", which, "--model", model]
-        command += [f"--{k}={v}" for k, v in settings.items()] + [f"--repeats={repeats}"]
+        command += [f"--{k}={v}" for k, v in settings.items()] + [f"--repeats={repeats}", f"--precision={precision}"]
         answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
         found[which] = json.loads(answer.stdout.strip().splitlines()[-1])
     names = {"theirs": "SamAutomaticMaskGenerator", "ours": "EverythingMode"}

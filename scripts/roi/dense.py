@@ -42,7 +42,7 @@ class DenseSettings:
         chunk_voxels: masks are warped in groups of at most so many voxels, which bounds the memory whatever K is.
     """
 
-    smoothness: float = 4.0
+    smoothness: float = 12.0
     image_weight: float = 0.0
     diffeomorphic: bool = True
     levels: int = 3

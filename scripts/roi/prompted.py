@@ -20,8 +20,8 @@ from scripts.roi.matching import Matches
 from scripts.roi.regions import find_regions, slice_prototypes
 from scripts.roi.registration import Registration, timed, working_image
 from scripts.roi.slicing import plan_slices
-from scripts.sam.prompts import EncodedSlices, Prompt
-from scripts.sam.slice_masks import SliceMasks, low_boxes, low_size
+from scripts.sam.prompts import EncodedSlices, Prompt, mask_logits
+from scripts.sam.slice_masks import SliceMasks
 from scripts.sam.suppress import pairwise_overlap
 
 
@@ -136,10 +136,10 @@ class PromptedCorrespondence:
             corners = plan.from_index(prompt.box, source.size)[0]
             box = torch.cat([corners.amin(dim=0), corners.amax(dim=0)])
         if rough is not None and not len(points) and box is None:
-            size = low_size(source.masks(position, None))
-            logits = (F.interpolate(rough[None, None].float(), size, mode="area")[0] - 0.5) * 12
+            empty = source.masks(position, None)
             ones = torch.ones(1, device=source.sam.device)
-            masks = source.masks(position, None).with_masks(logits.to(ones.device), ones, ones, torch.zeros(2))
+            logits = mask_logits(rough.to(ones.device), empty)[None] + empty.threshold
+            masks = empty.with_masks(logits, ones, ones, torch.zeros(2))
         else:
             masks = source.masks(position, Prompt(points, prompt.labels, box, rough))[:1]
         if not (masks.logits > masks.threshold).any():
@@ -205,9 +205,8 @@ class PromptedCorrespondence:
             current, position = begin, begin.position + step
             while 0 <= position < len(slices):
                 on = current.masks.logits > current.masks.threshold
-                scale = torch.tensor([slices.size[1] / on.shape[2], slices.size[0] / on.shape[1]], device=on.device)
-                box = low_boxes(on)[0] * scale.repeat(2)
-                masks = slices.masks(position, Prompt(torch.zeros(0, 2), torch.zeros(0), box))[:1]
+                box = Prompt(torch.zeros(0, 2), torch.zeros(0), current.masks.boxes[0])
+                masks = slices.masks(position, box)[:1]
                 here = masks.logits > masks.threshold
                 if not here.any() or float(pairwise_overlap(on, here, "iou")) < 0.4:
                     break

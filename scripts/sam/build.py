@@ -15,6 +15,7 @@ from segment_anything.modeling import Sam
 
 from scripts.errors import InputError
 from scripts.sam.compact import compact_sam
+from scripts.sam.vit import save_memory
 
 logger = logging.getLogger(__name__)
 
@@ -41,15 +42,23 @@ RELEASED = {
     "medsam": ("medsam_vit_b.pth", "the repository bowang-lab/MedSAM", None),
 }
 NAMES = ("compact", *RELEASED)
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
-def build_sam(model: str = "compact", checkpoint: str | None = None, sha256: str | None = "released", **compact) -> Sam:
+def build_sam(
+    model: str = "compact",
+    checkpoint: str | None = None,
+    sha256: str | None = "released",
+    precision: str = "float32",
+    **compact,
+) -> Sam:
     """Builds a Segment Anything model and loads its weights.
 
     Args:
         model: "compact" (bundled), "vit_b", "vit_l", "vit_h", or "medsam" (box prompts only).
         checkpoint: weights file; the one in ``models/`` if None.
         sha256: hash the file must have: "released" for the published file, None for your own fine-tuned weights.
+        precision: of the image encoder: "float32", or "bfloat16" or "float16" for speed where the hardware has them.
         compact: arguments of :func:`scripts.sam.compact.compact_sam`, for a compact model trained at another size.
 
     Returns:
@@ -57,10 +66,12 @@ def build_sam(model: str = "compact", checkpoint: str | None = None, sha256: str
         asked to segment everything.
 
     Raises:
-        InputError: unknown model; missing, truncated or foreign file; another hash.
+        InputError: unknown model or precision; missing, truncated or foreign file; another hash.
     """
     if model not in NAMES:
         raise InputError(f"Unknown SAM {model!r}; choose one of {', '.join(NAMES)}.")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if model == "compact":
         sam = compact_sam(**compact)
         path = Path(checkpoint or MODELS / "compact_sam.pt")
@@ -84,6 +95,8 @@ def build_sam(model: str = "compact", checkpoint: str | None = None, sha256: str
             )
         sam = sam_model_registry["vit_b" if model == "medsam" else model]()
     load_state(sam, path, model)
+    save_memory(sam)
+    sam.encoder_dtype = getattr(torch, precision)
     sam.everything_refused = None
     if model == "medsam":
         sam.everything_refused = (
@@ -97,8 +110,11 @@ def load_state(sam: Sam, path: Path, name: str) -> None:
     """Loads a tensor-only state dict.
 
     Raises:
-        InputError: the file is no checkpoint, or belongs to another architecture; names the first keys that differ.
+        InputError: the file is missing or no checkpoint, or belongs to another architecture; names the first keys that
+            differ.
     """
+    if not path.exists():
+        raise InputError(f"There are no weights at {path}.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError) as error:

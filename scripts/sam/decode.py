@@ -8,6 +8,7 @@ survive. Same weights, same arithmetic (tested against ``MaskDecoder.forward``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -36,17 +37,32 @@ def decode_tokens(decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, spa
 
     Args:
         decoder: the decoder of any Segment Anything model.
-        embedding: (B, C, h, w) image embedding plus dense prompt embedding of each prompt, or (1, C, h, w) when all
-            prompts share them.
+        embedding: (B, C, h, w) image embedding plus dense prompt embedding of each prompt.
         image_pe: (1, C, h, w) positional encoding.
         sparse: (B, N, C) sparse prompt embeddings.
     """
+    tokens = with_output_tokens(decoder, sparse)
+    hidden, image = decoder.transformer(embedding, image_pe.expand(len(sparse), -1, -1, -1), tokens)
+    return decoded(decoder, hidden, image)
+
+
+def decode_grouped(
+    decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, sparse: Tensor, group: int
+) -> Iterator[DecodedTokens]:
+    """As :func:`decode_tokens` for many prompts that share one embedding (C, h, w), a group of prompts at a time."""
+    tokens = with_output_tokens(decoder, sparse)
+    for hidden, image in two_way(decoder.transformer, embedding, image_pe[0], tokens, group):
+        yield decoded(decoder, hidden, image)
+
+
+def with_output_tokens(decoder: MaskDecoder, sparse: Tensor) -> Tensor:
+    """The tokens of quality and masks before the prompt tokens (B, N, C) of each prompt."""
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-    tokens = torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1)
-    if len(embedding) == 1:
-        hidden, image = two_way(decoder.transformer, embedding[0], image_pe[0], tokens)
-    else:
-        hidden, image = decoder.transformer(embedding, image_pe.expand(len(sparse), -1, -1, -1), tokens)
+    return torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1)
+
+
+def decoded(decoder: MaskDecoder, hidden: Tensor, image: Tensor) -> DecodedTokens:
+    """Sorts the transformer's tokens (B, T, C) and image tokens (B, h * w, C) by what they are for."""
     return DecodedTokens(hidden[:, 1 : 1 + decoder.num_mask_tokens], decoder.iou_prediction_head(hidden[:, 0]), image)
 
 

@@ -9,7 +9,8 @@ upsampled.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from segment_anything.modeling import Sam
@@ -24,11 +25,13 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from scripts.errors import InputError
-from scripts.sam.decode import DecodedTokens, decode_tokens, draw_masks
-from scripts.sam.slice_masks import SliceMasks, pixel_boxes, upsample
+from scripts.sam.decode import DecodedTokens, decode_grouped, draw_masks
+from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
 from scripts.sam.suppress import keep_distinct
 
 CACHE_BYTES = 5 << 19  # measured: batches beyond it are half as fast
+LEAST_BATCH = 4  # fewer prompts read the weights of the token MLP too often, measured with ViT-B
+FIRST_READING = 64  # prompts that read the image together the first time
 
 
 class EverythingMode:
@@ -36,7 +39,8 @@ class EverythingMode:
 
     Args:
         points_per_side: side of the point grid.
-        points_per_batch: prompts decoded at once; 0 chooses: as many as fit the cache of a CPU, 256 on a GPU.
+        points_per_batch: prompts that have image tokens of their own at once; 0 chooses: as many as fit the cache of
+            a CPU, 256 on a GPU.
         pred_iou_thresh: least predicted quality, in [0, 1].
         stability_score_thresh: least stability, in [0, 1].
         stability_score_offset: shift of the threshold for the stability score, in logits.
@@ -112,72 +116,64 @@ class EverythingMode:
         self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], box: list[int], layer: int, size
     ) -> SliceMasks:
         """Masks of one crop (the whole slice when there are no crop layers)."""
-        height, width = box[3] - box[1], box[2] - box[0]
+        x0, y0, x1, y1 = box
+        height, width = y1 - y0, x1 - x0
+        crop = SliceMasks.empty(embedding, scaled, sam.image_encoder.img_size, (height, width), sam.mask_threshold)
         points = torch.as_tensor(self.grids[layer], dtype=torch.float32, device=embedding.device)
-        points = points * torch.tensor([width, height], device=embedding.device)
-        side = sam.image_encoder.img_size
-        low = 4 * embedding.shape[-1]
-        cells = scaled[0] / side * low, scaled[1] / side * low
-        valid = math.ceil(cells[0]), math.ceil(cells[1])
-        to_input = torch.tensor([scaled[1] / width, scaled[0] / height], device=embedding.device)
+        points = points * points.new_tensor([width, height])
+        to_input = points.new_tensor([scaled[1] / width, scaled[0] / height])
+        valid = tuple(crop.logits.shape[1:])
+        group = self.points_per_batch or fitting_batch(embedding)
         pieces = []
-        for chunk in points.split(self.points_per_batch or fitting_batch(embedding)):
-            pieces.append(self._decode(sam, embedding, chunk, chunk * to_input, valid))
+        for chunk in points.split(max(group, FIRST_READING)):
+            pieces += self._decode(sam, embedding, chunk, chunk * to_input, valid, group)
         logits, iou, stability, prompts = (torch.cat(p) for p in zip(*pieces))
-        threshold = sam.mask_threshold
         if self.min_mask_region_area and len(logits):
-            cell = height * width / (logits.shape[1] * logits.shape[2])
-            logits = without_small_regions(logits, threshold, self.min_mask_region_area / cell)
-        offset = torch.tensor([box[0], box[1]] * 2, device=logits.device)
-        boxes = pixel_boxes(logits, cells, threshold, (height, width)) + offset
-        inside = ~is_box_near_crop_edge(boxes - offset, box, [0, 0, size[1], size[0]])
-        masks = SliceMasks(
-            logits,
-            iou,
-            stability,
-            boxes,
-            prompts + offset[:2],
-            offset.new_tensor(box).expand(len(logits), 4),
-            embedding,
-            (scaled[0] / side * embedding.shape[1], scaled[1] / side * embedding.shape[2]),
-            cells,
-            size,
-            threshold,
-        )[inside]
+            cell = height * width / (crop.cells[0] * crop.cells[1])
+            logits = without_small_regions(logits, crop.threshold, self.min_mask_region_area / cell)
+        masks = crop.with_masks(logits, iou, stability, prompts)
+        offset = points.new_tensor([x0, y0] * 2)
+        masks = replace(
+            masks,
+            boxes=masks.boxes + offset,
+            points=masks.points + offset[:2],
+            crops=points.new_tensor(box).expand(len(logits), 4),
+            size=size,
+        )
+        masks = masks[~is_box_near_crop_edge(masks.boxes - offset, box, [0, 0, size[1], size[0]])]
         masks = masks[nms(masks.boxes, masks.predicted_iou, self.box_nms_thresh)]
         if self.mask_nms_thresh < 1 and len(masks):  # box suppression left them best first
-            masks = masks[keep_distinct(masks.logits > threshold, self.mask_nms_thresh)]
+            masks = masks[keep_distinct(masks.logits > masks.threshold, self.mask_nms_thresh)]
         return masks
 
-    def _decode(self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int]):
-        """Masks of a batch of points that pass both thresholds: logits, quality, stability, points."""
+    def _decode(
+        self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int], group: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Masks of points that pass both thresholds, by groups: logits, quality, stability, points."""
         labels = torch.ones(len(inputs), 1, device=inputs.device)
         sparse, dense = sam.prompt_encoder(points=(inputs[:, None], labels), boxes=None, masks=None)
         # Without a mask prompt the dense embedding is one vector everywhere: the sum is one image for all prompts.
-        source = embedding[None] + dense[:1]
-        tokens = decode_tokens(sam.mask_decoder, source, sam.prompt_encoder.get_dense_pe(), sparse)
-        good = tokens.iou[:, 1:] > self.pred_iou_thresh
-        worth = good.any(dim=1)
-        tokens, good = DecodedTokens(*(t[worth] for t in tokens)), good[worth]
-        logits = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], slice(1, 4))[good][:, : valid[0], : valid[1]]
-        iou = tokens.iou[:, 1:][good]
-        points = points[worth][:, None].expand(-1, 3, -1)[good]
-        stability = stability_score(logits, sam.mask_threshold, self.stability_score_offset)
-        stable = stability >= self.stability_score_thresh
-        return logits[stable], iou[stable], stability[stable], points[stable]
+        place = sam.prompt_encoder.get_dense_pe()
+        groups = decode_grouped(sam.mask_decoder, embedding + dense[0], place, sparse, group)
+        for tokens, own in zip(groups, points.split(group)):
+            good = tokens.iou[:, 1:] > self.pred_iou_thresh
+            worth = good.any(dim=1)
+            tokens, good = DecodedTokens(*(t[worth] for t in tokens)), good[worth]
+            drawn = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], slice(1, 4))
+            logits = drawn[good][:, : valid[0], : valid[1]]
+            stability = stability_score(logits, sam.mask_threshold, self.stability_score_offset)
+            stable = stability >= self.stability_score_thresh
+            own = own[worth][:, None].expand(-1, 3, -1)[good]
+            yield logits[stable], tokens.iou[:, 1:][good][stable], stability[stable], own[stable]
 
     def _merge(self, crops: list[SliceMasks]) -> SliceMasks:
         """Joins the crops of one slice; of duplicates the one from the smaller crop stays."""
         if len(crops) == 1:
             return crops[0]
         side = max(c.logits.shape[1] for c in crops), max(c.logits.shape[2] for c in crops)
-        logits = torch.cat([upsample(c.logits, c.cells, side) for c in crops])
-        first = crops[0]
-        fields = [
-            torch.cat([getattr(c, f) for c in crops])
-            for f in ("predicted_iou", "stability", "boxes", "points", "crops")
-        ]
-        joined = SliceMasks(logits, *fields, first.embedding, first.inner, side, first.size, first.threshold)
+        parts = {name: torch.cat([getattr(c, name) for c in crops]) for name in PER_MASK if name != "logits"}
+        logits = torch.cat([upsample(c.logits, c.scaled, c.stride, side) for c in crops])
+        joined = replace(crops[0], logits=logits, scaled=side, stride=1.0, **parts)
         extent = joined.crops[:, 2:] - joined.crops[:, :2]
         return joined[nms(joined.boxes, 1 / extent.prod(dim=1).float(), self.crop_nms_thresh)]
 
@@ -186,7 +182,7 @@ def fitting_batch(embedding: Tensor) -> int:
     """Prompts whose image tokens together stay in the cache of a CPU; a GPU wants many."""
     if embedding.device.type != "cpu":
         return 256
-    return max(1, CACHE_BYTES // (embedding.numel() * embedding.element_size()))
+    return max(LEAST_BATCH, CACHE_BYTES // (embedding.numel() * embedding.element_size()))
 
 
 def encode(sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -194,7 +190,10 @@ def encode(sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:
     side = sam.image_encoder.img_size
     scaled = ResizeLongestSide.get_preprocess_shape(*slices.shape[2:], side)
     resized = F.interpolate(slices.to(sam.device).float(), scaled, mode="bilinear", align_corners=False, antialias=True)
-    return sam.image_encoder(sam.preprocess(resized)), scaled
+    # Whole intensities, as the package resizes: of two masks almost equally good suppression then keeps the same one.
+    dtype = getattr(sam, "encoder_dtype", torch.float32)
+    with torch.autocast(resized.device.type, dtype, enabled=dtype != torch.float32):
+        return sam.image_encoder(sam.preprocess(resized.round())).float(), scaled
 
 
 def stability_score(logits: Tensor, threshold: float, offset: float) -> Tensor:

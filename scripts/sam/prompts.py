@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from scripts.sam.decode import decode_tokens, draw_masks
 from scripts.sam.everything import encode, stability_score
-from scripts.sam.slice_masks import SliceMasks
+from scripts.sam.slice_masks import SliceMasks, to_cells
+
+OUTSIDE = -6.0  # logit of a cell certainly outside a given mask; inside it is the opposite
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +68,7 @@ class EncodedSlices:
         """
         embedding, scaled = self.embedding(position)
         sam, side = self.sam, self.sam.image_encoder.img_size
-        inner = tuple(s / side * embedding.shape[1] for s in scaled)
-        empty = SliceMasks.empty(embedding, inner, self.size, sam.mask_threshold)
+        empty = SliceMasks.empty(embedding, scaled, side, self.size, sam.mask_threshold)
         if prompt is None:
             return empty
         scale = torch.tensor([scaled[1] / self.size[1], scaled[0] / self.size[0]], device=embedding.device)
@@ -78,7 +79,9 @@ class EncodedSlices:
         if prompt.box is not None:
             boxes = prompt.box.to(embedding.device, torch.float32)[None] * scale.repeat(2)
         if prompt.mask is not None:
-            rough = self._rough(prompt.mask.to(embedding.device), embedding, tuple(empty.logits.shape[1:]))
+            low = 4 * embedding.shape[-1]
+            rough = mask_logits(prompt.mask.to(embedding.device), empty)
+            rough = F.pad(rough, (0, low - rough.shape[1], 0, low - rough.shape[0]), value=OUTSIDE)[None, None]
         sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=rough)
         single_point = len(prompt.points) == 1 and boxes is None and rough is None
         outputs = slice(1, 4) if single_point else slice(0, 1)
@@ -91,10 +94,7 @@ class EncodedSlices:
         found = empty.with_masks(logits, iou, stability_score(logits, sam.mask_threshold, 1.0), place)
         return found[iou.argsort(descending=True)]
 
-    @staticmethod
-    def _rough(mask: Tensor, embedding: Tensor, valid: tuple[int, int]) -> Tensor:
-        """A mask as low-resolution logits (1, 1, 4e, 4e), the form in which the model takes its own previous masks."""
-        side = 4 * embedding.shape[-1]
-        canvas = torch.zeros(1, 1, side, side, device=mask.device)
-        canvas[..., : valid[0], : valid[1]] = F.interpolate(mask[None, None].float(), valid, mode="area")
-        return (canvas - 0.5) * 12
+
+def mask_logits(mask: Tensor, masks: SliceMasks) -> Tensor:
+    """A mask (H, W) as low-resolution logits (h, w), the form of the model's own masks."""
+    return (to_cells(mask, masks.cells) * 2 - 1) * -OUTSIDE

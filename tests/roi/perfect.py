@@ -25,7 +25,7 @@ def perfect_regions(label: Tensor, values: list[int], plan: SlicePlan) -> Region
         embedding = torch.nn.functional.adaptive_avg_pool2d(soft, TOKENS) + 1e-3
         present = (soft > 0.5).flatten(1).any(dim=1)
         logits = (soft[present] - 0.5) * 12
-        empty = SliceMasks.empty(embedding, (TOKENS, TOKENS), tuple(stack.shape[1:]), 0.0)
+        empty = SliceMasks.empty(embedding, (4 * TOKENS, 4 * TOKENS), 4 * TOKENS, tuple(stack.shape[1:]), 0.0)
         ones = torch.ones(len(logits))
         slices.append(empty.with_masks(logits, ones * 0.95, ones, torch.zeros(2)))
     return find_regions(slices, plan, RegionFilter(0.0, 1.0, 0.9, "iou", 1.0), link=True)

@@ -89,6 +89,20 @@ def test_best_state_is_returned_and_levels_stop():
     assert float(roi_loss(warped, fixed / 255).sum()) <= min(result.history[-1]) + 0.05
 
 
+def test_a_first_step_uphill_does_not_end_the_search():
+    # The first Adam step is as long for every voxel, and many small regions want to go different ways.
+    generator = torch.Generator().manual_seed(3)
+    shape = (96, 96)
+    centres = [(12.0 + 18 * i, 12.0 + 18 * j) for i in range(5) for j in range(5)]
+    moving = torch.stack([disc(shape, c, 3.0) for c in centres])
+    shifts = (torch.rand(25, 2, generator=generator) * 6 - 3).tolist()
+    fixed = torch.stack([disc(shape, [c + d for c, d in zip(cs, ds)], 3.0) for cs, ds in zip(centres, shifts)])
+    settings = DenseSettings(smoothness=1.0, learning_rate=0.3, patience=4)
+    coarse = roi_to_dense(moving, fixed, (1, 1), settings).history[0]
+    assert min(coarse[1 : settings.patience + 1]) > coarse[0]  # uphill for as long as the patience
+    assert min(coarse) < coarse[0]
+
+
 def test_levels_leave_thick_slices_alone():
     shapes = level_shapes((128, 128, 10), (1.5, 1.5, 8.0), DenseSettings())
     assert shapes == [(32, 32, 10), (64, 64, 10), (128, 128, 10)]

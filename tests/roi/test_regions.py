@@ -20,7 +20,7 @@ def masks_of(boxes, quality=None, embedding=None, size=(64, 64)) -> SliceMasks:
         logits[k, y0:y1, x0:x1] = 6.0
     quality = torch.linspace(0.99, 0.9, len(boxes)) if quality is None else torch.tensor(quality)
     embedding = torch.rand(4, E, E) if embedding is None else embedding
-    empty = SliceMasks.empty(embedding, (E, E), size, 0.0)
+    empty = SliceMasks.empty(embedding, (4 * E, 4 * E), 4 * E, size, 0.0)
     return empty.with_masks(logits, quality, torch.ones(len(boxes)), torch.zeros(2))
 
 
@@ -44,7 +44,7 @@ def test_prototype_weights_cells_by_coverage():
 def test_area_and_border():
     keep = RegionFilter(min_area=0.01, max_area=0.2, max_border=0.1)
     kept = keep(masks_of([(4, 4, 10, 10), (4, 4, 6, 6), (2, 2, 30, 30), (0, 6, 6, 20)]))
-    torch.testing.assert_close(kept.boxes, torch.tensor([[8.0, 8, 20, 20]]))
+    torch.testing.assert_close(kept.boxes, torch.tensor([[8.0, 8, 19, 19]]))
     loose = RegionFilter(min_area=0.0, max_area=1.0, max_border=1.0, max_overlap=1.0)
     assert len(loose(masks_of([(4, 4, 10, 10), (4, 4, 6, 6), (2, 2, 30, 30), (0, 6, 6, 20)]))) == 4
     assert len(keep(masks_of([]))) == 0

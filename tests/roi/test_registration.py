@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,8 +17,10 @@ from scripts.metrics.pair import pair_metrics
 from scripts.roi.dense import DenseSettings
 from scripts.roi.regions import RegionFilter
 from scripts.roi.registration import ROIRegistration
+from scripts.roi.slicing import plan_slices
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode
+from scripts.spatial.geometry import Geometry
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,33 @@ def test_slices_matched_within_themselves(bundled, loaded):
         places = [r.centroids[m][:, axis] for r, m in
                   ((result.moving, result.matches.moving), (result.fixed, result.matches.fixed))]  # fmt: skip
         torch.testing.assert_close(*places)
+
+
+@pytest.mark.parametrize(("thickness", "linked"), [(5.9, True), (6.1, False)])
+def test_thick_slices_are_matched_one_by_one(thickness, linked):
+    volume = Geometry((64, 64, 8), np.diag([1.5, 2.0, thickness, 1.0]))
+    assert register().links(plan_slices(volume, 2), volume) is linked
+    assert register(linking="link").links(plan_slices(volume, 2), volume)
+    picture = Geometry((64, 64), np.diag([1.5, 2.0, thickness, 1.0]))
+    assert register().links(plan_slices(picture), picture)
+
+
+def test_after_an_alignment_far_regions_are_no_pair(bundled, loaded):
+    result = register(dense=False)(loaded["image"], bundled)
+    working = loaded["pair"].working
+    assert result.details["linked"] is (len(working.shape) == 2)
+    axis = next(a for a in range(len(working.shape)) if a != result.fixed.plan.axis)
+    shift = torch.zeros(len(working.shape))
+    shift[axis] = 0.3 * working.shape[axis]
+    far = replace(result.fixed, centroids=result.moving.centroids[result.matches.moving] + shift,
+                  prototypes=result.moving.prototypes[result.matches.moving])  # fmt: skip
+    near = replace(far, centroids=far.centroids - shift)
+    counts = [
+        [len(register(position_sigma_mm=s).match(result.moving, regions, working)) for s in (0.0, None)]
+        for regions in (near, far)
+    ]
+    assert counts[0][0] == counts[0][1] == counts[1][0] == len(result.matches) > 0
+    assert counts[1][1] < len(result.matches) / 2
 
 
 def test_degenerate_cases_are_said(bundled, loaded):

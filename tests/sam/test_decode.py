@@ -6,7 +6,7 @@ import pytest
 import torch
 from segment_anything.modeling import TwoWayTransformer
 
-from scripts.sam.decode import DecodedTokens, decode_tokens, draw_masks
+from scripts.sam.decode import DecodedTokens, decode_grouped, decode_tokens, draw_masks
 from scripts.sam.two_way import two_way
 
 
@@ -18,7 +18,8 @@ def test_equals_the_packages_decoder(bundled):
     sparse, dense = bundled.prompt_encoder(points=points, boxes=None, masks=None)
     pe = bundled.prompt_encoder.get_dense_pe()
     masks, iou = bundled.mask_decoder(embedding, pe, sparse, dense, multimask_output=True)
-    shared = decode_tokens(bundled.mask_decoder, embedding + dense[:1], pe, sparse)
+    groups = decode_grouped(bundled.mask_decoder, (embedding + dense)[0], pe, sparse, 2)
+    shared = DecodedTokens(*(torch.cat(parts) for parts in zip(*groups)))
     tokens = decode_tokens(bundled.mask_decoder, embedding + dense, pe, sparse)
     for a, b in zip(shared, tokens):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
@@ -44,5 +45,7 @@ def test_transformer_of_any_shape_equals_the_packages(depth, rate):
         torch.nn.init.normal_(p, std=0.3)  # biases too, which start at zero
     image, pe, tokens = (torch.randn(*s, dtype=torch.float64) for s in ((32, 5, 7), (32, 5, 7), (3, 6, 32)))
     expected = transformer(image.expand(3, -1, -1, -1), pe.expand(3, -1, -1, -1), tokens)
-    for a, b in zip(two_way(transformer, image, pe, tokens), expected):
+    groups = list(two_way(transformer, image, pe, tokens, 2))
+    assert [len(queries) for queries, _ in groups] == [2, 1]
+    for a, b in zip(map(torch.cat, zip(*groups)), expected):
         torch.testing.assert_close(a, b)

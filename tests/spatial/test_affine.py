@@ -42,6 +42,16 @@ def test_affine_is_found_again(ndim):
     assert error < 0.15 * before
 
 
+def test_the_same_images_give_the_same_affine():
+    pair = abdomen_pair(4, (60, 48, 40), (6.0, 6.0, 6.0))
+    moving, fixed = (
+        Geometry(i.shape, a) for i, a in ((pair.moving, pair.moving_affine), (pair.fixed, pair.fixed_affine))
+    )
+    first, second = (align(pair.fixed, fixed, pair.moving, moving, "affine") for _ in range(2))
+    corners = apply_affine(fixed.affine, np.array(list(np.ndindex(2, 2, 2))) * fixed.shape)
+    np.testing.assert_allclose(apply_affine(first, corners), apply_affine(second, corners), atol=1e-3)
+
+
 def test_moments_bring_distant_images_together():
     pair = cardiac_pair(2, (48, 48, 6), (3.5, 3.5, 12.0))
     geometry = Geometry(pair.moving.shape, pair.moving_affine)
