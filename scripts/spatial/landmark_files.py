@@ -57,7 +57,7 @@ def read_landmark_file(
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give a file of landmarks.") from error
+        raise InputError(f"{path} cannot be read: it does not exist; give a file of landmarks.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as a landmark file; give CSV, .fcsv or .mrk.json.") from error
     reader = {".fcsv": _read_fcsv, ".json": _read_markups}.get(path.suffix.lower(), _read_text)
