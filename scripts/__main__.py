@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any
 
@@ -10,6 +11,10 @@ import fire
 
 from scripts.engine.outcome import input_error
 from scripts.engine.run import run_bundle
+from scripts.tools.compose import compose
+from scripts.tools.evaluate import evaluate, summary_text
+from scripts.tools.invert import invert
+from scripts.tools.warp import warp
 
 
 def register(moving: str, fixed: str, output_dir: str, device: str = "auto", seed: int = 0, **options: Any) -> None:
@@ -47,10 +52,19 @@ def correspond(moving: str, fixed: str, output_dir: str, device: str = "auto", s
     )
 
 
+def shown(result: Any) -> str | None:
+    """What a verb returns as text for the terminal: the summary of an evaluation, else JSON."""
+    if not isinstance(result, dict):
+        return None
+    return summary_text(result) if "summary" in result else json.dumps(result, indent=2)
+
+
 def main() -> None:
     """Runs the command; bad input ends it with one sentence and exit code 1."""
     try:
-        fire.Fire({"register": register, "correspond": correspond}, name="python -m scripts")
+        verbs = {"register": register, "correspond": correspond}
+        verbs |= {"warp": warp, "invert": invert, "compose": compose, "evaluate": evaluate}
+        fire.Fire(verbs, name="python -m scripts", serialize=shown)
     except Exception as error:
         plain = input_error(error)
         if plain is None:

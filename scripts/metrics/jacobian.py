@@ -33,11 +33,12 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
     return torch.linalg.det(matrix)
 
 
-def regularity(ddf: Tensor) -> dict[str, float]:
+def regularity(ddf: Tensor, margin: int = 0) -> dict[str, float]:
     """Summary of a field.
 
     Args:
         ddf: (1, n, *shape) voxels.
+        margin: voxels left out along every border; the evaluation of Learn2Reg leaves out 2.
 
     Returns:
         "folds_percent": share of voxels whose determinant is not positive;
@@ -45,6 +46,8 @@ def regularity(ddf: Tensor) -> dict[str, float]:
         "sdlogj_plain": standard deviation of log(clamp(det)).
     """
     det = jacobian_determinant(ddf.double())
+    if margin:
+        det = det[(slice(None), *(slice(margin, s - margin) if s > 2 * margin else slice(None) for s in det.shape[1:]))]
     return {
         "folds_percent": float((det <= 0).double().mean() * 100),
         "sdlogj": float((det + 3).clamp(FLOOR, CEILING).log().std()),

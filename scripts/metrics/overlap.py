@@ -1,12 +1,12 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Dice and 95th-percentile Hausdorff distance per structure, and landmark error, in millimetres."""
+"""Dice and surface distances per structure, and landmark error, in millimetres."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from monai.metrics import compute_hausdorff_distance
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -44,6 +44,30 @@ def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
             continue
         distance = compute_hausdorff_distance(
             x, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing]
+        )
+        distances[int(value)] = float(distance)
+    return distances
+
+
+def assd(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
+    """Average symmetric surface distance in mm of each label value; nan where either image lacks it.
+
+    The mean over the border voxels of both structures of the distance to the other's border.
+
+    Args:
+        a: integer labels (H, W[, D]).
+        b: integer labels of the same shape.
+        values: label values to compare.
+        spacing: mm along each axis.
+    """
+    distances = {}
+    for value in values:
+        x, y = (a == value)[None, None], (b == value)[None, None]
+        if not (x.any() and y.any()):
+            distances[int(value)] = float("nan")
+            continue
+        distance = compute_average_surface_distance(
+            x, y, include_background=True, symmetric=True, spacing=[float(s) for s in spacing]
         )
         distances[int(value)] = float(distance)
     return distances

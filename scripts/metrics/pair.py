@@ -42,8 +42,8 @@ def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
             moved = resample(moving, *grids, transform, field, mode="nearest", fill=0)[0].long()
             scores = dice(moved, fixed, values)
             distances = hd95(moved, fixed, values, pair.fixed.geometry.spacing)
-            result.setdefault("dice", {})[stage] = scores | {"mean": _mean(scores)}
-            result.setdefault("hd95_mm", {})[stage] = distances | {"mean": _mean(distances)}
+            result.setdefault("dice", {})[stage] = scores | {"mean": mean_known(scores)}
+            result.setdefault("hd95_mm", {})[stage] = distances | {"mean": mean_known(distances)}
     if pair.moving_landmarks is not None and pair.fixed_landmarks is not None:
         for stage, (transform, field) in stages.items():
             moved = fixed_to_moving(pair.fixed_landmarks, field, pair.fixed.geometry, transform)
@@ -63,16 +63,17 @@ def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
             "mean_displacement_mm": float(lengths.mean()),
             "max_displacement_mm": float(lengths.max()),
         }
-    return _plain(result)
+    return plain(result)
 
 
-def _mean(values: dict[int, float]) -> float:
+def mean_known(values: dict[int, float]) -> float:
+    """Mean of the values that are numbers; nan where there is none."""
     known = [v for v in values.values() if not math.isnan(v)]
     return sum(known) / len(known) if known else float("nan")
 
 
-def _plain(value):
+def plain(value):
     """Keys as text and nan as None: valid JSON."""
     if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
+        return {str(k): plain(v) for k, v in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,22 +15,22 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import torch
 from monai.transforms import Transform
 from numpy.typing import NDArray
-from PIL import Image as Picture
 from torch import Tensor
 
 from scripts.data.pair import Pair
-from scripts.data.reader import Volume
+from scripts.data.writer import as_stored, save_nifti, save_picture
 from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
 from scripts.report.overview import overview
 from scripts.roi.registration import Registration
+from scripts.spatial.chain import Field
 from scripts.spatial.fields import write_field
 from scripts.spatial.geometry import Geometry, apply_affine, resample, world_displacement
+from scripts.spatial.inversion import invert_chain
 from scripts.spatial.landmarks import fixed_to_moving, write_landmarks
 from scripts.spatial.warp import resize_ddf
 
@@ -64,18 +64,27 @@ class SaveRegistration(Transform):
         output_dir: folder of the results; made if missing.
         parameters: what to record of the run, JSON-ready.
         overview: also draw ``overview.png``.
+        inverse: also write the inverse field, which pulls the fixed image to the moving grid.
 
     Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`).
 
     Output: the same dict with "metrics" and "files". In the folder: ``moving_rois.nii.gz`` and ``fixed_rois.nii.gz``
     (equal numbers are pairs), ``correspondence.json``, and with a dense field ``ddf.nii.gz`` (LPS mm),
-    ``moved.nii.gz`` and, where given, ``moved_label.nii.gz`` and ``moved_landmarks.csv``. Pictures also come as PNG.
+    ``moved.nii.gz`` and, where given, ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request
+    ``inverse_ddf.nii.gz``, whose error is in the metrics under "inverse". Pictures also come as PNG.
     Where no pair was found, all regions of each image are written as ``moving_regions.nii.gz`` and
     ``fixed_regions.nii.gz``, numbered independently.
     """
 
-    def __init__(self, output_dir: str, parameters: Mapping[str, Any] | None = None, overview: bool = True) -> None:
-        self.output_dir, self.parameters, self.overview = Path(output_dir), dict(parameters or {}), overview
+    def __init__(
+        self,
+        output_dir: str,
+        parameters: Mapping[str, Any] | None = None,
+        overview: bool = True,
+        inverse: bool = False,
+    ) -> None:
+        self.output_dir, self.parameters = Path(output_dir), dict(parameters or {})
+        self.overview, self.inverse = overview, inverse
 
     def __call__(self, data: Mapping) -> dict:
         pair: Pair = data["pair"]
@@ -91,7 +100,7 @@ class SaveRegistration(Transform):
                 part = Path(folder)
                 self._regions(part, pair, result)
                 if ddf is not None:
-                    self._dense(part, pair, ddf)
+                    self._dense(part, pair, ddf, metrics)
                 if self.overview:
                     image = torch.as_tensor(data["image"][0]).cpu()
                     overview(part / "overview.png", image, result, pair.working.spacing, self._title(pair, metrics))
@@ -125,9 +134,14 @@ class SaveRegistration(Transform):
             if volume.is_picture:
                 save_picture(folder / f"{name}.png", labels[None])
 
-    def _dense(self, folder: Path, pair: Pair, ddf: Tensor) -> None:
+    def _dense(self, folder: Path, pair: Pair, ddf: Tensor, metrics: dict) -> None:
         grid = pair.fixed.geometry
-        write_field(folder / "ddf.nii.gz", world_displacement(ddf[0].numpy(), grid, pair.transform), grid)
+        u = world_displacement(ddf[0].numpy(), grid, pair.transform).astype(np.float32)
+        write_field(folder / "ddf.nii.gz", u, grid)
+        if self.inverse:
+            inverse, there, around = invert_chain([Field(u, grid)], grid, pair.moving.geometry)
+            write_field(folder / "inverse_ddf.nii.gz", inverse.u_lps, inverse.grid)
+            metrics["inverse"] = {"residual": there.as_dict(), "residual_fixed": around.as_dict()}
         moving = torch.from_numpy(pair.moving.array)
         moved = resample(moving, pair.moving.geometry, grid, pair.transform, ddf, fill=float(moving.min())).numpy()
         moved = as_stored(moved, pair.moving)
@@ -214,44 +228,6 @@ def paint(masks: Tensor, working: Geometry, target: Geometry, transform: NDArray
         on = resample(masks[k][None].float(), working, target, transform, fill=0.0)[0]
         labels[on >= 127.5] = k + 1
     return labels.numpy().astype(np.uint8 if len(masks) < 256 else np.uint16)
-
-
-def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Header | None = None) -> None:
-    """Writes an array (*grid.shape) or, in colour, (*grid.shape, 3); a 2-D one gets a third axis of one slice.
-
-    Args:
-        path: ``.nii.gz``.
-        array: what to write, in the type to store.
-        grid: its grid; goes into sform and qform.
-        header: of the image it derives from; descriptive fields and intent are kept.
-    """
-    if grid.ndim == 2:
-        array = array[:, :, None]
-    kept = None
-    if header is not None:
-        kept = header.copy()
-        kept.set_data_dtype(array.dtype)
-        kept.set_slope_inter(1, 0)
-    image = nib.Nifti1Image(array, grid.affine, kept, dtype=array.dtype)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(grid.affine, 1)
-    image.set_qform(grid.affine, 1)
-    nib.save(image, path)
-
-
-def save_picture(path: Path, array: NDArray) -> None:
-    """Writes channels (1 or 3, columns, rows) as a PNG."""
-    picture = np.ascontiguousarray(array.transpose(2, 1, 0))
-    Picture.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path)
-
-
-def as_stored(array: NDArray, volume: Volume) -> NDArray:
-    """Rounds to the integer type of the file an image came from; other types stay float32."""
-    stored = np.dtype(volume.stored)
-    if stored.kind not in "iu":
-        return array
-    limits = np.iinfo(stored)
-    return np.clip(np.rint(array), limits.min, limits.max).astype(stored)
 
 
 def peak_memory_mb() -> float:

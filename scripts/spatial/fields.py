@@ -14,19 +14,27 @@ from scripts.spatial.geometry import LPS, Geometry
 VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as it is (LPS), flips the second (RAS)
 
 
-def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry) -> None:
+def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int = VECTOR) -> None:
     """Writes a displacement field.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
         u_lps: (*fixed.shape, 3) LPS mm.
         fixed: grid of the field; a 2-D field becomes (X, Y, 1, 1, 3).
+        intent: 1007 stores LPS mm, 1006 RAS mm.
+
+    Raises:
+        ValueError: a shape that does not fit the grid, or another intent.
     """
+    if intent not in (VECTOR, DISPLACEMENT):
+        raise ValueError(f"intent must be {VECTOR} (LPS mm) or {DISPLACEMENT} (RAS mm), got {intent}.")
     data = np.asarray(u_lps, np.float32)
     if data.shape != (*fixed.shape, 3):
         raise ValueError(f"A field on grid {fixed.shape} must have shape {(*fixed.shape, 3)}, got {data.shape}.")
+    if intent == DISPLACEMENT:
+        data = data * np.diag(LPS)[:3].astype(np.float32)
     image = nib.Nifti1Image(data.reshape(*fixed.shape, *[1] * (4 - fixed.ndim), 3), fixed.affine)
-    image.header.set_intent(VECTOR, name="displacement LPS mm")
+    image.header.set_intent(intent, name=f"displacement {'LPS' if intent == VECTOR else 'RAS'} mm")
     image.header.set_xyzt_units("mm")
     image.set_sform(fixed.affine, 1)
     image.set_qform(fixed.affine, 1)
@@ -48,9 +56,9 @@ def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
         raise ValueError(f"{path} has shape {shape}; a displacement field has shape (X, Y, Z, 1, 3).")
     if intent not in (VECTOR, DISPLACEMENT):
         raise ValueError(f"{path} has NIfTI intent {intent}; a field needs 1007 (LPS mm) or 1006 (RAS mm).")
-    data = np.asarray(image.dataobj, np.float32)[:, :, :, 0]
+    data = np.array(image.dataobj, np.float32, copy=None)[:, :, :, 0]
     if intent == DISPLACEMENT:
-        data = data @ LPS[:3, :3].astype(np.float32)
+        data *= np.diag(LPS)[:3].astype(np.float32)
     if shape[2] == 1:
         return data[:, :, 0], Geometry(shape[:2], image.affine)
     return data, Geometry(shape[:3], image.affine)

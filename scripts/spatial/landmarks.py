@@ -13,48 +13,26 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.spatial.geometry import LPS, Geometry, apply_affine
+from scripts.spatial.geometry import Geometry, apply_affine
+from scripts.spatial.landmark_files import read_landmark_file
 from scripts.spatial.warp import sample
-
-FRAMES = ("ras", "lps", "voxel")
 
 
 def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> NDArray:
-    """Reads one landmark a row, 2 or 3 numbers separated by commas or spaces; a header line is skipped.
+    """Reads landmarks of any format of :func:`scripts.spatial.landmark_files.read_landmark_file`.
 
     Args:
-        path: text file.
-        geometry: grid of the image they belong to, needed for ``frame="voxel"`` and for 2-D points.
-        frame: "ras" or "lps" in mm, or "voxel" indices.
+        path: text, .fcsv or .mrk.json.
+        geometry: grid of the image they belong to, needed for voxel indices.
+        frame: "ras" or "lps" in mm, or "voxel" indices; of files that do not say it themselves.
 
     Returns:
         (L, 3) RAS mm.
 
     Raises:
-        ValueError: unknown frame, or a row that is not 2 or 3 numbers.
+        InputError: unknown frame, or a row that is not 2 or 3 numbers.
     """
-    if frame not in FRAMES:
-        raise ValueError(f"Landmark frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
-    rows = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines()):
-        cells = [c for c in line.replace(",", " ").replace(";", " ").split() if c]
-        if not cells or line.startswith("#"):
-            continue
-        try:
-            row = [float(c) for c in cells]
-        except ValueError as error:
-            if number == 0:
-                continue
-            raise ValueError(f"{path}, line {number + 1}: {line.strip()!r} is not 2 or 3 numbers.") from error
-        if len(row) not in (2, 3):
-            raise ValueError(f"{path}, line {number + 1}: {line.strip()!r} is not 2 or 3 numbers.")
-        rows.append(row + [0.0] * (3 - len(row)))
-    if not rows:
-        raise ValueError(f"{path} has no landmarks.")
-    points = np.asarray(rows)
-    if frame == "voxel":
-        return apply_affine(geometry.affine, points)
-    return points if frame == "ras" else points @ LPS[:3, :3]
+    return read_landmark_file(path, geometry, frame, strict=False).points_ras
 
 
 def write_landmarks(path: str | Path, points_ras: NDArray) -> None:

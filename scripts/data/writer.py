@@ -1,0 +1,150 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Writing images and label maps: NIfTI with the header they came with, NRRD, pictures; whole files only."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from PIL import Image as Picture
+
+from scripts.data.reader import PICTURES, Volume
+from scripts.errors import InputError
+from scripts.spatial.geometry import LPS, Geometry
+
+NIFTI = (".nii", ".nii.gz")
+ITK_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")
+IMAGES = (*NIFTI, *ITK_IMAGES, *PICTURES)
+EXTENT_KEYS = ("_Extent", "ReferenceImageExtentOffset")  # of Slicer segmentations: true of the old grid only
+
+
+@contextmanager
+def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """A temporary place for a file that takes its name only once it is complete.
+
+    Args:
+        path: the file to write; its folder is made if missing.
+        inputs: files that are read and must not be replaced.
+
+    Yields:
+        a path with the same name in a temporary folder beside it.
+
+    Raises:
+        InputError: the output is one of the inputs, or cannot be written.
+    """
+    path = Path(path)
+    check_not_input(path, inputs)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); give another output.") from error
+    try:
+        yield folder / path.name
+        # A header with a separate data file (.nhdr, .mhd) is several files; the named one comes last.
+        for part in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
+            part.replace(path.parent / part.name)
+    except OSError as error:
+        raise InputError(f"Writing {path} failed ({error.strerror or error}); nothing was replaced.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_not_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises :class:`InputError` where an output is one of the inputs."""
+    for name in inputs:
+        if Path(name).resolve() == Path(path).resolve():
+            raise InputError(f"{path} is an input as well as the output; give the output another name.")
+
+
+def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
+    """Writes an image in the format that its suffix says.
+
+    Args:
+        path: NIfTI, NRRD, MetaImage or a picture.
+        array: (C, *grid.shape) in the type to store.
+        grid: its grid.
+        like: the image it derives from; NIfTI headers and the fields of NRRD files (label names) are kept.
+
+    Raises:
+        InputError: a picture of a volume or of values that are no bytes.
+    """
+    name = path.name.lower()
+    if name.endswith(NIFTI):
+        save_nifti(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid, like.header)
+    elif name.endswith(PICTURES):
+        if grid.ndim != 2 or array.dtype not in (np.uint8, np.uint16):
+            raise InputError(f"{path.name}: a picture holds whole numbers in a plane; write NIfTI or NRRD instead.")
+        save_picture(path, array)
+    else:
+        _save_itk(path, array, grid, like)
+
+
+def _save_itk(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
+    data = array.reshape(*array.shape, *[1] * (3 - grid.ndim))
+    data = data[0].T if len(data) == 1 else data.transpose(3, 2, 1, 0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=len(array) > 1)
+    lps = LPS @ grid.affine
+    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+    for key, value in itk_metadata(like.path).items():
+        image.SetMetaData(key, value)
+    sitk.WriteImage(image, str(path), True)
+
+
+def itk_metadata(path: str | Path) -> dict[str, str]:
+    """The free fields of an NRRD or MetaImage file, those that describe the old extent left out."""
+    if not str(path).lower().endswith(ITK_IMAGES):
+        return {}
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    keys = [k for k in reader.GetMetaDataKeys() if not k.startswith("ITK_") and not k.endswith(EXTENT_KEYS)]
+    return {k: reader.GetMetaData(k) for k in keys if not k.startswith("NRRD_")}
+
+
+def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Header | None = None) -> None:
+    """Writes an array (*grid.shape) or, in colour, (*grid.shape, 3); a 2-D one gets a third axis of one slice.
+
+    Args:
+        path: ``.nii.gz``.
+        array: what to write, in the type to store.
+        grid: its grid; goes into sform and qform.
+        header: of the image it derives from; descriptive fields and intent are kept.
+    """
+    if grid.ndim == 2:
+        array = array[:, :, None]
+    kept = None
+    if header is not None:
+        kept = header.copy()
+        kept.set_data_dtype(array.dtype)
+        kept.set_slope_inter(1, 0)
+    image = nib.Nifti1Image(array, grid.affine, kept, dtype=array.dtype)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(grid.affine, 1)
+    image.set_qform(grid.affine, 1)
+    nib.save(image, path)
+
+
+def save_picture(path: Path, array: NDArray) -> None:
+    """Writes channels (1 or 3, columns, rows) as a PNG."""
+    picture = np.ascontiguousarray(array.transpose(2, 1, 0))
+    Picture.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path)
+
+
+def as_stored(array: NDArray, volume: Volume) -> NDArray:
+    """Rounds to the integer type of the file an image came from; other types stay float32."""
+    stored = np.dtype(volume.stored)
+    if stored.kind not in "iu":
+        return array
+    limits = np.iinfo(stored)
+    return np.clip(np.rint(array), limits.min, limits.max).astype(stored)

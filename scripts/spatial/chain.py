@@ -1,0 +1,188 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""A chain of transforms: affines and displacement fields that a fixed point passes through to the moving image.
+
+Everything is a map of points in RAS mm. Images are interpolated once through the whole chain, never step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from scripts.spatial.geometry import LPS, Geometry, apply_affine
+from scripts.spatial.warp import sample
+
+SAME_GRID = 1e-3  # voxels by which two grids may differ and still count as one
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """An affine map of points.
+
+    Attributes:
+        matrix: (4, 4) RAS mm to RAS mm.
+    """
+
+    matrix: NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """A displacement field: ``point + u(point)``, u read linearly between voxels.
+
+    Attributes:
+        u_lps: (*grid.shape, 3) LPS mm.
+        grid: where it is known. Beyond half a voxel outside it the displacement is 0, as in ITK and ANTs.
+    """
+
+    u_lps: NDArray
+    grid: Geometry
+
+
+Step = Linear | Field
+
+
+def same_grid(a: Geometry, b: Geometry) -> bool:
+    """Whether the voxels of two grids lie on each other."""
+    if a.shape != b.shape:
+        return False
+    corners = np.stack(np.meshgrid(*[(0.0, s - 1.0) for s in a.shape], indexing="ij"), axis=-1).reshape(-1, a.ndim)
+    corners = np.pad(corners, ((0, 0), (0, 3 - a.ndim)))
+    apart = apply_affine(np.linalg.inv(b.affine) @ a.affine, corners) - corners
+    return bool(np.abs(apart[:, : a.ndim]).max() < SAME_GRID)
+
+
+def inside_of(index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Whether voxels (n, ...) lie in a grid; half a voxel beyond the last centre still does, as in ITK."""
+    inside = torch.ones(index.shape[1:], dtype=torch.bool)
+    for axis, size in enumerate(shape):
+        inside &= (index[axis] >= -0.5) & (index[axis] <= size - 0.5)
+    return inside
+
+
+def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
+    """Reads an image linearly, borders repeated; what ``sample`` does, in the layout of :class:`GridMap`.
+
+    Args:
+        image: (1, C, ..., X), first axis of the grid last.
+        index: (n, ..., X) voxels, first axis of the grid first.
+        shape: (X, ...) of the image.
+
+    Returns:
+        (C, ..., X).
+    """
+    grid = torch.empty(*index.shape[1:], len(shape))
+    for axis, size in enumerate(shape):
+        # With aligned corners an axis of one voxel is read at its only voxel whatever the coordinate.
+        torch.add(torch.tensor(-1.0), index[axis], alpha=2 / max(size - 1, 1), out=grid[..., axis])
+    return F.grid_sample(image, grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+
+
+def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Tensor:
+    """Displacement of a field at places of its grid.
+
+    Args:
+        field: a field of n dimensions.
+        index: (n, ...) voxels of its grid.
+        beyond: outside the grid "zero", or "border" for the displacement of the nearest border voxel.
+
+    Returns:
+        (3, ...) LPS mm, in the type of ``index``.
+    """
+    n = field.grid.ndim
+    values = torch.from_numpy(np.moveaxis(np.asarray(field.u_lps, np.float32), -1, 0))[None]
+    places = index.reshape(1, n, -1, *[1] * (n - 1)).float()
+    u = sample(values, places)[0].reshape(3, *index.shape[1:]).to(index.dtype)
+    if beyond == "border":
+        return u
+    return u * inside_of(index, field.grid.shape)
+
+
+def map_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
+    """Takes points through a chain, from first step to last.
+
+    Args:
+        steps: the chain.
+        points_ras: (L, 3) RAS mm.
+
+    Returns:
+        (L, 3) RAS mm.
+    """
+    points = np.asarray(points_ras, np.float64)
+    for step in steps:
+        if isinstance(step, Linear):
+            points = apply_affine(step.matrix, points)
+        else:
+            index = apply_affine(np.linalg.inv(step.grid.affine), points)[:, : step.grid.ndim]
+            u = displacement_at(step, torch.from_numpy(np.ascontiguousarray(index.T)))
+            points = points + u.numpy().T @ LPS[:3, :3]
+    return points
+
+
+class GridMap:
+    """Where the voxels of a grid land in another grid, slab by slab, without a coordinate array of the whole grid.
+
+    The state along the chain is ``M i + sum_k L_k u_k`` with the voxel index i and the displacements u_k met so far:
+    affines change only the small matrices, and a field on the same grid as the reference is read, not interpolated.
+    Slabs are cut along the last axis and laid out with the first axis fastest, as NIfTI stores them.
+
+    Args:
+        steps: the chain, from the reference's world to the target's world.
+        reference: grid whose voxels are mapped, n dimensions.
+        target: grid in whose voxels the result is given, n dimensions.
+    """
+
+    def __init__(self, steps: Sequence[Step], reference: Geometry, target: Geometry) -> None:
+        self.steps, self.reference, self.target = tuple(steps), reference, target
+        self.to_target = np.linalg.inv(target.affine)
+        self._direct = {
+            k
+            for k, step in enumerate(self.steps)
+            if k == 0 and isinstance(step, Field) and same_grid(step.grid, reference)
+        }
+        self._values: dict[int, Tensor] = {}
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """(n, stop - start, ..., X) float32 voxels of the target, of slices start to stop of the last axis."""
+        base, terms = self.reference.affine, []
+        for k, step in enumerate(self.steps):
+            if isinstance(step, Linear):
+                base = step.matrix @ base
+                terms = [(step.matrix[:3, :3] @ m, u) for m, u in terms]
+                continue
+            if k in self._direct:
+                u = torch.from_numpy(step.u_lps[..., start:stop, :]).permute(*reversed(range(step.u_lps.ndim)))
+            else:
+                u = self._interpolated(k, step, base, terms, start, stop)
+            terms = [*terms, (LPS[:3, :3], u)]
+        return self._combine(self.to_target, self.target.ndim, base, terms, start, stop)
+
+    def _interpolated(self, k: int, field: Field, base, terms, start: int, stop: int) -> Tensor:
+        index = self._combine(np.linalg.inv(field.grid.affine), field.grid.ndim, base, terms, start, stop)
+        if k not in self._values:
+            self._values[k] = torch.from_numpy(field.u_lps).permute(*reversed(range(field.u_lps.ndim)))[None].float()
+        return read_linear(self._values[k], index, field.grid.shape).mul_(inside_of(index, field.grid.shape))
+
+    def _combine(self, matrix: NDArray, n: int, base, terms, start: int, stop: int) -> Tensor:
+        m = (matrix @ base)[:n]
+        sizes = [*self.reference.shape[:-1], stop - start]
+        offset = m[:, 3] + m[:, self.reference.ndim - 1] * start
+        result = torch.empty(n, *reversed(sizes))
+        for c in range(n):
+            total: Tensor | float = float(offset[c])
+            for axis, size in enumerate(sizes):
+                # The sum of one line per axis: what is not a field costs one pass over the slab.
+                line = torch.arange(size, dtype=torch.float64) * float(m[c, axis])
+                total = total + line.view(-1, *[1] * axis)
+            result[c] = total
+            for linear, u in terms:
+                for j, weight in enumerate((matrix[:3, :3] @ linear)[c]):
+                    if abs(weight) > 1e-12:
+                        result[c].add_(u[j], alpha=float(weight))
+        return result

@@ -1,0 +1,238 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Inverse of a chain of transforms, pointwise by fixed-point iteration, with the error that remains.
+
+Chen et al., Medical Physics 2008, "A simple fixed-point approach to invert a deformation field". Plain iteration needs
+a field whose slope is below 1; here the best affine part is taken out first and inverted exactly, and a point whose
+error grows takes smaller steps, so that fields with an initial alignment in them and strong local growth converge too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from scripts.spatial.chain import Field, Linear, Step, displacement_at, map_points
+from scripts.spatial.geometry import LPS, Geometry, apply_affine
+from scripts.spatial.warp import sample
+
+ITERATIONS = 100
+TOLERANCE = 1e-3  # voxels of the field
+CHUNK = 1_000_000
+FIT_SIDE = 27  # places along each axis to which the affine part is fitted
+ROUNDING = 0.01  # voxels; a point on a border voxel is not outside because of rounding
+
+
+@dataclass(frozen=True)
+class Residual:
+    """Distance in mm between points and where they come back to through a transform and its inverse.
+
+    Attributes:
+        mean: over the points that stay within both grids.
+        p95: 95th percentile.
+        max: largest.
+        points: how many points were measured.
+        outside: share of the points that leave the field; there the inverse is extrapolated.
+    """
+
+    mean: float
+    p95: float
+    max: float
+    points: int
+    outside: float
+
+    def as_dict(self) -> dict[str, float | int]:
+        """Ready for JSON; lengths in mm."""
+        names = {"mean": "mean_mm", "p95": "p95_mm", "max": "max_mm", "points": "points", "outside": "outside_percent"}
+        values = {text: getattr(self, name) for name, text in names.items()}
+        return values | {"outside_percent": 100 * self.outside}
+
+
+class InverseField:
+    """The inverse of one field, to be asked at any points.
+
+    Args:
+        field: what to invert.
+        iterations: most fixed-point steps.
+        tolerance: voxels of the field at which a point counts as found.
+    """
+
+    def __init__(self, field: Field, iterations: int = ITERATIONS, tolerance: float = TOLERANCE) -> None:
+        self.field, self.iterations, self.tolerance = field, iterations, tolerance
+        n = field.grid.ndim
+        self.to_index = np.linalg.inv(field.grid.affine)
+        # In voxels of the field the map is i -> A (i + w(i)); A is its best affine fit, w the rest.
+        self.values = torch.from_numpy(np.moveaxis(np.asarray(field.u_lps, np.float32), -1, 0))[None]
+        self.mix = torch.from_numpy((self.to_index[:3, :3] @ LPS[:3, :3])[:n])
+        self.linear = torch.from_numpy(self._affine_part())
+        self.unmix = torch.linalg.inv(self.linear[:, :n])
+        self.last = torch.tensor(field.grid.shape, dtype=torch.float64)[:, None] - 1
+
+    def _affine_part(self) -> NDArray:
+        """(n, n + 1) affine in voxels that fits the field best."""
+        n, shape = self.field.grid.ndim, self.field.grid.shape
+        axes = [np.unique(np.linspace(0, s - 1, min(s, FIT_SIDE)).round().astype(int)) for s in shape]
+        index = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, n)
+        u = self.field.u_lps[tuple(index.T)].astype(np.float64)
+        target = index + u @ self.mix.numpy().T
+        design = np.concatenate([index, np.ones((len(index), 1))], axis=1)
+        fit = np.linalg.lstsq(design, target, rcond=None)[0].T
+        return fit if np.linalg.det(fit[:, :n]) > 1e-3 else np.eye(n, n + 1)
+
+    def _forward(self, index: Tensor) -> Tensor:
+        """Where places (n, L) of the field go; beyond its border the affine part goes on, the rest stays as it is."""
+        n = index.shape[0]
+        outer, index = index, index.clamp(min=torch.zeros_like(self.last), max=self.last)
+        places = index.reshape(1, n, -1, *[1] * (n - 1))
+        u = sample(self.values, places.to(self.values.dtype))
+        beyond = self.linear[:, :n] @ (outer - index)
+        return index + self.mix @ u[0].reshape(3, -1).to(index.dtype) + beyond
+
+    def index(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Places of the field that it maps to ``target``, both (n, L) voxels, float64, and the error in voxels."""
+        n = target.shape[0]
+        linear, unmix = self.linear, self.unmix
+        x = unmix @ (target - linear[:, n:])
+        found, error = x.clone(), torch.full(x.shape[1:], float("inf"), dtype=x.dtype)
+        step = torch.ones_like(error)
+        live = torch.arange(x.shape[1])
+        for _ in range(self.iterations):
+            wrong = target[:, live] - self._forward(x[:, live])
+            size = wrong.norm(dim=0)
+            better = size < error[live]
+            chosen = live[better]
+            found[:, chosen], error[chosen] = x[:, chosen], size[better]
+            step[live[~better]] *= 0.5
+            # A step that made it worse is taken back and halved.
+            x[:, live[~better]] = found[:, live[~better]]
+            going = (error[live] > self.tolerance) & (step[live] > 1e-3)
+            ahead = better & going
+            move = live[ahead]
+            x[:, move] = x[:, move] + step[move] * (unmix @ wrong[:, ahead])
+            back = live[~better & going]
+            if len(back):
+                x[:, back] = x[:, back] + step[back] * (unmix @ (target[:, back] - self._forward(x[:, back])))
+            live = live[going]
+            if not len(live):
+                break
+        return found, error
+
+    def points(self, points_ras: NDArray) -> NDArray:
+        """(L, 3) RAS mm that the field maps to the given (L, 3) RAS mm."""
+        points = np.asarray(points_ras, np.float64)
+        n = self.field.grid.ndim
+        result = points.copy()
+        for first in range(0, len(points), CHUNK):
+            part = points[first : first + CHUNK]
+            target = apply_affine(self.to_index, part)
+            found, _ = self.index(torch.from_numpy(np.ascontiguousarray(target[:, :n].T)))
+            if n == 2:
+                # A plane knows nothing of the way through it; the third displacement component is undone as it is.
+                u = displacement_at(self.field, found, beyond="border").numpy().T @ LPS[:3, :3]
+                result[first : first + CHUNK] = part - u
+            else:
+                result[first : first + CHUNK] = apply_affine(self.field.grid.affine, found.numpy().T)
+        return result
+
+
+def invert_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
+    """Takes points backwards through a chain: from the moving image to the fixed image.
+
+    Args:
+        steps: the chain, fixed to moving.
+        points_ras: (L, 3) RAS mm in the moving image.
+
+    Returns:
+        (L, 3) RAS mm in the fixed image.
+    """
+    points = np.asarray(points_ras, np.float64)
+    for step in reversed(steps):
+        if isinstance(step, Linear):
+            points = apply_affine(np.linalg.inv(step.matrix), points)
+        else:
+            points = InverseField(step).points(points)
+    return points
+
+
+def invert_chain(
+    steps: Sequence[Step], fixed: Geometry, moving: Geometry, *, progress: bool = False
+) -> tuple[Field, Residual, Residual]:
+    """The inverse of a chain as one field.
+
+    Args:
+        steps: the chain, fixed world to moving world.
+        fixed: grid where the chain starts; the way there and back is measured on its voxels, too.
+        moving: grid of the inverse, usually of the moving image: the inverse pulls the fixed image there.
+        progress: shows a bar.
+
+    Returns:
+        the inverse field on ``moving``; the residual at its own voxels, ``T(T^-1(y)) - y``; and at the voxels of
+        ``fixed``, ``T^-1(T(x)) - x`` with the inverse read linearly between its voxels.
+    """
+    inverses = [InverseField(s) if isinstance(s, Field) else Linear(np.linalg.inv(s.matrix)) for s in reversed(steps)]
+    u = np.empty((int(np.prod(moving.shape)), 3), np.float32)
+    errors = []
+    for places, points in _voxels(moving, progress, "invert"):
+        found = points
+        for inverse in inverses:
+            if isinstance(inverse, InverseField):
+                found = inverse.points(found)
+            else:
+                found = apply_affine(inverse.matrix, found)
+        u[places] = (found - points) @ LPS[:3, :3]
+        inside = _within(fixed, found)
+        back = map_points(steps, found)
+        errors.append(np.where(inside, np.linalg.norm(back - points, axis=1), np.nan).astype(np.float32))
+    field = Field(u.reshape(*moving.shape, 3), moving)
+    return field, summary(np.concatenate(errors)), round_trip(steps, [field], fixed, moving, progress=progress)
+
+
+def round_trip(
+    there: Sequence[Step], back: Sequence[Step], start: Geometry, end: Geometry, *, progress: bool = False
+) -> Residual:
+    """How far points come back from where they were: ``back(there(x)) - x`` at the voxels x of a grid.
+
+    Args:
+        there: chain from the start's world to the end's world.
+        back: chain the other way.
+        start: grid whose voxels travel.
+        end: grid that they must reach to be counted.
+        progress: shows a bar.
+    """
+    errors = []
+    for _, points in _voxels(start, progress, "check"):
+        reached = map_points(there, points)
+        apart = np.linalg.norm(map_points(back, reached) - points, axis=1)
+        errors.append(np.where(_within(end, reached), apart, np.nan).astype(np.float32))
+    return summary(np.concatenate(errors))
+
+
+def summary(errors_mm: NDArray) -> Residual:
+    """Mean, 95th percentile and maximum of distances (L,), nan where a point left the field."""
+    known = errors_mm[np.isfinite(errors_mm)]
+    if not len(known):
+        return Residual(float("nan"), float("nan"), float("nan"), 0, 1.0)
+    outside = 1 - len(known) / len(errors_mm)
+    return Residual(float(known.mean()), float(np.percentile(known, 95)), float(known.max()), len(known), outside)
+
+
+def _voxels(grid: Geometry, progress: bool, text: str):
+    """(positions, points RAS mm) of all voxels in groups."""
+    total = int(np.prod(grid.shape))
+    with tqdm(total=total, desc=text, unit="voxel", unit_scale=True, disable=not progress, leave=False) as bar:
+        for first in range(0, total, CHUNK):
+            places = np.arange(first, min(first + CHUNK, total))
+            index = np.stack(np.unravel_index(places, grid.shape), axis=1).astype(np.float64)
+            yield places, apply_affine(grid.affine, np.pad(index, ((0, 0), (0, 3 - grid.ndim))))
+            bar.update(len(places))
+
+
+def _within(grid: Geometry, points_ras: NDArray) -> NDArray:
+    """Whether points lie between the centres of the border voxels, where interpolation needs no extrapolation."""
+    index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
+    return ((index >= -ROUNDING) & (index <= np.asarray(grid.shape) - 1 + ROUNDING)).all(axis=1)

@@ -1,0 +1,161 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Chains of transforms to and from ITK: .h5, .tfm, .mat and .txt files, composites, B-splines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from scripts.errors import InputError
+from scripts.spatial.affine import transform_matrix
+from scripts.spatial.chain import Field, Linear, Step
+from scripts.spatial.geometry import LPS, Geometry
+
+ITK_SUFFIXES = (".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
+
+
+def vector_image(u_lps: NDArray, grid: Geometry) -> sitk.Image:
+    """A displacement field (*grid.shape, 3) LPS mm as a 3-D float64 vector image; a 2-D one has a single slice."""
+    data = np.asarray(u_lps, np.float64).reshape(*grid.shape, *[1] * (3 - grid.ndim), 3)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0, 3)), isVector=True)
+    return _placed(image, grid)
+
+
+def blank_image(grid: Geometry) -> sitk.Image:
+    """An empty 3-D image on a grid; a 2-D grid has a single slice."""
+    return _placed(sitk.Image([*grid.shape, *[1] * (3 - grid.ndim)], sitk.sitkUInt8), grid)
+
+
+def field_of(image: sitk.Image) -> Field:
+    """The field of a vector image of 2 or 3 dimensions, LPS mm."""
+    n = image.GetDimension()
+    data = sitk.GetArrayFromImage(image)
+    data = data.transpose(*reversed(range(n)), n)
+    u = np.zeros((*data.shape[:n], 3), np.float32)
+    u[..., :n] = data
+    affine = np.eye(4)
+    affine[:n, :n] = np.asarray(image.GetDirection()).reshape(n, n) * np.asarray(image.GetSpacing())
+    affine[:n, 3] = image.GetOrigin()
+    if n == 3 and u.shape[2] == 1:
+        u = u[:, :, 0]
+    return Field(u, Geometry(u.shape[:-1], LPS @ affine))
+
+
+def to_itk(steps: Sequence[Step]) -> sitk.Transform:
+    """A chain as an ITK transform of LPS points: an affine, a displacement field, or a composite of them."""
+    transforms = [
+        _linear(s.matrix) if isinstance(s, Linear) else sitk.DisplacementFieldTransform(vector_image(s.u_lps, s.grid))
+        for s in steps
+    ]
+    if len(transforms) == 1:
+        return transforms[0]
+    # ITK applies the transform that was added last first.
+    return sitk.CompositeTransform(transforms[::-1]) if transforms else sitk.AffineTransform(3)
+
+
+def from_itk(transform: sitk.Transform, reference: Geometry | None = None) -> list[Step]:
+    """The chain of an ITK transform.
+
+    Args:
+        transform: of 2 or 3 dimensions, mapping LPS points.
+        reference: grid on which transforms that are neither affine nor a displacement field (B-splines, say) are
+            turned into one, the whole chain together.
+
+    Raises:
+        InputError: such a transform without a reference.
+    """
+    parts = _flat(transform)
+    steps: list[Step] = []
+    for part in parts:
+        if part.IsLinear():
+            steps.append(Linear(transform_matrix(part)))
+        elif isinstance(part, sitk.DisplacementFieldTransform):
+            steps.append(field_of(part.GetDisplacementField()))
+        elif reference is None:
+            raise InputError(
+                f"A {part.GetName()} can only be read on a grid; name the image with --reference, or convert it to a "
+                "displacement field first."
+            )
+        else:
+            return [_sampled(transform, reference)]
+    return steps
+
+
+def read_itk_transform(path: str | Path, reference: Geometry | None = None) -> list[Step]:
+    """Reads an ITK transform file.
+
+    Args:
+        path: .h5, .tfm, .mat, .txt or .xfm; an affine, a displacement field, a B-spline or a composite of these.
+        reference: see :func:`from_itk`.
+
+    Raises:
+        InputError: the file is no transform that ITK reads.
+    """
+    try:
+        transform = sitk.ReadTransform(str(path))
+    except RuntimeError as error:
+        raise InputError(
+            f"{path} cannot be read as an ITK transform; it may be damaged or another format than its name says."
+        ) from error
+    return from_itk(transform, reference)
+
+
+def write_itk_transform(path: str | Path, steps: Sequence[Step]) -> None:
+    """Writes a chain as an ITK transform file.
+
+    Args:
+        path: .h5, .tfm or .txt for any chain, .mat for a single transform.
+        steps: the chain.
+
+    Raises:
+        InputError: a composite in a format that has none.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in (".mat", ".xfm") and len(steps) > 1:
+        raise InputError(f"{Path(path).name}: {suffix} files hold one transform, not {len(steps)}; write .h5 or .tfm.")
+    sitk.WriteTransform(to_itk(steps), str(path))
+
+
+def _linear(matrix: NDArray) -> sitk.AffineTransform:
+    lps = LPS @ matrix @ LPS
+    return sitk.AffineTransform(lps[:3, :3].flatten().tolist(), lps[:3, 3].tolist())
+
+
+def _flat(transform: sitk.Transform) -> list[sitk.Transform]:
+    """The parts of a transform in the order in which a point passes through them."""
+    part = transform.Downcast()
+    if not isinstance(part, sitk.CompositeTransform):
+        return [part]
+    flat = []
+    for k in reversed(range(part.GetNumberOfTransforms())):
+        flat += _flat(part.GetNthTransform(k))
+    return flat
+
+
+def _sampled(transform: sitk.Transform, reference: Geometry) -> Field:
+    """Any transform as a displacement field on a grid."""
+    if transform.GetDimension() != 3:
+        raise InputError(f"A {transform.GetName()} of {transform.GetDimension()} dimensions cannot be read.")
+    image = blank_image(reference)
+    field = sitk.TransformToDisplacementField(
+        transform,
+        sitk.sitkVectorFloat64,
+        image.GetSize(),
+        image.GetOrigin(),
+        image.GetSpacing(),
+        image.GetDirection(),
+    )
+    return field_of(field)
+
+
+def _placed(image: sitk.Image, grid: Geometry) -> sitk.Image:
+    lps = LPS @ grid.affine
+    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+    return image

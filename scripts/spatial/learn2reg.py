@@ -1,0 +1,148 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Displacement fields as the Learn2Reg challenges exchange them.
+
+A field lives on the fixed grid and holds voxels of the moving image: the label of fixed voxel i is read at moving voxel
+``i + disp[i]`` (``scipy.ndimage.map_coordinates``), whatever the headers say. The files are named
+``disp_FFFF_MMMM`` after the fixed and the moving case. NIfTI and, in the present evaluation code, npz hold
+(X, Y, Z, 3); the npz of the 2020 and 2021 challenges held (3, X, Y, Z) in half precision, often at half resolution with
+displacements in voxels of the full one.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from scripts.errors import InputError
+from scripts.spatial.chain import Field, GridMap, Step
+from scripts.spatial.geometry import LPS, Geometry
+
+LAYOUTS = ("last", "first")
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    zipfile.BadZipFile,
+    zlib.error,
+    ImageFileError,
+)
+
+
+def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = None) -> Field:
+    """Reads ``disp_*.npz`` or ``disp_*.nii.gz``.
+
+    Args:
+        path: (3, X, Y, Z) or (X, Y, Z, 3), at the resolution of the fixed image or at half of it.
+        fixed: 3-D grid of the fixed image.
+        moving: grid of the moving image; None takes the fixed one, as after the challenge's preprocessing.
+
+    Raises:
+        InputError: not such a file, or one for another grid.
+    """
+    disp = disp_array(path)
+    if disp.ndim != 4 or 3 not in (disp.shape[0], disp.shape[-1]):
+        raise InputError(f"{path} has shape {disp.shape}; a Learn2Reg field is (3, X, Y, Z) or (X, Y, Z, 3).")
+    candidates = [disp] if disp.shape[0] == 3 else []
+    candidates += [np.moveaxis(disp, -1, 0)] if disp.shape[-1] == 3 else []
+    for candidate in candidates:
+        if candidate.shape[1:] == fixed.shape:
+            return displaced(candidate, fixed, moving or fixed)
+    for candidate in candidates:
+        if tuple(2 * s for s in candidate.shape[1:]) == fixed.shape:
+            full = np.stack([ndimage.zoom(c, 2, order=2) for c in candidate])
+            return displaced(full, fixed, moving or fixed)
+    raise InputError(
+        f"{path} has shape {disp.shape}, which is neither the fixed grid {fixed.shape} nor half of it; "
+        "name the fixed image it belongs to."
+    )
+
+
+def disp_array(path: str | Path) -> NDArray:
+    """The array of an npz (its first) or of a NIfTI file, float32.
+
+    Raises:
+        InputError: unreadable or truncated.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as archive:
+                if not archive.files:
+                    raise InputError(f"{path} holds no array.")
+                return archive[archive.files[0]].astype(np.float32)
+        image = nib.load(path)
+        data = np.asarray(image.dataobj, np.float32)
+    except InputError:
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist.") from error
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        ImageFileError,
+    ) as e:
+        raise InputError(f"{path} cannot be read ({str(e).splitlines()[0]}); it may be truncated.") from e
+    return data[:, :, :, 0] if data.ndim == 5 and data.shape[3] == 1 else data
+
+
+def displaced(disp: NDArray, fixed: Geometry, moving: Geometry) -> Field:
+    """World field of ``moving index = fixed index + disp``.
+
+    Args:
+        disp: (3, *fixed.shape) voxels of the moving image.
+        fixed: grid of the field.
+        moving: grid of the moving image.
+    """
+    u = np.empty((*fixed.shape, 3), np.float32)
+    rest = (moving.affine - fixed.affine) @ np.array([0, 0, 0, 1.0])
+    for k in range(fixed.shape[2]):
+        index = np.stack(np.meshgrid(*[np.arange(s) for s in fixed.shape[:2]], [k], indexing="ij"), axis=-1)[:, :, 0]
+        shift = np.moveaxis(disp[..., k], 0, -1) @ moving.affine[:3, :3].T
+        apart = index @ (moving.affine - fixed.affine)[:3, :3].T + rest[:3]
+        u[:, :, k] = (shift + apart) @ LPS[:3, :3]
+    return Field(u, fixed)
+
+
+def write_learn2reg(
+    path: str | Path, steps: Sequence[Step], fixed: Geometry, moving: Geometry, layout: str = "last"
+) -> None:
+    """Writes a chain as a Learn2Reg field.
+
+    Args:
+        path: ``.npz``, or ``.nii.gz`` for (X, Y, Z, 3) float32 with the fixed affine.
+        steps: chain, fixed to moving.
+        fixed: 3-D grid of the fixed image.
+        moving: grid of the moving image.
+        layout: of an npz: "last" writes (X, Y, Z, 3) float32, which the present evaluation reads; "first" writes
+            (3, X, Y, Z) float16, the form of 2020 and 2021.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    if fixed.ndim != 3 or moving.ndim != 3:
+        raise InputError("Learn2Reg fields are three-dimensional; both images must be, too.")
+    places = GridMap(steps, fixed, moving)
+    disp = np.empty((3, *fixed.shape), np.float32)
+    axes = [np.arange(s, dtype=np.float32) for s in fixed.shape]
+    for k in range(fixed.shape[2]):
+        index = places(k, k + 1).numpy()[:, 0]
+        disp[0, :, :, k] = index[0].T - axes[0][:, None]
+        disp[1, :, :, k] = index[1].T - axes[1]
+        disp[2, :, :, k] = index[2].T - k
+    path = Path(path)
+    if path.suffix.lower() == ".npz":
+        np.savez_compressed(path, disp.astype(np.float16) if layout == "first" else np.moveaxis(disp, 0, -1))
+        return
+    nib.save(nib.Nifti1Image(np.moveaxis(disp, 0, -1), fixed.affine), path)

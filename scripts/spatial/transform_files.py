@@ -1,0 +1,211 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Transform files of every kind by their suffix: ours, ITK's, ANTs', Slicer's and Learn2Reg's, read into one chain."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from scripts.errors import InputError
+from scripts.spatial.chain import Field, GridMap, Linear, Step, same_grid
+from scripts.spatial.fields import VECTOR, read_field, write_field
+from scripts.spatial.geometry import LPS, Geometry
+from scripts.spatial.itk_transforms import (
+    ITK_SUFFIXES,
+    field_of,
+    read_itk_transform,
+    vector_image,
+    write_itk_transform,
+)
+from scripts.spatial.learn2reg import read_learn2reg, write_learn2reg
+
+NIFTI = (".nii", ".nii.gz")
+VECTOR_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")
+INVERSE = "inverse:"
+FIELD_NAME = "ddf.nii.gz"  # of a result folder
+WRITABLE = (*NIFTI, *VECTOR_IMAGES, *ITK_SUFFIXES, ".npz")
+
+
+def transform_names(transforms: str | Path | Sequence[str | Path]) -> list[str]:
+    """The paths of a list, or of one text with commas between them."""
+    if isinstance(transforms, str) and not (transforms and Path(transforms).exists()):
+        return [name.strip().strip("[]'\" ") for name in transforms.split(",") if name.strip("[]'\" ")]
+    if isinstance(transforms, (str, Path)):
+        return [str(transforms)]
+    return [str(name) for name in transforms]
+
+
+def transform_paths(transforms: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files of a list of transforms, result folders and inverses resolved; for checks of the output's name."""
+    return [_file(name.removeprefix(INVERSE)) for name in transform_names(transforms)]
+
+
+def read_chain(
+    transforms: str | Path | Sequence[str | Path],
+    fixed: Geometry | None = None,
+    moving: Geometry | None = None,
+    *,
+    learn2reg: bool = False,
+) -> list[Step]:
+    """Reads a list of transforms.
+
+    Args:
+        transforms: files in the order in which a fixed point passes through them, which is the order of
+            ``antsApplyTransforms -t``: what belongs to the fixed image first. Displacement fields as NIfTI, NRRD or
+            MetaImage; ITK's .h5, .tfm, .mat, .txt; a 4 x 4 matrix in RAS mm as text; Learn2Reg's .npz; the result
+            folder of a registration. ``inverse:`` before an affine file inverts it.
+        fixed: grid of the fixed image, for Learn2Reg fields and B-splines.
+        moving: grid of the moving image, for Learn2Reg fields; None takes the fixed one.
+        learn2reg: NIfTI fields without an intent are Learn2Reg's, in voxels.
+
+    Raises:
+        InputError: a file is missing, unreadable or no transform.
+    """
+    names = transform_names(transforms)
+    if not names:
+        raise InputError("No transform was given; name a displacement field, an affine or a result folder.")
+    steps: list[Step] = []
+    for name in names:
+        found = _read(_file(name.removeprefix(INVERSE)), fixed, moving, learn2reg)
+        if name.startswith(INVERSE):
+            if not all(isinstance(s, Linear) for s in found):
+                raise InputError(f"{name}: only affines are inverted on the way; run `invert` on a field first.")
+            found = [Linear(np.linalg.inv(s.matrix)) for s in reversed(found)]
+        steps += found
+    return steps
+
+
+def as_field(steps: Sequence[Step], grid: Geometry) -> Field:
+    """A whole chain as one displacement field on a grid; between its voxels it is linear."""
+    if len(steps) == 1 and isinstance(steps[0], Field) and same_grid(steps[0].grid, grid):
+        return steps[0]
+    millimetres = Geometry((1, 1, 1), LPS)  # a grid whose voxels are LPS mm
+    there, here = GridMap(steps, grid, millimetres), GridMap([], grid, millimetres)
+    u = np.empty((3, *reversed(grid.shape)), np.float32)
+    for k in range(grid.shape[-1]):
+        u[:, k : k + 1] = (there(k, k + 1) - here(k, k + 1)).numpy()
+    return Field(u.transpose(*reversed(range(u.ndim))), grid)
+
+
+def write_chain(
+    path: str | Path,
+    steps: Sequence[Step],
+    grid: Geometry | None,
+    moving: Geometry | None = None,
+    *,
+    intent: int = VECTOR,
+    layout: str = "last",
+) -> None:
+    """Writes a chain as one transform; the suffix decides the format.
+
+    Args:
+        path: NIfTI, NRRD or MetaImage field, ITK transform (an affine stays an affine), or Learn2Reg ``.npz``.
+        steps: the chain.
+        grid: grid of the field; not needed where everything is affine and the format can say so.
+        moving: grid of the moving image, for ``.npz``; None takes ``grid``.
+        intent: of a NIfTI field, 1007 (LPS mm) or 1006 (RAS mm).
+        layout: of an npz, see :func:`scripts.spatial.learn2reg.write_learn2reg`.
+    """
+    path = Path(path)
+    kind = suffix_of(path, WRITABLE)
+    linear = all(isinstance(s, Linear) for s in steps)
+    if kind in ITK_SUFFIXES and linear:
+        matrix = np.eye(4)
+        for step in steps:
+            matrix = step.matrix @ matrix
+        write_itk_transform(path, [Linear(matrix)])
+        return
+    if grid is None:
+        raise InputError(f"{path.name}: a field needs a grid; name an image with --reference.")
+    if kind == ".npz":
+        write_learn2reg(path, steps, grid, moving or grid, layout)
+        return
+    field = as_field(steps, grid)
+    if kind in NIFTI:
+        write_field(path, field.u_lps, grid, intent)
+    elif kind in VECTOR_IMAGES:
+        sitk.WriteImage(sitk.Cast(vector_image(field.u_lps, grid), sitk.sitkVectorFloat32), str(path), True)
+    else:
+        write_itk_transform(path, [field])
+
+
+def suffix_of(path: str | Path, known: Sequence[str]) -> str:
+    """The longest of the known suffixes that a path ends in.
+
+    Raises:
+        InputError: none fits.
+    """
+    name = Path(path).name.lower()
+    fitting = [s for s in known if name.endswith(s)]
+    if not fitting:
+        raise InputError(f"{path} ends in none of {', '.join(known)}; the suffix says what to write.")
+    return max(fitting, key=len)
+
+
+def _file(name: str) -> Path:
+    path = Path(name)
+    if path.is_dir():
+        path = path / FIELD_NAME
+        if not path.exists():
+            raise InputError(f"{name} is a folder without {FIELD_NAME}; give a result folder or a transform file.")
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give the path of a transform.")
+    return path
+
+
+def _read(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg: bool) -> list[Step]:
+    kind = suffix_of(path, WRITABLE)
+    if kind == ".npz":
+        if fixed is None:
+            raise InputError(f"{path} is a Learn2Reg field without a grid; name the fixed image with --reference.")
+        return [read_learn2reg(path, fixed, moving)]
+    if kind in NIFTI:
+        return [_read_nifti(path, fixed, moving, learn2reg)]
+    if kind in VECTOR_IMAGES:
+        return [_read_vector_image(path)]
+    if kind == ".txt":
+        try:
+            matrix = np.loadtxt(path)
+        except (ValueError, UnicodeDecodeError):
+            return read_itk_transform(path, fixed)
+        if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0, 0, 0, 1]):
+            raise InputError(f"{path} holds numbers of shape {matrix.shape}; an affine is 4 x 4 with 0 0 0 1 below.")
+        return [Linear(matrix)]
+    return read_itk_transform(path, fixed)
+
+
+def _read_nifti(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg: bool) -> Field:
+    try:
+        u, grid = read_field(path)
+    except InputError:
+        raise
+    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); it may be truncated.") from error
+    except ValueError as error:
+        if learn2reg:
+            if fixed is None:
+                raise InputError(f"{path} is a Learn2Reg field; name the fixed image with --reference.") from error
+            return read_learn2reg(path, fixed, moving)
+        raise InputError(str(error)) from error
+    if not np.isfinite(u).all():
+        raise InputError(f"{path} holds NaN or infinite displacements.")
+    return Field(u, grid)
+
+
+def _read_vector_image(path: Path) -> Field:
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as an image.") from error
+    if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
+        raise InputError(
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} components a voxel; a displacement field of "
+            f"{image.GetDimension()} dimensions has as many components."
+        )
+    return field_of(image)
