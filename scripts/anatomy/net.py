@@ -45,7 +45,7 @@ _FLAT, _CUBE = (3, 3, 1), (3, 3, 3)
 NETS = {
     # Slices lie 5 to 10 mm apart: the first levels look at each slice alone, the deep ones along the stack too.
     "cardiac": NetSpec(
-        names=("right ventricle", "myocardium", "left ventricle"),
+        names=("right ventricle cavity", "myocardium", "left ventricle cavity"),
         modality="mr",
         layout="slices",
         spacing_mm=(1.5, 1.5, None),
