@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Weights as tensor-only files: written completely or not at all, read with one clear sentence where they do not fit."""
+"""Weights as tensor-only files: written completely or not at all, read with one clear sentence on failure."""
 
 from __future__ import annotations
 

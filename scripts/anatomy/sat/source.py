@@ -21,6 +21,8 @@ from scripts.spatial.geometry import Geometry, resample
 from scripts.weights import load_weights, read_checkpoint
 
 MODELS = Path(__file__).resolve().parents[3] / "models" / "sat"
+# Weights and text encoder of each size, by their path on the Hugging Face hub (zzh99/SAT) and below models/sat.
+FILES = {"nano": ("Nano/nano.pth", "Nano/nano_text_encoder.pth"), "pro": ("Pro/SAT_Pro.pth", "Pro/text_encoder.pth")}
 SPACING_MM = (1.0, 1.0, 3.0)
 CT_HU = (-500.0, 1000.0)
 PERCENTILES = (0.5, 99.5)
@@ -32,8 +34,8 @@ class SATSource(nn.Module):
 
     Args:
         size: "nano" or "pro".
-        checkpoint: released weights of that size; ``models/sat/SIZE.pth`` if None.
-        text_checkpoint: its text encoder; ``models/sat/SIZE_text_encoder.pth`` if None.
+        checkpoint: released weights of that size; the released file in ``models/sat/`` if None.
+        text_checkpoint: its text encoder; the released file in ``models/sat/`` if None.
         text_tower: name or folder of the sentence encoder, see :mod:`scripts.anatomy.sat.text`.
         prompts: file of embedded names; ``models/sat/SIZE_prompts.npz`` if None.
         window: sliding window in voxels of 1 x 1 x 3 mm, multiples of 32.
@@ -68,11 +70,12 @@ class SATSource(nn.Module):
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
         if len(window) != 3 or any(w < REDUCTION or w % REDUCTION for w in window):
             raise InputError(f"SAT's window must be three multiples of {REDUCTION}, got {list(window)}.")
-        path = Path(checkpoint or MODELS / f"{size}.pth")
+        weights, text_weights = FILES[size]
+        path = Path(checkpoint or MODELS / weights)
         if not path.exists():
             raise InputError(
-                f"The weights of SAT {size} are not at {path}; get them from zzh99/SAT on the Hugging Face hub, or take "
-                "the source cardiac or abdomen, which needs no download."
+                f"The weights of SAT {size} are not at {path}; get {weights} from zzh99/SAT on the Hugging Face hub, or "
+                "take the source cardiac or abdomen, which needs no download."
             )
         saved = read_checkpoint(path)
         self.network = SAT(size, query_batch)
@@ -80,7 +83,7 @@ class SATSource(nn.Module):
         self.eval()
         self.prompts = Prompts(
             prompts or MODELS / f"{size}_prompts.npz",
-            text_checkpoint or MODELS / f"{size}_text_encoder.pth",
+            text_checkpoint or MODELS / text_weights,
             text_tower,
         )
         self.any_name, self.precision = any_name, precision
