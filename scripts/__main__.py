@@ -7,9 +7,10 @@ import sys
 from typing import Any
 
 import fire
+from monai.bundle import ConfigParser
 
 from scripts.engine.outcome import input_error
-from scripts.engine.run import run_bundle
+from scripts.engine.run import BUNDLE, run_bundle
 
 
 def register(moving: str, fixed: str, output_dir: str, device: str = "auto", seed: int = 0, **options: Any) -> None:
@@ -47,10 +48,41 @@ def correspond(moving: str, fixed: str, output_dir: str, device: str = "auto", s
     )
 
 
+def masks(
+    images: str,
+    names: str,
+    output_dir: str,
+    source: str = "cardiac",
+    device: str = "auto",
+    modality: str = "auto",
+    **options: Any,
+) -> None:
+    """Segments structures by name in one image or a list, and writes one label map an image.
+
+    Args:
+        images: an image, a pattern such as "data/*.nii.gz", or a list: one path a line (.txt), or JSON.
+        names: structures, e.g. "liver,spleen"; the i-th has the value i.
+        output_dir: folder of the results; images whose masks stand there already are skipped.
+        source: cardiac, abdomen, sat, bundle:PATH or files:PATTERN, e.g. "files:{folder}/{stem}_gt.nii.gz".
+        device: auto, cpu, cuda or mps.
+        modality: auto, ct, mr, us or pet.
+        options: options of the source, e.g. --size pro --checkpoint FILE, or --values "{'liver': 6}"; and any key of
+            configs/masks.json.
+    """
+    known = ConfigParser.load_config_files([str(BUNDLE / "configs" / "masks.json")])
+    of_source = {key: value for key, value in options.items() if key not in known}
+    settings = {key: value for key, value in options.items() if key in known}
+    overlay = ["masks_vista3d.json"] if source == "bundle:vista3d" else []
+    if of_source:
+        settings["source_options"] = of_source
+    chosen = {"images": images, "names": names, "output_dir": output_dir, "source": source, "modality": modality}
+    run_bundle(["masks.json", *overlay], {**chosen, "device": device, **settings})
+
+
 def main() -> None:
     """Runs the command; bad input ends it with one sentence and exit code 1."""
     try:
-        fire.Fire({"register": register, "correspond": correspond}, name="python -m scripts")
+        fire.Fire({"register": register, "correspond": correspond, "masks": masks}, name="python -m scripts")
     except Exception as error:
         plain = input_error(error)
         if plain is None:

@@ -32,7 +32,7 @@ class BundledNet(nn.Module):
         checkpoint: weights; those in ``models/`` if None.
         overlap: of neighbouring windows, as a share of the window.
         batch: windows at once.
-        flips: average over mirrored images where the network allows it.
+        flips: average with the mirrored image where the network allows it.
 
     Raises:
         InputError: unknown network; missing or foreign weights.
@@ -88,7 +88,7 @@ class BundledNet(nn.Module):
     @torch.no_grad()
     def _scores(self, image: Tensor) -> Tensor:
         """Probabilities (K, *shape) of an image (1, *shape) on the working grid."""
-        views = [()] + [(axis,) for axis in self.flips] + ([self.flips] if len(self.flips) == 2 else [])
+        views = [(), self.flips] if self.flips else [()]
         total = 0
         for axes in views:
             dims = [a + 2 for a in axes]

@@ -14,17 +14,10 @@ from torch import nn
 from scripts.anatomy.grid import as_volume
 from scripts.anatomy.names import canonical, resolve
 from scripts.anatomy.source import Masks, digest, paint_labels
+from scripts.data.images import stem_of
 from scripts.data.reader import Volume, read_volume
 from scripts.errors import InputError
 from scripts.spatial.geometry import extent_text, overlap, resample
-
-
-def stem_of(path: str | Path) -> str:
-    """File name without its (double) suffix; a DICOM folder's name as it is."""
-    name = Path(path).name
-    for suffix in (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".tif", ".tiff"):
-        name = name.removesuffix(suffix)
-    return name
 
 
 def read_labels(path: str | Path, volume: Volume) -> NDArray:

@@ -26,7 +26,7 @@ class NetSpec:
         filters: channels of each level.
         kernels: kernel of each level.
         strides: stride into each level.
-        flips: axes along which a mirrored image is as good as the image itself; averaged at inference.
+        flips: axes; the image mirrored along all of them is as good as the image itself, and both are averaged.
     """
 
     names: tuple[str, ...]

@@ -74,8 +74,8 @@ class SATSource(nn.Module):
         path = Path(checkpoint or MODELS / weights)
         if not path.exists():
             raise InputError(
-                f"The weights of SAT {size} are not at {path}; get {weights} from zzh99/SAT on the Hugging Face hub, or "
-                "take the source cardiac or abdomen, which needs no download."
+                f"The weights of SAT {size} are not at {path}; get {weights} from zzh99/SAT on the Hugging Face hub, "
+                "or take the source cardiac or abdomen, which needs no download."
             )
         saved = read_checkpoint(path)
         self.network = SAT(size, query_batch)
