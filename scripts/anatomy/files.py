@@ -66,7 +66,7 @@ class FilesSource(nn.Module):
 
     name = "files"
 
-    def __init__(self, pattern: str, values: Mapping[str, int] | None) -> None:
+    def __init__(self, pattern: str, values: Mapping[str, int] | None = None) -> None:
         super().__init__()
         if not values or not isinstance(values, Mapping):
             raise InputError(
