@@ -1,15 +1,12 @@
-"""Images that are cheap to segment, and weights for tests that do not ask how good they are."""
+"""Images that are cheap to segment."""
 
 from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 
-from scripts.anatomy.net import build_net
 from scripts.data.reader import Volume, read_volume
-from scripts.weights import export_weights
 from tests.conftest import oblique
 
 
@@ -17,17 +14,6 @@ def volume_of(shape=(40, 36, 6), spacing=(4.0, 4.0, 9.0), seed=0, path="image.ni
     """Noise on an oblique grid."""
     values = np.random.default_rng(seed).normal(300, 80, (1, *shape)).clip(0).astype(np.float32)
     return Volume(values, oblique(shape, spacing), path)
-
-
-@pytest.fixture(scope="session")
-def untrained(tmp_path_factory) -> dict[str, str]:
-    """Weights of each bundled network before any training."""
-    folder = tmp_path_factory.mktemp("untrained")
-    torch.manual_seed(0)
-    paths = {name: str(folder / f"{name}.pt") for name in ("cardiac", "abdomen")}
-    for name, path in paths.items():
-        export_weights(build_net(name), path)
-    return paths
 
 
 @pytest.fixture
