@@ -69,14 +69,12 @@ def masks(
         options: options of the source, e.g. --size pro --checkpoint FILE, or --values "{'liver': 6}"; and any key of
             configs/masks.json.
     """
-    known = ConfigParser.load_config_files([str(BUNDLE / "configs" / "masks.json")])
-    of_source = {key: value for key, value in options.items() if key not in known}
-    settings = {key: value for key, value in options.items() if key in known}
-    overlay = ["masks_vista3d.json"] if source == "bundle:vista3d" else []
-    if of_source:
-        settings["source_options"] = of_source
+    files = ["masks.json", *(["masks_vista3d.json"] if source == "bundle:vista3d" else [])]
+    known = ConfigParser.load_config_files([str(BUNDLE / "configs" / name) for name in files])
+    of_source = {**(known["source_options"] or {}), **{k: v for k, v in options.items() if k not in known}}
     chosen = {"images": images, "names": names, "output_dir": output_dir, "source": source, "modality": modality}
-    run_bundle(["masks.json", *overlay], {**chosen, "device": device, **settings})
+    settings = {k: v for k, v in options.items() if k in known}
+    run_bundle(files, {**chosen, "device": device, "source_options": of_source, **settings})
 
 
 def main() -> None:
