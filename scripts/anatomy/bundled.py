@@ -44,6 +44,11 @@ class BundledNet(nn.Module):
         super().__init__()
         self.name, self.spec = name, net_spec(name)
         path = Path(checkpoint or MODELS / f"{name}_net.pt")
+        if not path.exists():
+            raise InputError(
+                f"The network {name!r} has no weights at {path}; train them with configs/train_anatomy.json, or give "
+                "--checkpoint FILE."
+            )
         self.net = build_net(name)
         state = read_checkpoint(path)
         load_weights(self.net, state, path, f"the network {name!r}")

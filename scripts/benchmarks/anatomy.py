@@ -1,13 +1,12 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Dice of a bundled network per structure on the validation subjects, and the time of one image.
 
-``python -m scripts.benchmarks.anatomy cardiac --data DATA``
+``python -m scripts.benchmarks.anatomy cardiac --data_dir DATA``
 """
 
 from __future__ import annotations
 
 import logging
-import platform
 import sys
 import time
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from tqdm import tqdm
 
 from scripts.anatomy.bundled import BundledNet
 from scripts.anatomy.training import abdomen_items, acdc_items
+from scripts.benchmarks.common import hardware, mean_sd
 from scripts.data.reader import read_volume
 from scripts.engine.device import pick_device
 from scripts.metrics.overlap import dice
@@ -47,13 +47,13 @@ def score(source: BundledNet, item: Mapping[str, str]) -> tuple[dict[str, float]
 
 
 def main(
-    net: str, data: str, part: str = "validation", checkpoint: str | None = None, device: str = "auto", **options
+    net: str, data_dir: str, part: str = "validation", checkpoint: str | None = None, device: str = "auto", **options
 ) -> None:
     """Prints the table.
 
     Args:
         net: "cardiac" or "abdomen".
-        data: folder with acdc, abdomen_ct and splits.
+        data_dir: folder with acdc, abdomen_ct and splits.
         part: "validation" or "training".
         checkpoint: weights; the bundled ones if None.
         device: auto, cpu, cuda or mps.
@@ -63,19 +63,20 @@ def main(
     folder, items = ITEMS[net]
     source = BundledNet(net, checkpoint, **options).to(pick_device(device))
     results = [
-        score(source, item) for item in tqdm(items(Path(data) / folder, Path(data) / "splits", part), unit="image")
+        score(source, item)
+        for item in tqdm(items(Path(data_dir) / folder, Path(data_dir) / "splits", part), unit="image")
     ]
     rows = {name: [r[name] for r, _ in results if name in r] for name in source.offered}
     seconds = [s for _, s in results]
     out = sys.stdout.write
-    out(f"{len(results)} images, {torch.get_num_threads()} threads, {platform.machine()}, {device}\n")
+    out(f"{len(results)} images of {part} subjects\n")
     out("| structure | Dice, mean ± sd | lowest |\n|---|---|---|\n")
     for name, values in rows.items():
-        out(f"| {name} | {np.mean(values):.3f} ± {np.std(values):.3f} | {np.min(values):.3f} |\n")
+        out(f"| {name} | {mean_sd(values)} | {np.min(values):.3f} |\n")
     counted = [name for name in rows if name != LEFT_OUT]
     means = [np.mean([r[n] for n in counted if n in r]) for r, _ in results]
-    out(f"| mean of {len(counted)} | {np.mean(means):.3f} ± {np.std(means):.3f} | {np.min(means):.3f} |\n")
-    out(f"{np.median(seconds):.1f} s an image (median), {np.max(seconds):.1f} s at most\n")
+    out(f"| mean of {len(counted)} | {mean_sd(means)} | {np.min(means):.3f} |\n")
+    out(f"{np.median(seconds):.1f} s an image (median), {np.max(seconds):.1f} s at most, {hardware()}\n")
 
 
 if __name__ == "__main__":

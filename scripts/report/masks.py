@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ignite.engine import Engine, Events
 from monai.transforms import Transform
 from torch import nn
 from tqdm import tqdm
@@ -161,26 +162,24 @@ class MaskSummary:
         self.total, self.progress, self.write = total, progress, write
         self.records: list[dict] = []
 
-    def attach(self, engine) -> None:
-        from ignite.engine import Events
-
+    def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
         engine.add_event_handler(Events.COMPLETED, self.finish)
 
-    def start(self, engine) -> None:
+    def start(self, engine: Engine) -> None:
         self.records = []
         self.bar = tqdm(total=self.total, desc="masks", unit="image", disable=not self.progress)
         self.began = time.perf_counter()
 
-    def step(self, engine) -> None:
+    def step(self, engine: Engine) -> None:
         now = time.perf_counter()
         record = {**engine.state.output["record"], "seconds": round(now - self.began, 2)}
         self.began = now
         self.records.append(record)
         self.bar.update()
 
-    def finish(self, engine) -> None:
+    def finish(self, engine: Engine) -> None:
         self.bar.close()
         width = max(len(Path(r["image"]).name) for r in self.records)
         for record in self.records:
