@@ -94,6 +94,8 @@ def test_masks_on_the_native_grid(small):
     expected = np.where(likely.max(axis=0) > 0.5, likely.argmax(axis=0) + 1, 0)
     agree = (masks.labels == expected)[sure & (likely.max(axis=0) > 0)]
     assert agree.size and agree.mean() > 0.98
+    coarse = SATSource(**small, precision="bfloat16")(volume, "liver", "mr", probabilities=True).probabilities
+    torch.testing.assert_close(coarse[0].float(), masks.probabilities[0].float(), atol=0.1, rtol=0)
     one = SATSource(**small)(volume, "spleen", "mr", probabilities=True).probabilities
     torch.testing.assert_close(one[0].float(), masks.probabilities[1].float(), atol=2e-3, rtol=0)
 

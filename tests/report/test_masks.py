@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from scripts import __main__ as cli
-from scripts.data.images import image_items
-from scripts.errors import InputError
 from scripts.report import masks as report
 from tests.anatomy.conftest import volume_of
 
@@ -120,15 +118,3 @@ def test_bad_input_in_one_sentence(scans, monkeypatch, capsys, words, message):
     assert run(monkeypatch, *words, *extra, "--output_dir", "out") == 1
     assert message in capsys.readouterr().err
     assert not list((scans / "out").glob("*masks*"))
-
-
-def test_lists(scans, tmp_path):
-    assert [i["case"] for i in image_items(str(scans / "?.nii.gz"))] == ["a", "b", "c"]
-    (scans / "l.json").write_text(json.dumps(["a.nii.gz", "x/a.nii.gz", "y/a.nii.gz"]), encoding="utf-8")
-    cases = [i["case"] for i in image_items(str(scans / "l.json"))]
-    assert cases[1:] == ["x_a", "y_a"] and len(set(cases)) == 3
-    with pytest.raises(InputError, match="stands in the list twice"):
-        image_items([str(scans / "a.nii.gz")] * 2)
-    (scans / "l.json").write_text('{"a": 1}', encoding="utf-8")
-    with pytest.raises(InputError, match="is not a list of paths"):
-        image_items(str(scans / "l.json"))
