@@ -20,8 +20,8 @@ def export_weights(model: nn.Module, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     state = model.state_dict()
-    once = {v.data_ptr(): v.half() if v.is_floating_point() else v for v in state.values()}
-    torch.save({k: once[v.data_ptr()].view(v.shape) for k, v in state.items()}, part)
+    once = {(v.data_ptr(), v.shape): v.half() if v.is_floating_point() else v for v in state.values()}
+    torch.save({k: once[v.data_ptr(), v.shape] for k, v in state.items()}, part)
     part.replace(path)
 
 
