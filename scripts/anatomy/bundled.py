@@ -32,14 +32,14 @@ class BundledNet(nn.Module):
         checkpoint: weights; those in ``models/`` if None.
         overlap: of neighbouring windows, as a share of the window.
         batch: windows at once.
-        flips: average with the mirrored image where the network allows it.
+        flips: average with the mirrored image where the network allows it; takes twice the time.
 
     Raises:
         InputError: unknown network; missing or foreign weights.
     """
 
     def __init__(
-        self, name: str, checkpoint: str | None = None, overlap: float = 0.25, batch: int = 1, flips: bool = True
+        self, name: str, checkpoint: str | None = None, overlap: float = 0.25, batch: int = 1, flips: bool = False
     ) -> None:
         super().__init__()
         self.name, self.spec = name, net_spec(name)

@@ -28,22 +28,22 @@ ITEMS = {"cardiac": ("acdc", acdc_items), "abdomen": ("abdomen_ct", abdomen_item
 LEFT_OUT = "gallbladder"  # not among the 12 organs of the registration paper
 
 
-def score(source: BundledNet, item: Mapping[str, str]) -> tuple[dict[str, float], float]:
-    """Dice of every structure on the native grid, and the seconds from file to label map.
+def score(source: BundledNet, item: Mapping[str, str]) -> tuple[dict[str, float], float, float]:
+    """Dice of every structure on the native grid, and the wall and CPU seconds from file to label map.
 
     Args:
         source: the network; its structures have the values 1, 2, ... in the reference label map.
         item: paths "image" and "label".
     """
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     volume = read_volume(item["image"])
     masks = source(volume, source.offered)
-    seconds = time.perf_counter() - began
+    wall, cpu = time.perf_counter() - began, time.process_time() - busy
     truth = torch.from_numpy(np.rint(read_volume(item["label"]).array[0]).astype(np.int64))
     found = torch.from_numpy(masks.labels.astype(np.int64))
     scores = dice(found, truth, range(1, len(source.offered) + 1))
     present = {v for v in scores if bool((truth == v).any())}
-    return {name: scores[v] for v, name in enumerate(source.offered, start=1) if v in present}, seconds
+    return {name: scores[v] for v, name in enumerate(source.offered, start=1) if v in present}, wall, cpu
 
 
 def main(
@@ -62,21 +62,26 @@ def main(
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     folder, items = ITEMS[net]
     source = BundledNet(net, checkpoint, **options).to(pick_device(device))
-    results = [
-        score(source, item)
-        for item in tqdm(items(Path(data_dir) / folder, Path(data_dir) / "splits", part), unit="image")
-    ]
-    rows = {name: [r[name] for r, _ in results if name in r] for name in source.offered}
-    seconds = [s for _, s in results]
+    results = []
+    with tqdm(items(Path(data_dir) / folder, Path(data_dir) / "splits", part), unit="image", file=sys.stderr) as bar:
+        for item in bar:
+            results.append(score(source, item))
+            scores, wall, cpu = results[-1]
+            shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            bar.write(f"{Path(item['image']).name}: {shown}; {wall:.1f} s, {cpu:.1f} s of CPU", file=sys.stdout)
+            sys.stdout.flush()
+    rows = {name: [r[name] for r, *_ in results if name in r] for name in source.offered}
+    wall, cpu = np.asarray([r[1:] for r in results]).T
     out = sys.stdout.write
     out(f"{len(results)} images of {part} subjects\n")
     out("| structure | Dice, mean ± sd | lowest |\n|---|---|---|\n")
     for name, values in rows.items():
         out(f"| {name} | {mean_sd(values)} | {np.min(values):.3f} |\n")
     counted = [name for name in rows if name != LEFT_OUT]
-    means = [np.mean([r[n] for n in counted if n in r]) for r, _ in results]
+    means = [np.mean([r[n] for n in counted if n in r]) for r, *_ in results]
     out(f"| mean of {len(counted)} | {mean_sd(means)} | {np.min(means):.3f} |\n")
-    out(f"{np.median(seconds):.1f} s an image (median), {np.max(seconds):.1f} s at most, {hardware()}\n")
+    out(f"an image: {np.median(wall):.1f} s (median), {wall.max():.1f} s at most, ")
+    out(f"{np.median(cpu):.1f} s of CPU time; {hardware()}\n")
 
 
 if __name__ == "__main__":

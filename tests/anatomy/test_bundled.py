@@ -19,7 +19,7 @@ from tests.anatomy.conftest import volume_of
 
 @pytest.fixture(scope="module")
 def heart(untrained) -> BundledNet:
-    return build_source("cardiac", {"checkpoint": untrained["cardiac"], "flips": False})
+    return build_source("cardiac", {"checkpoint": untrained["cardiac"]})
 
 
 def test_network_shapes():
@@ -65,7 +65,7 @@ def test_one_slice(heart):
 
 
 def test_half_turn_is_averaged(untrained):
-    source = BundledNet("cardiac", untrained["cardiac"])
+    source = BundledNet("cardiac", untrained["cardiac"], flips=True)
     volume = volume_of()
     turned = Volume(volume.array[:, ::-1, ::-1].copy(), volume.geometry, "turned.nii")
     a = source(volume, "LV", "mr", probabilities=True).probabilities

@@ -96,7 +96,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(scans, monkeypatch):
 
 def test_bundled_source_by_default(untrained, heart_files, tmp_path, monkeypatch):
     words = [heart_files["moving"], "--names", "myocardium", "--output_dir", str(tmp_path / "out")]
-    assert run(monkeypatch, *words, "--checkpoint", untrained["cardiac"], "--flips", "False") == 0
+    assert run(monkeypatch, *words, "--checkpoint", untrained["cardiac"]) == 0
     record = json.loads((tmp_path / "out" / "moving_masks.json").read_text(encoding="utf-8"))
     assert record["source"] == "cardiac" and record["labels"] == {"myocardium": 1}
 
