@@ -8,9 +8,10 @@ import sys
 from typing import Any
 
 import fire
+from monai.bundle import ConfigParser
 
 from scripts.engine.outcome import input_error
-from scripts.engine.run import run_bundle
+from scripts.engine.run import BUNDLE, run_bundle
 from scripts.tools.compose import compose
 from scripts.tools.evaluate import evaluate, summary_text
 from scripts.tools.invert import invert
@@ -59,10 +60,39 @@ def shown(result: Any) -> str | None:
     return summary_text(result) if "summary" in result else json.dumps(result, indent=2)
 
 
+def masks(
+    images: str,
+    names: str,
+    output_dir: str,
+    source: str = "cardiac",
+    device: str = "auto",
+    modality: str = "auto",
+    **options: Any,
+) -> None:
+    """Segments structures by name in one image or a list, and writes one label map an image.
+
+    Args:
+        images: an image, a pattern such as "data/*.nii.gz", or a list: one path a line (.txt), or JSON.
+        names: structures, e.g. "liver,spleen"; the i-th has the value i.
+        output_dir: folder of the results; images whose masks stand there already are skipped.
+        source: cardiac, abdomen, sat, bundle:PATH or files:PATTERN, e.g. "files:{folder}/{stem}_gt.nii.gz".
+        device: auto, cpu, cuda or mps.
+        modality: auto, ct, mr, us or pet.
+        options: options of the source, e.g. --size pro --checkpoint FILE, or --values "{'liver': 6}"; and any key of
+            configs/masks.json.
+    """
+    files = ["masks.json", *(["masks_vista3d.json"] if source == "bundle:vista3d" else [])]
+    known = ConfigParser.load_config_files([str(BUNDLE / "configs" / name) for name in files])
+    of_source = {**(known["source_options"] or {}), **{k: v for k, v in options.items() if k not in known}}
+    chosen = {"images": images, "names": names, "output_dir": output_dir, "source": source, "modality": modality}
+    settings = {k: v for k, v in options.items() if k in known}
+    run_bundle(files, {**chosen, "device": device, "source_options": of_source, **settings})
+
+
 def main() -> None:
     """Runs the command; bad input ends it with one sentence and exit code 1."""
     try:
-        verbs = {"register": register, "correspond": correspond}
+        verbs = {"register": register, "correspond": correspond, "masks": masks}
         verbs |= {"warp": warp, "invert": invert, "compose": compose, "evaluate": evaluate}
         fire.Fire(verbs, name="python -m scripts", serialize=shown)
     except Exception as error:

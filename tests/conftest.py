@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.anatomy.net import build_net
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 from scripts.spatial.geometry import Geometry
+from scripts.weights import export_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -38,6 +40,17 @@ def heart():
 @pytest.fixture(scope="session")
 def heart_files(heart, tmp_path_factory) -> dict[str, str]:
     return write_phantom(tmp_path_factory.mktemp("heart"), heart)
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory) -> dict[str, str]:
+    """Weights of each bundled network before any training."""
+    folder = tmp_path_factory.mktemp("untrained")
+    torch.manual_seed(0)
+    paths = {name: str(folder / f"{name}.pt") for name in ("cardiac", "abdomen")}
+    for name, path in paths.items():
+        export_weights(build_net(name), path)
+    return paths
 
 
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:

@@ -73,6 +73,16 @@ def test_register_and_correspond(bundle, heart_files, tmp_path, monkeypatch):
     assert (tmp_path / "0" / "ddf.nii.gz").exists()
 
 
+def test_masks(bundle, heart_files, tmp_path, monkeypatch):
+    line = next(line for line in commands(bundle) if "scripts masks" in line)
+    words = shlex.split(line)[3:]
+    words[words.index("moving.nii.gz")] = heart_files["moving"]
+    words[words.index("--output_dir") + 1] = str(tmp_path / "masks")
+    assert run_main(monkeypatch, *words, "--progress", "False") == 0
+    record = json.loads((tmp_path / "masks" / "moving_masks.json").read_text(encoding="utf-8"))
+    assert list(record["labels"]) == ["left ventricle cavity", "right ventricle cavity", "myocardium"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

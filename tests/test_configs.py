@@ -10,6 +10,7 @@ import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 
 FILES = {"samreg": ["samreg.json"], "correspond": ["samreg.json", "correspond.json"]}
+TRAIN_ANATOMY = ["train_anatomy.json", "datasets/acdc_anatomy.json"]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -27,7 +28,32 @@ def test_inference_workflows_have_all_properties(bundle, tmp_path, name):
     assert workflow.check_properties() == []
 
 
-@pytest.mark.parametrize("names", [*FILES.values(), ["train_sam.json"]])
+def test_masks_workflow_has_all_properties(bundle, tmp_path, untrained):
+    workflow = ConfigWorkflow(
+        str(bundle / "configs" / "masks.json"),
+        workflow_type="inference",
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        bundle_root=str(bundle),
+        dataset_dir=str(tmp_path),
+        output_dir=str(tmp_path / "out"),
+        source_options={"checkpoint": untrained["cardiac"]},
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_vista3d_overlay_asks_for_what_the_bundle_takes(bundle):
+    """The overlay changes known keys only, and gives the bundle's class prompts under the name that VISTA3D reads."""
+    configs = bundle / "configs"
+    base = json.loads((configs / "masks.json").read_text(encoding="utf-8"))
+    overlay = json.loads((configs / "masks_vista3d.json").read_text(encoding="utf-8"))
+    assert set(overlay) <= set(base)
+    assert overlay["source_options"]["prompt_key"] == "label_prompt"
+
+
+@pytest.mark.parametrize(
+    "names", [*FILES.values(), ["train_sam.json"], TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
+)
 def test_expressions_stay_one_short_line(bundle, names):
     config = ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
 

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 
+from scripts.data.images import image_items
 from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.phantoms.pair import PhantomPair
@@ -72,13 +74,39 @@ def pair_list(sample_dir: str, sample: str = "cardiac", sample_seed: int = 0, **
         raise InputError(f"Only the {named[0]} image was given; both --moving and --fixed are needed.")
     if named:
         return [paths]
-    if sample not in MAKERS:
-        raise InputError(f"sample must be one of {', '.join(MAKERS)}, got {sample!r}.")
-    folder = Path(sample_dir) / f"{sample}_{sample_seed}"
-    marker = folder / "true_ddf.nii.gz"  # written last
-    if not marker.exists():
-        logger.info("no pair was named: making a %s phantom pair in %s", sample, folder)
-        write_phantom(folder, MAKERS[sample](sample_seed))
+    folder = phantom_folder(sample_dir, sample, sample_seed)
     roles = {"moving": "nii.gz", "fixed": "nii.gz", "moving_label": "nii.gz", "fixed_label": "nii.gz"}
     roles |= {"moving_landmarks": "csv", "fixed_landmarks": "csv"}
     return [{**paths, **{role: str(folder / f"{role}.{ending}") for role, ending in roles.items()}}]
+
+
+def image_list(sample_dir: str, images: str | Sequence[str] | None = None, sample: str = "cardiac") -> list[dict]:
+    """The images to segment: those that are named, see :func:`scripts.data.images.image_items`, or a phantom pair.
+
+    Args:
+        sample_dir: where a phantom pair is kept when no image is named.
+        images: an image, a pattern, or a list.
+        sample: kind of the phantom.
+
+    Raises:
+        InputError: images that cannot be found, or an unknown phantom.
+    """
+    if not images:
+        folder = phantom_folder(sample_dir, sample, 0)
+        images = [str(folder / "moving.nii.gz"), str(folder / "fixed.nii.gz")]
+    return image_items(images)
+
+
+def phantom_folder(sample_dir: str, sample: str, seed: int) -> Path:
+    """The folder of a phantom pair, made if it is not there yet.
+
+    Raises:
+        InputError: an unknown phantom.
+    """
+    if sample not in MAKERS:
+        raise InputError(f"sample must be one of {', '.join(MAKERS)}, got {sample!r}.")
+    folder = Path(sample_dir) / f"{sample}_{seed}"
+    if not (folder / "true_ddf.nii.gz").exists():  # written last
+        logger.info("nothing was named: making a %s phantom pair in %s", sample, folder)
+        write_phantom(folder, MAKERS[sample](seed))
+    return folder

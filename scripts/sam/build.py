@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from segment_anything import sam_model_registry
@@ -16,6 +14,7 @@ from segment_anything.modeling import Sam
 from scripts.errors import InputError
 from scripts.sam.compact import compact_sam
 from scripts.sam.vit import save_memory
+from scripts.weights import load_weights, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ def build_sam(
                 "file; download it again, or give --sam_sha256 None for weights of your own."
             )
         sam = sam_model_registry["vit_b" if model == "medsam" else model]()
-    load_state(sam, path, model)
+    load_weights(sam, read_checkpoint(path), path, f"SAM {model}")
     save_memory(sam)
     sam.encoder_dtype = getattr(torch, precision)
     sam.everything_refused = None
@@ -104,30 +103,6 @@ def build_sam(
             "use it in prompted mode with a box, or choose --sam compact or vit_b."
         )
     return sam.eval()
-
-
-def load_state(sam: Sam, path: Path, name: str) -> None:
-    """Loads a tensor-only state dict.
-
-    Raises:
-        InputError: the file is missing or no checkpoint, or belongs to another architecture; names the first keys that
-            differ.
-    """
-    if not path.exists():
-        raise InputError(f"There are no weights at {path}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise InputError(f"{path} is not a readable weights file; it may be truncated, so get it again.") from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"{path} is not a plain dict of tensors; save the state dict of the model alone.")
-    wanted = sam.state_dict()
-    wrong = sorted(set(wanted) ^ set(state)) + sorted(
-        k for k in wanted if k in state and wanted[k].shape != state[k].shape
-    )
-    if wrong:
-        raise InputError(f"{path} does not fit SAM {name}: {len(wrong)} entries differ, first {', '.join(wrong[:3])}.")
-    sam.load_state_dict(state)
 
 
 def file_sha256(path: Path) -> str:

@@ -1,24 +1,11 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Writing and reading weights as tensor-only half-precision files."""
+"""The weights that a training of a Segment Anything model begins with."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from segment_anything.modeling import Sam
-from torch import nn
 
-from scripts.sam.build import load_state
-
-
-def export_weights(model: nn.Module, path: str | Path) -> None:
-    """Saves the parameters of a model in half precision, complete or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    torch.save({k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}, part)
-    part.replace(path)
+from scripts.weights import load_weights, read_checkpoint
 
 
 def start_from(sam: Sam, path: str | None) -> Sam:
@@ -28,5 +15,5 @@ def start_from(sam: Sam, path: str | None) -> Sam:
         InputError: the file is missing, unreadable, or of another architecture.
     """
     if path is not None:
-        load_state(sam, Path(path), "compact")
+        load_weights(sam, read_checkpoint(path), path, "SAM compact")
     return sam

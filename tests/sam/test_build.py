@@ -12,7 +12,8 @@ from scripts.sam import build
 from scripts.sam.build import RELEASED, build_sam, file_sha256
 from scripts.sam.compact import compact_sam
 from scripts.sam.everything import EverythingMode
-from scripts.sam.weights import export_weights, start_from
+from scripts.sam.weights import start_from
+from scripts.weights import export_weights
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_a_training_starts_from_given_weights(tmp_path):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)  # the file is half precision
     fresh = small()
     assert start_from(fresh, None) is fresh
-    with pytest.raises(InputError, match=r"no weights at .*gone\.pt"):
+    with pytest.raises(InputError, match=r"weights .*gone\.pt are missing"):
         start_from(small(), str(tmp_path / "gone.pt"))
     with pytest.raises(InputError, match=r"does not fit SAM compact: \d+ entries differ"):
         start_from(compact_sam(64, 8, 32, 32, channels=(8, 8, 8, 8)), str(path))

@@ -1,0 +1,95 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The grid on which a segmentation network sees an image, and the way back to the native grid."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.spatial.geometry import Geometry, resample
+
+LAYOUTS = ("slices", "RAS", "LPS")
+CLASSES_AT_ONCE = 4  # classes brought back together; all at once would take several times the memory of the image
+
+
+def as_volume(image: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+    """A 2-D image as a volume of one slice; 3-D images as they are.
+
+    Args:
+        image: (C, X, Y[, Z]).
+        geometry: its grid.
+    """
+    if geometry.ndim == 3:
+        return image, geometry
+    return image[..., None], Geometry((*geometry.shape, 1), geometry.affine)
+
+
+def arranged(geometry: Geometry, layout: str) -> Geometry:
+    """The same voxels with their axes in another order and direction.
+
+    Args:
+        geometry: a 3-D grid.
+        layout: "slices" moves the axis of the thickest voxels to the end and flips nothing, because the header of a
+            short-axis stack says little about the heart; "RAS" and "LPS" take the nearest axes of the patient.
+    """
+    shape, affine = np.asarray(geometry.shape), geometry.affine
+    if layout == "slices":
+        last = int(np.argmax(geometry.spacing)) if max(geometry.spacing) > 1.01 * min(geometry.spacing) else 2
+        if 1 in geometry.shape:
+            last = geometry.shape.index(1)
+        source = [axis for axis in range(3) if axis != last] + [last]
+        signs = [1, 1, 1]
+    elif layout in LAYOUTS:
+        wanted = nib.orientations.axcodes2ornt(layout)
+        change = nib.orientations.ornt_transform(nib.io_orientation(affine), wanted)
+        source = [int(np.flatnonzero(change[:, 0] == axis)[0]) for axis in range(3)]
+        signs = [int(change[s, 1]) for s in source]
+    else:
+        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
+    # Column i of this matrix says where one step along the new axis i leads among the old voxels.
+    step = np.eye(4)
+    step[:3, :3] = 0
+    for new, (old, sign) in enumerate(zip(source, signs)):
+        step[old, new] = sign
+        step[old, 3] = 0 if sign > 0 else shape[old] - 1
+    return Geometry(tuple(int(shape[s]) for s in source), affine @ step)
+
+
+def working_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None, ...]) -> Geometry:
+    """The grid of a network that covers the box of an image.
+
+    Args:
+        geometry: 3-D grid of the image.
+        layout: see :func:`arranged`.
+        spacing_mm: voxel size along the arranged axes; None keeps that of the image.
+    """
+    grid = arranged(geometry, layout)
+    shape = tuple(
+        size if wanted is None else max(1, round(size * own / wanted))
+        for size, own, wanted in zip(grid.shape, grid.spacing, spacing_mm)
+    )
+    return grid.resized(shape)
+
+
+def native_labels(scores: Tensor, working: Geometry, native: Geometry) -> Tensor:
+    """The class of the highest score at every native voxel.
+
+    Args:
+        scores: (K, *working.shape) probabilities or logits, class 0 the background.
+        working: 3-D grid of the scores.
+        native: 3-D grid of the result.
+
+    Returns:
+        (*native.shape) uint8.
+    """
+    best = torch.full(native.shape, -torch.inf, device=scores.device)
+    labels = torch.zeros(native.shape, dtype=torch.uint8, device=scores.device)
+    for first in range(0, len(scores), CLASSES_AT_ONCE):
+        part = resample(scores[first : first + CLASSES_AT_ONCE], working, native)
+        top, which = part.max(dim=0)
+        better = top > best
+        best = torch.where(better, top, best)
+        labels[better] = (which[better] + first).to(torch.uint8)
+    return labels

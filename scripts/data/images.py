@@ -1,0 +1,97 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Lists of images as users give them, with a name of its own for each."""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.transforms import Transform
+
+from scripts.data.reader import read_volume
+from scripts.errors import InputError
+
+SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+
+
+def stem_of(path: str | Path) -> str:
+    """File name without its (double) suffix; a DICOM folder's name as it is."""
+    name = Path(path).name
+    for suffix in SUFFIXES:
+        if name.lower().endswith(suffix):
+            name = name[: -len(suffix)]
+    return name
+
+
+def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
+    """The images to work on.
+
+    Args:
+        images: one image (a file or a DICOM folder), a list of them, a pattern such as "data/*.nii.gz", or a file with
+            one path a line (.txt) or a JSON list (.json); paths in a file are relative to it.
+
+    Returns:
+        dicts with "path", and "case", a name that no other image of the list has.
+
+    Raises:
+        InputError: nothing is named, nothing matches, the list cannot be read, or an image is named twice.
+    """
+    paths = _paths(images)
+    if not paths:
+        raise InputError(f"No image was found for {images!r}; give an image, a pattern, or a list of images.")
+    names = [stem_of(p) for p in paths]
+    depth = 1
+    while len(set(names)) < len(names) and depth < 20:
+        depth += 1
+        parts = [Path(p).absolute().parts[-depth:-1] for p in paths]
+        again = {n for n in names if names.count(n) > 1}
+        names = ["_".join([*w, stem_of(p)]) if n in again else n for n, p, w in zip(names, paths, parts)]
+    if len(set(names)) < len(names):
+        twice = next(p for p in paths if paths.count(p) > 1 or names.count(stem_of(p)) > 1)
+        raise InputError(f"{twice} stands in the list twice; name every image once.")
+    return [{"path": path, "case": name} for path, name in zip(paths, names)]
+
+
+def _paths(images: str | Sequence[str] | None) -> list[str]:
+    if images is None:
+        return []
+    if not isinstance(images, str):
+        return [str(p) for p in images]
+    path = Path(images)
+    if path.suffix.lower() not in (".txt", ".json"):
+        return [images] if path.exists() or not glob.has_magic(images) else sorted(glob.glob(images, recursive=True))
+    try:
+        text = path.read_text(encoding="utf-8")
+        entries = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"The list of images {images} cannot be read ({error}).") from error
+    if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
+        raise InputError(f"{images} is not a list of paths; give a JSON list, or a text file with one path a line.")
+    return [str(path.parent / e.strip()) for e in entries if e.strip()]
+
+
+class LoadVolume(Transform):
+    """Reads an image; what cannot be read is recorded, not raised, so that the rest of a list is still done.
+
+    Args:
+        header: see :func:`scripts.data.reader.read_volume`.
+        frame: of 4-D series.
+
+    Input: a dict with "path".
+
+    Output: the same with "volume", a :class:`scripts.data.reader.Volume`, or with "error", an :class:`InputError`.
+    """
+
+    def __init__(self, header: str = "auto", frame: int | None = None) -> None:
+        self.header, self.frame = header, frame
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if data.get("done"):
+            return dict(data)
+        try:
+            return {**data, "volume": read_volume(data["path"], frame=self.frame, header=self.header)}
+        except InputError as error:
+            return {**data, "error": error}

@@ -1,0 +1,19 @@
+"""How good the shipped networks must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scripts.anatomy.bundled import MODELS, BundledNet
+from scripts.anatomy.training import acdc_items
+from scripts.benchmarks.anatomy import score
+
+
+@pytest.mark.slow
+def test_cardiac_dice_on_the_validation_patients(real_data):
+    assert (MODELS / "cardiac_net.pt").exists()
+    source = BundledNet("cardiac")
+    items = acdc_items(real_data / "acdc", real_data / "splits", "validation")
+    assert len(items) == 20
+    assert np.mean([np.mean(list(score(source, item)[0].values())) for item in items]) >= 0.86
