@@ -39,6 +39,11 @@ class WorkingPrompt:
     box: Tensor | None
     mask: Tensor | None
 
+    @property
+    def only_mask(self) -> bool:
+        """Whether the mask stands alone: it is then the region itself, not a hint for one."""
+        return self.mask is not None and not len(self.points) and self.box is None
+
 
 class PlacePrompt(Transform):
     """Adds "prompt", a :class:`WorkingPrompt`, to what :class:`scripts.data.pair.LoadPair` made.

@@ -19,8 +19,8 @@ from scripts.errors import InputError
 from scripts.roi.matching import Matches
 from scripts.roi.regions import find_regions, slice_prototypes
 from scripts.roi.registration import Registration, timed, working_image
-from scripts.roi.slicing import plan_slices
-from scripts.sam.prompts import EncodedSlices, Prompt, mask_logits
+from scripts.roi.slicing import SlicePlan, plan_slices
+from scripts.sam.prompts import EncodedSlices, Prompt
 from scripts.sam.slice_masks import SliceMasks
 from scripts.sam.suppress import pairwise_overlap
 
@@ -100,7 +100,9 @@ class PromptedCorrespondence:
         with timed(seconds, "follow"):
             for name, found in ((prompt.source, begin), (other, answer)):
                 slices = [encoded[name].masks(found.position, None)] * len(encoded[name])
-                for one in self._follow(encoded[name], found):
+                given = name == prompt.source and prompt.only_mask
+                chain = self._given(encoded[name], prompt.mask, plan) if given else self._follow(encoded[name], found)
+                for one in chain:
                     slices[one.position] = one.masks
                 regions[name] = find_regions(slices, plan, keep=None, link=True, link_overlap=0.0, link_similarity=-1.0)
         one = torch.zeros(1, dtype=torch.long)
@@ -115,7 +117,7 @@ class PromptedCorrespondence:
             )
         return result
 
-    def _source_region(self, source: EncodedSlices, prompt: WorkingPrompt, plan) -> Found:
+    def _source_region(self, source: EncodedSlices, prompt: WorkingPrompt, plan: SlicePlan) -> Found:
         """The region that the user means, on one slice."""
         rough = None
         if prompt.mask is not None:
@@ -135,17 +137,21 @@ class PromptedCorrespondence:
         if prompt.box is not None:
             corners = plan.from_index(prompt.box, source.size)[0]
             box = torch.cat([corners.amin(dim=0), corners.amax(dim=0)])
-        if rough is not None and not len(points) and box is None:
-            empty = source.masks(position, None)
-            ones = torch.ones(1, device=source.sam.device)
-            logits = mask_logits(rough.to(ones.device), empty)[None] + empty.threshold
-            masks = empty.with_masks(logits, ones, ones, torch.zeros(2))
+        if prompt.only_mask:
+            masks = source.given(position, rough)
         else:
             masks = source.masks(position, Prompt(points, prompt.labels, box, rough))[:1]
         if not (masks.logits > masks.threshold).any():
             raise InputError("The prompt gives an empty region; move the point into the structure or give a box.")
         prototype = slice_prototypes(masks)[0][0]
         return Found(position, masks, prototype, 1.0)
+
+    def _given(self, source: EncodedSlices, mask: Tensor, plan: SlicePlan) -> list[Found]:
+        """A mask that the user gave, on every slice that it touches; without propagation on the fullest one."""
+        stack = plan.cut(mask[None].float())[:, 0] > 127
+        area = stack.flatten(1).sum(dim=1)
+        positions = area.nonzero()[:, 0] if self.propagate else area.argmax()[None]
+        return [Found(p, source.given(p, stack[p]), torch.zeros(0), 1.0) for p in positions.tolist()]
 
     def _search(self, target: EncodedSlices, begin: Found, pixel_mm: float) -> Found:
         """The region of the other image that is most like the one sought."""

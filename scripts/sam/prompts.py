@@ -94,6 +94,14 @@ class EncodedSlices:
         found = empty.with_masks(logits, iou, stability_score(logits, sam.mask_threshold, 1.0), place)
         return found[iou.argsort(descending=True)]
 
+    @torch.no_grad()
+    def given(self, position: int, mask: Tensor) -> SliceMasks:
+        """A slice with one mask (H, W) that nobody has to find, e.g. one drawn by the user."""
+        empty = self.masks(position, None)
+        one = torch.ones(1, device=empty.embedding.device)
+        logits = mask_logits(mask.to(one.device), empty)[None] + empty.threshold
+        return empty.with_masks(logits, one, one, torch.zeros(2))
+
 
 def mask_logits(mask: Tensor, masks: SliceMasks) -> Tensor:
     """A mask (H, W) as low-resolution logits (h, w), the form of the model's own masks."""
