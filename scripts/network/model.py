@@ -110,11 +110,12 @@ class CrossFusionNet(nn.Module):
         ):
             if field is not None:
                 field = resize_ddf(field, moving.shape[2:])
-                both = warp(torch.cat([moving, moving_mask], dim=1), field)
+                # Coordinates need float32 whatever autocast says: half precision cannot tell voxel 200 from 201.
+                both = warp(torch.cat([moving, moving_mask], dim=1).float(), field)
                 moving, moving_mask = both.split(moving.shape[1], dim=1)
             maps = moving, fixed, moving_mask, fixed_mask
             residual = checkpoint(level, *maps, use_reentrant=False) if self.checkpointing else level(*maps)
-            field = residual if field is None else field + residual
+            field = residual.float() if field is None else field + residual.float()
         if self.diffeomorphic:
             field = integrate(field)
         return Prediction(_crop(field, shape), [m for m, _ in images], [f for _, f in images])
