@@ -52,9 +52,7 @@ class RandMaskErrors(Randomizable, Transform):
     Changes "masks" (2, *shape), moving and fixed apart.
     """
 
-    def __init__(
-        self, no_masks: float = 0.2, drop: float = 0.05, shift: float = 3.0, lose_slice: float = 0.03
-    ) -> None:
+    def __init__(self, no_masks: float = 0.2, drop: float = 0.05, shift: float = 3.0, lose_slice: float = 0.03) -> None:
         self.no_masks, self.drop, self.shift, self.lose_slice = no_masks, drop, shift, lose_slice
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

@@ -105,7 +105,9 @@ class LoadPair(Transform):
         try:
             grey = {role: apply_window(torch.from_numpy(v.array), self.window) for role, v in volumes.items()}
             small = {role: coarsen(grey[role], v.geometry, min(working.spacing)) for role, v in volumes.items()}
-            transform = align(*_grey(*small["fixed"]), *_grey(*small["moving"]), str(data.get("init") or self.init or "none"))
+            transform = align(
+                *_grey(*small["fixed"]), *_grey(*small["moving"]), str(data.get("init") or self.init or "none")
+            )
         except ValueError as error:
             raise InputError(str(error)) from error
         if not overlap(fixed.geometry, moving.geometry, transform):

@@ -42,7 +42,9 @@ def read_pairs(path: str | Path) -> list[dict]:
         pair = {k: v for k, v in row.items() if k and v not in (None, "")}
         for key in ("moving", "fixed"):
             if key not in pair:
-                raise InputError(f"Pair {number} of {path} has no {key} image; the columns moving and fixed are needed.")
+                raise InputError(
+                    f"Pair {number} of {path} has no {key} image; the columns moving and fixed are needed."
+                )
         for key in {"moving", "fixed", *FILES} & set(pair):
             pair[key] = str(path.parent / pair[key])
             if not Path(pair[key]).exists():
@@ -95,9 +97,7 @@ def centre_crop(source: Path, target: Path, side: int) -> str:
     return str(target)
 
 
-def acdc_pairs(
-    data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask_dir: str | None = None
-) -> list[dict]:
+def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask_dir: str | None = None) -> list[dict]:
     """End-diastole (moving) to end-systole (fixed) of every patient of a split, cropped to the heart in plane.
 
     Args:

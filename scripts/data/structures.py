@@ -30,7 +30,8 @@ class AddMasks(Transform):
         structures: names, lower case; structure i has the label i + 1.
         source: what makes masks where the pair names no files. None: nothing, the masks are empty. "label": the label
             maps, for training subjects and for upper bounds. Otherwise a callable that takes an image
-            (:class:`scripts.data.reader.Volume`) and the names, and returns a label map on its grid.
+            (:class:`scripts.data.reader.Volume`) and the names, and returns a label map on its grid, or an object with
+            one as ``labels``.
 
     Input: the output of :class:`scripts.data.pair.LoadPair`.
 
@@ -60,7 +61,8 @@ class AddMasks(Transform):
             if mask is None:
                 raise InputError(f"{image.path} has no label map to take masks from; add {role}_label or masks.")
         elif mask is None and self.source is not None:
-            array = np.asarray(self.source(image, self.structures)).reshape(1, *image.geometry.shape)
+            made = self.source(image, self.structures)
+            array = np.asarray(getattr(made, "labels", made)).reshape(1, *image.geometry.shape)
             mask = Volume(array, image.geometry, f"masks of {image.path}")
         if mask is not None:
             highest = int(mask.array.max())

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from monai.data import MetaTensor
 
 
 def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
@@ -23,6 +24,13 @@ def pair_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = 
     image = torch.cat([torch.as_tensor(batch[key]) for key in ("image", "masks")], dim=1)
     labels = torch.as_tensor(batch["labels"]).to(device, non_blocking=non_blocking) if "labels" in batch else None
     return plain(image).to(device, non_blocking=non_blocking), labels
+
+
+def inference_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
+    """One loaded pair with masks: (MetaTensor (1, 4, *shape) with the affine of the working grid, None)."""
+    grey = [half.mean(dim=1, keepdim=True) for half in plain(batch["image"]).chunk(2, dim=1)]
+    image = torch.cat([*grey, plain(batch["masks"])[None]], dim=1)
+    return MetaTensor(image, affine=batch["image"].affine).to(device, non_blocking=non_blocking), None
 
 
 def training_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):

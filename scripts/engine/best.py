@@ -19,7 +19,7 @@ class KeepBest:
     """Saves the weights whenever the key metric of the evaluator it is attached to is higher than ever.
 
     MONAI's ``CheckpointSaver`` forgets the best value when a training is resumed, and then keeps the first one; this
-    handler has a state that :class:`scripts.engine.resume.Resume` can hold. The file is replaced only by a complete one.
+    handler has a state that :class:`scripts.engine.resume.Resume` can hold. Only a complete file replaces the old one.
 
     Args:
         model: whose weights are kept, in half precision.

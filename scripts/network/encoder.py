@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import Tensor, nn
@@ -45,8 +46,7 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [inputs, *channels]
         self.levels = nn.ModuleList(
-            nn.Sequential(ConvBlock(spatial_dims, a, b), ConvBlock(spatial_dims, b, b))
-            for a, b in zip(widths[:-1], widths[1:])
+            nn.Sequential(ConvBlock(spatial_dims, a, b), ConvBlock(spatial_dims, b, b)) for a, b in pairwise(widths)
         )
         self.pools = nn.ModuleList(Pool[Pool.AVG, spatial_dims](tuple(s), tuple(s)) for s in strides)
 

@@ -96,7 +96,9 @@ class CrossFusionNet(nn.Module):
         """As :meth:`forward`, with the image features that the prototype losses need."""
         n = self.spatial_dims
         if image.ndim != n + 2 or image.shape[1] != 4:
-            raise ValueError(f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}.")
+            raise ValueError(
+                f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
+            )
         shape = image.shape[2:]
         image = self.pad(image)
         pictures, masks = torch.cat([image[:, 0:1], image[:, 1:2]]), torch.cat([image[:, 2:3], image[:, 3:4]])
@@ -121,7 +123,7 @@ class CrossFusionNet(nn.Module):
         return Prediction(_crop(field, shape), [m for m, _ in images], [f for _, f in images])
 
     def pad(self, image: Tensor) -> Tensor:
-        """Repeats the far borders of (B, C, H, W[, D]) until every level halves exactly and the coarsest has two voxels."""
+        """Repeats the far borders of an image until every level halves exactly and the coarsest has two voxels."""
         sizes = [-(-s // t) * t for s, t in zip(image.shape[2:], self.total_stride)]
         if prod(s // t for s, t in zip(sizes, self.total_stride)) == 1:
             sizes[0] *= 2

@@ -60,9 +60,8 @@ class PairTraining(nn.Module):
         k = self.network.structures
         terms: dict[str, list[Tensor]] = {}
         for b in range(len(image)):
-            one = field_terms(
-                out.ddf[b : b + 1].float(), image[b], targets[b], k, spacing[b].tolist(), self.lncc_kernel, self.max_points
-            )
+            ddf, mm = out.ddf[b : b + 1].float(), spacing[b].tolist()
+            one = field_terms(ddf, image[b], targets[b], k, mm, self.lncc_kernel, self.max_points)
             features = (f[self.feature_level][b].float() for f in (out.moving, out.fixed))
             one |= feature_terms(*features, padded[b], k, self.temperature)
             bad = [key for key, value in one.items() if not torch.isfinite(value)]
