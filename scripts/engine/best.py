@@ -25,10 +25,11 @@ class KeepBest:
         model: whose weights are kept, in half precision.
         path: the file.
         metric: name of the metric; higher is better.
+        writer: whether this process writes the file; one of many does.
     """
 
-    def __init__(self, model: nn.Module, path: str, metric: str) -> None:
-        self.model, self.path, self.metric = model, Path(path), metric
+    def __init__(self, model: nn.Module, path: str, metric: str, writer: bool = True) -> None:
+        self.model, self.path, self.metric, self.writer = model, Path(path), metric, writer
         self.best = self.last = -math.inf
 
     def attach(self, engine: Engine) -> None:
@@ -37,7 +38,8 @@ class KeepBest:
     def __call__(self, engine: Engine) -> None:
         self.last = float(engine.state.metrics[self.metric])
         if self.last > self.best:
-            export_weights(self.model, self.path)
+            if self.writer:
+                export_weights(self.model, self.path)
             self.best = self.last
             logger.info("best %s so far, %.4f: saved %s", self.metric, self.best, self.path)
 

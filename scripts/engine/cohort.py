@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 
 logger = logging.getLogger(__name__)
 
 
 class CohortTable:
-    """Collects the metrics of every pair that an evaluator measures.
+    """Collects the metrics of every pair that an evaluator measures, over all processes under torchrun.
 
     Args:
         output_dir: folder of ``metrics.csv`` and ``summary.json``.
@@ -49,6 +50,12 @@ class CohortTable:
         logger.info("%s: %s", name, shown)
 
     def finish(self, engine: Engine) -> None:
+        if dist.is_available() and dist.is_initialized():
+            shards: list = [None] * dist.get_world_size()
+            dist.all_gather_object(shards, self.rows)
+            self.rows = sorted((row for shard in shards for row in shard), key=lambda row: row["name"])
+            if dist.get_rank():
+                return
         self.output_dir.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(k for row in self.rows for k in row))
         part = self.output_dir / "metrics.csv.part"
