@@ -22,7 +22,7 @@ def test_it_improves_a_bad_field(with_masks):
     settings = RefineSettings(steps=30, learning_rate=0.3)
     with torch.inference_mode():  # as MONAI's evaluators call it
         ddf, history = refine(still, images, labels * with_masks, 1, (1.0, 1.0), settings)
-    assert min(history) < 0.6 * history[0]
+    assert min(history) < 0.7 * history[0]
     inside = ddf[0, 0][(labels[1] > 0)]
     assert -4 < float(inside.mean()) < -1.5  # pull: the moving disc lies three rows before the fixed one
 

@@ -33,10 +33,10 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def lists(tmp_path_factory) -> dict[str, str]:
-    """A training list of two phantom pairs and a validation list of one."""
+    """A training and a validation list of two phantom pairs each."""
     folder = tmp_path_factory.mktemp("pairs")
     rows = []
-    for seed in range(3):
+    for seed in range(4):
         paths = write_phantom(folder / str(seed), cardiac_pair(seed, (32, 32, 4), (6.0, 6.0, 16.0)))
         rows.append(
             {k: paths[k] for k in ("moving", "fixed", "moving_label", "fixed_label")} | {"name": f"heart{seed}"}
@@ -150,6 +150,7 @@ def test_nan_stops_with_the_name_and_keeps_the_checkpoint(bundle, lists, tmp_pat
     assert (tmp_path / "last.pt").read_bytes() == good
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(bundle, lists, tmp_path):
     """Gloo on the CPU: the same global batch gives the same loss curve."""
     curves = {}
