@@ -84,12 +84,12 @@ def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
     # The measured cohort goes through the inference pipeline with the trained weights.
     out = tmp_path / "evaluation"
     options = {k: SMALL[k] for k in ("network_def#channels", "strides", "attention_window", "max_size", "window")}
-    run(
-        workflow_of(
-            bundle, ["inference.json", "evaluate.json"], "inference", pairs=lists["validation_pairs"],
-            checkpoint=str(tmp_path / "best.pt"), output_dir=str(out), progress=False, **options,
-        )
+    measured = workflow_of(
+        bundle, ["inference.json", "evaluate.json"], "inference", pairs=lists["validation_pairs"],
+        checkpoint=str(tmp_path / "best.pt"), output_dir=str(out), progress=False, **options,
     )  # fmt: skip
+    run(measured)
+    assert measured.check_properties() == []
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
     trained = again.parser.get_parsed_content("validate#evaluator").state.metrics
     assert summary["dice/mean/initial"]["mean"] == pytest.approx(trained["initial_dice"], abs=1e-3)
@@ -194,3 +194,28 @@ def test_two_processes_train_as_one(bundle, lists, tmp_path):
         assert (out / "best.pt").exists()
     assert len(curves["one"]) == 3
     np.testing.assert_allclose(curves["two"], curves["one"], rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_as_one(bundle, lists, tmp_path):
+    summaries = []
+    files = [str(bundle / "configs" / f) for f in ("inference.json", "evaluate.json", "multi_gpu_evaluate.json")]
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29532"] * (count - 1)
+        words += ["-m", "monai.bundle", "run", "--config_file", str(files[: 1 + count])]
+        words += ["--pairs", lists["validation_pairs"], "--output_dir", str(out), "--bundle_root", str(bundle)]
+        words += ["--checkpoint", "None", "--progress", "False", "--max_size", "32"]
+        done = subprocess.run(
+            [sys.executable, *words], cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        summaries.append(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    for summary in summaries:
+        summary.pop("seconds")
+    assert summaries[0]["pairs"] == 2
+    assert set(summaries[0]) == set(summaries[1])
+    for key in summaries[0]:
+        if key != "pairs":
+            assert summaries[1][key]["mean"] == pytest.approx(summaries[0][key]["mean"], rel=1e-3, abs=1e-3)
