@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.transforms import Randomizable, Transform
 from torch import Tensor
@@ -29,7 +30,7 @@ class RandPairIntensity(Randomizable, Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         changed = []
         for image in torch.as_tensor(data["image"]):
-            exponent = float(torch.tensor(self.R.uniform(-self.gamma, self.gamma)).exp())
+            exponent = float(np.exp(self.R.uniform(-self.gamma, self.gamma)))
             corners = torch.as_tensor(self.R.uniform(-self.gain, self.gain, (1, 1, *[2] * image.ndim)))
             shading = _resize(corners.float(), image.shape)[0, 0]
             noise = torch.as_tensor(self.R.standard_normal(tuple(image.shape)), dtype=torch.float32)
@@ -68,7 +69,7 @@ class RandMaskErrors(Randomizable, Transform):
                 mask[mask == value] = 0
         if n == 3:
             mask[:, :, torch.as_tensor(self.R.random(mask.shape[-1]) < self.lose_slice)] = 0
-        # Control points a sixth of the image apart; no shift across thick slices, where one voxel is a centimetre.
+        # Control points some 16 voxels apart; no shift along the last axis, where one voxel may be a centimetre.
         coarse = [max(2, s // 16) if a < 2 else 2 for a, s in enumerate(mask.shape)]
         field = _resize(torch.as_tensor(self.R.uniform(-1, 1, (1, n, *coarse)), dtype=torch.float32), mask.shape)
         field[:, 2:] = 0

@@ -17,6 +17,7 @@ from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 from scripts.engine.outcome import input_error
 from scripts.errors import InputError
+from scripts.network.model import CrossFusionNet
 
 SMALL = {
     "network_def#channels": [4, 8],
@@ -199,13 +200,26 @@ def test_two_processes_train_as_one(bundle, lists, tmp_path):
 @pytest.mark.slow
 def test_two_processes_measure_as_one(bundle, lists, tmp_path):
     summaries = []
+    torch.manual_seed(0)
+    net = CrossFusionNet(channels=(4, 8), strides=(2, 2, 1), window=(4, 4, 2), diffeomorphic=True)
+    torch.nn.init.normal_(net.levels[0].head.weight, std=0.03)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
     files = [str(bundle / "configs" / f) for f in ("inference.json", "evaluate.json", "multi_gpu_evaluate.json")]
     for count in (1, 2):
         out = tmp_path / str(count)
         words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29532"] * (count - 1)
         words += ["-m", "monai.bundle", "run", "--config_file", str(files[: 1 + count])]
         words += ["--pairs", lists["validation_pairs"], "--output_dir", str(out), "--bundle_root", str(bundle)]
-        words += ["--checkpoint", "None", "--progress", "False", "--max_size", "32"]
+        words += [
+            "--checkpoint",
+            str(tmp_path / "net.pt"),
+            "--network_def#channels",
+            "[4,8]",
+            "--progress",
+            "False",
+            "--max_size",
+            "32",
+        ]
         done = subprocess.run(
             [sys.executable, *words], cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
