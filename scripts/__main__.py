@@ -12,25 +12,43 @@ from monai.bundle import ConfigParser
 
 from scripts.engine.outcome import input_error
 from scripts.engine.run import BUNDLE, run_bundle
+from scripts.errors import InputError
 from scripts.tools.compose import compose
 from scripts.tools.evaluate import evaluate, summary_text
 from scripts.tools.invert import invert
 from scripts.tools.warp import warp
 
+METHODS = {"samreg": ["samreg.json"], "network": ["inference.json"]}
 
-def register(moving: str, fixed: str, output_dir: str, device: str = "auto", seed: int = 0, **options: Any) -> None:
+
+def register(
+    moving: str,
+    fixed: str,
+    output_dir: str,
+    method: str = "samreg",
+    device: str = "auto",
+    seed: int = 0,
+    **options: Any,
+) -> None:
     """Registers two images with the help of Segment Anything and writes the results.
 
     Args:
         moving: image to move: NIfTI, NRRD, MHA, PNG, JPEG, or a folder with a DICOM series.
         fixed: image that stays.
         output_dir: folder of the results.
+        method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network.
         device: auto, cpu, cuda or mps.
         seed: of everything random.
-        options: any key of configs/samreg.json, e.g. --init affine --window ct --sam vit_b --image_weight 1.
+        options: any key of configs/samreg.json, e.g. --init affine --window ct --sam vit_b --image_weight 1; of
+            configs/inference.json for the network, e.g. --moving_mask A --fixed_mask B --instance_steps 30.
+
+    Raises:
+        InputError: an unknown method, or input that cannot be registered.
     """
+    if method not in METHODS:
+        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
     run_bundle(
-        ["samreg.json"],
+        METHODS[method],
         {"moving": moving, "fixed": fixed, "output_dir": output_dir, "device": device, "seed": seed, **options},
     )
 

@@ -11,6 +11,15 @@ from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 
 FILES = {"samreg": ["samreg.json"], "correspond": ["samreg.json", "correspond.json"]}
 TRAIN_ANATOMY = ["train_anatomy.json", "datasets/acdc_anatomy.json"]
+NETWORK = [
+    ["inference.json"],
+    ["inference.json", "evaluate.json"],
+    ["inference.json", "evaluate.json", "multi_gpu_evaluate.json"],
+    ["train.json"],
+    ["train.json", "multi_gpu_train.json"],
+    ["train.json", "datasets/acdc.json"],
+    ["train.json", "datasets/abdomen_ct.json"],
+]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -51,9 +60,10 @@ def test_vista3d_overlay_asks_for_what_the_bundle_takes(bundle):
     assert overlay["source_options"]["prompt_key"] == "label_prompt"
 
 
-@pytest.mark.parametrize(
-    "names", [*FILES.values(), ["train_sam.json"], TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
-)
+ANATOMY = [TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
+
+
+@pytest.mark.parametrize("names", [*FILES.values(), ["train_sam.json"], *ANATOMY, *NETWORK])
 def test_expressions_stay_one_short_line(bundle, names):
     config = ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
 
@@ -71,11 +81,12 @@ def test_expressions_stay_one_short_line(bundle, names):
         assert "\n" not in text and len(text) < 100, text
 
 
-def test_options_of_the_config_are_all_used(bundle):
+@pytest.mark.parametrize("name", ["samreg.json", "inference.json", "train.json"])
+def test_options_of_the_config_are_all_used(bundle, name):
     """A key that nothing refers to is a flag that does nothing."""
-    text = (bundle / "configs" / "samreg.json").read_text(encoding="utf-8")
+    text = (bundle / "configs" / name).read_text(encoding="utf-8")
     known = set(json.loads(text))
-    machinery = {"imports", "initialize", "run", "dataloader", "evaluator"}
+    machinery = {"imports", "initialize", "run", "finalize", "dataloader", "evaluator"}
     for key in known - machinery:
         assert f"@{key}" in text.replace("#", "@"), key
 

@@ -37,6 +37,8 @@ class Pair:
         fixed_label: labels on the fixed grid, or None.
         moving_landmarks: (L, 3) RAS mm, or None.
         fixed_landmarks: (L, 3) RAS mm, or None.
+        moving_mask: masks of structures that a method may use, on the moving grid, or None; labels are for measuring.
+        fixed_mask: likewise on the fixed grid.
     """
 
     moving: Volume
@@ -47,6 +49,8 @@ class Pair:
     fixed_label: Volume | None = None
     moving_landmarks: NDArray | None = None
     fixed_landmarks: NDArray | None = None
+    moving_mask: Volume | None = None
+    fixed_mask: Volume | None = None
 
 
 class LoadPair(Transform):
@@ -54,14 +58,16 @@ class LoadPair(Transform):
 
     Args:
         window: intensity window of both images, see :func:`scripts.data.intensity.apply_window`.
-        init: initial alignment: "none", "moments", "affine", or a file, see :func:`scripts.spatial.affine.align`.
+        init: initial alignment: "none", "moments", "affine", or a file, see :func:`scripts.spatial.affine.align`; the
+            pair's own "init" comes first.
         max_size: most voxels along any axis of the working grid.
         header: see :func:`scripts.data.reader.read_volume`.
         fill_nan: replaces NaN and infinite voxels; None refuses them.
         landmark_frame: "ras", "lps" or "voxel".
 
     Input: a dict with paths "moving" and "fixed", and where wanted "moving_frame", "fixed_frame", "moving_label",
-    "fixed_label", "moving_landmarks", "fixed_landmarks"; empty values count as absent.
+    "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init"; empty values count as
+    absent.
 
     Output: the same dict with "image", a MetaTensor (2C, *working.shape) in [0, 1], moving channels first, with the
     affine of the working grid; and "pair", a :class:`Pair`.
@@ -99,7 +105,9 @@ class LoadPair(Transform):
         try:
             grey = {role: apply_window(torch.from_numpy(v.array), self.window) for role, v in volumes.items()}
             small = {role: coarsen(grey[role], v.geometry, min(working.spacing)) for role, v in volumes.items()}
-            transform = align(*_grey(*small["fixed"]), *_grey(*small["moving"]), str(self.init or "none"))
+            transform = align(
+                *_grey(*small["fixed"]), *_grey(*small["moving"]), str(data.get("init") or self.init or "none")
+            )
         except ValueError as error:
             raise InputError(str(error)) from error
         if not overlap(fixed.geometry, moving.geometry, transform):
@@ -112,19 +120,21 @@ class LoadPair(Transform):
             fixed=fixed,
             transform=transform,
             working=working,
-            moving_label=self._label(data, "moving", moving),
-            fixed_label=self._label(data, "fixed", fixed),
+            moving_label=self._label(data, "moving_label", moving),
+            fixed_label=self._label(data, "fixed_label", fixed),
+            moving_mask=self._label(data, "moving_mask", moving),
+            fixed_mask=self._label(data, "fixed_mask", fixed),
             moving_landmarks=self._landmarks(data, "moving", moving),
             fixed_landmarks=self._landmarks(data, "fixed", fixed),
         )
         stacked = torch.cat(same_channels(*_to_working(small, pair)))
         return {**data, "image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
 
-    def _label(self, data: Mapping, role: str, image: Volume) -> Volume | None:
-        path = data.get(f"{role}_label")
+    def _label(self, data: Mapping, key: str, image: Volume) -> Volume | None:
+        path = data.get(key)
         if not path:
             return None
-        label = read_volume(path, frame=data.get(f"{role}_frame") or None, header=self.header)
+        label = read_volume(path, frame=data.get(f"{key.split('_')[0]}_frame") or None, header=self.header)
         if label.geometry.shape != image.geometry.shape or not np.allclose(
             label.geometry.affine, image.geometry.affine, atol=1e-3
         ):

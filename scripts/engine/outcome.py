@@ -38,11 +38,12 @@ def plain_errors() -> None:
     sys.excepthook = hook
 
 
-def finish(evaluator) -> None:
+def finish(evaluator, need_regions: bool = True) -> None:
     """Reports what was written, and ends with exit code 3 when no pair of regions was found.
 
     Args:
         evaluator: the evaluator that ran one pair.
+        need_regions: False for methods that find a field without regions.
     """
     output = evaluator.state.output
     result, metrics = output["pred"], output["metrics"]
@@ -53,5 +54,5 @@ def finish(evaluator) -> None:
                 f"{stage} {value['mean']:.4g}" for stage, value in metrics[key].items() if value["mean"] is not None
             )
             logger.info("%s: %s", name, stages)
-    if not len(result.matches):
+    if need_regions and not len(result.matches):
         sys.exit(NOTHING_FOUND)

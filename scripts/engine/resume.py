@@ -24,10 +24,11 @@ class Resume:
         path: the file.
         objects: what has ``state_dict`` and ``load_state_dict``, by name.
         every: epochs between saves; the end of the run, also by a time limit, always saves.
+        writer: whether this process writes the file; one of many does, all read it.
     """
 
-    def __init__(self, path: str, objects: dict[str, Any], every: int = 1) -> None:
-        self.path, self.objects, self.every = Path(path), objects, every
+    def __init__(self, path: str, objects: dict[str, Any], every: int = 1, writer: bool = True) -> None:
+        self.path, self.objects, self.every, self.writer = Path(path), objects, every, writer
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
@@ -35,6 +36,8 @@ class Resume:
         engine.add_event_handler(Events.COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
+        if not self.writer:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(self.path.name + ".part")
         torch.save({name: obj.state_dict() for name, obj in {**self.objects, "engine": engine}.items()}, part)

@@ -21,11 +21,19 @@ MODES = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")
 
 
-@lru_cache(maxsize=16)
 def identity_grid(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Voxel coordinates of a grid: (1, n, *shape), channel i holds the index along axis i. Do not write into it."""
+    # An export runs on tensors without values; kept, they would be handed to everyone who warps afterwards.
+    make = _make_grid if torch.compiler.is_compiling() or torch.compiler.is_exporting() else _kept_grid
+    return make(shape, device, dtype)
+
+
+def _make_grid(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     axes = [torch.arange(s, device=device, dtype=dtype) for s in shape]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+_kept_grid = lru_cache(maxsize=16)(_make_grid)
 
 
 def check_ddf(ddf: Tensor) -> None:

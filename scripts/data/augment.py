@@ -1,0 +1,96 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Random changes of a training pair that MONAI has no transform for: each image by itself, and masks with errors."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Randomizable, Transform
+from torch import Tensor
+from torch.nn import functional as F
+
+from scripts.spatial.warp import warp
+
+
+class RandPairIntensity(Randomizable, Transform):
+    """Gamma, gain, shading and noise, drawn apart for the moving and the fixed image of "image" (2, *shape).
+
+    Args:
+        gamma: largest absolute logarithm of the exponent.
+        gain: largest change of the brightness.
+        noise: largest standard deviation of the noise.
+    """
+
+    def __init__(self, gamma: float = 0.3, gain: float = 0.15, noise: float = 0.03) -> None:
+        self.gamma, self.gain, self.noise = gamma, gain, noise
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        changed = []
+        for image in torch.as_tensor(data["image"]):
+            exponent = float(np.exp(self.R.uniform(-self.gamma, self.gamma)))
+            corners = torch.as_tensor(self.R.uniform(-self.gain, self.gain, (1, 1, *[2] * image.ndim)))
+            shading = _resize(corners.float(), image.shape)[0, 0]
+            noise = torch.as_tensor(self.R.standard_normal(tuple(image.shape)), dtype=torch.float32)
+            image = image.clamp(0, 1) ** exponent * (1 + shading) + noise * self.R.uniform(0, self.noise)
+            changed.append(image.clamp(0, 1))
+        return {**data, "image": torch.stack(changed)}
+
+
+class RandMaskErrors(Randomizable, Transform):
+    """Makes the input masks as bad as masks of a segmentation network can be; the targets stay as they are.
+
+    Without it a network learns to trust masks alone, and fails where they are wrong or missing.
+
+    Args:
+        no_masks: chance that both masks are empty.
+        drop: chance that a structure is missing in an image.
+        shift: largest displacement of a contour in voxels, a smooth random field.
+        lose_slice: chance that a slice along the last axis has no mask.
+
+    Changes "masks" (2, *shape), moving and fixed apart.
+    """
+
+    def __init__(self, no_masks: float = 0.2, drop: float = 0.05, shift: float = 3.0, lose_slice: float = 0.03) -> None:
+        self.no_masks, self.drop, self.shift, self.lose_slice = no_masks, drop, shift, lose_slice
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        masks = torch.as_tensor(data["masks"])
+        if self.R.random() < self.no_masks:
+            return {**data, "masks": torch.zeros_like(masks)}
+        return {**data, "masks": torch.stack([self._spoil(m.clone()) for m in masks])}
+
+    def _spoil(self, mask: Tensor) -> Tensor:
+        n = mask.ndim
+        for value in range(1, int(mask.max()) + 1):
+            if self.R.random() < self.drop:
+                mask[mask == value] = 0
+        if n == 3:
+            mask[:, :, torch.as_tensor(self.R.random(mask.shape[-1]) < self.lose_slice)] = 0
+        # Control points some 16 voxels apart; no shift along the last axis, where one voxel may be a centimetre.
+        coarse = [max(2, s // 16) if a < 2 else 2 for a, s in enumerate(mask.shape)]
+        field = _resize(torch.as_tensor(self.R.uniform(-1, 1, (1, n, *coarse)), dtype=torch.float32), mask.shape)
+        field[:, 2:] = 0
+        return warp(mask[None, None], field * self.R.uniform(0, self.shift), mode="nearest")[0, 0]
+
+
+class RandSwap(Randomizable, Transform):
+    """Exchanges the moving and the fixed image with their masks and labels.
+
+    Args:
+        prob: how often.
+    """
+
+    def __init__(self, prob: float = 0.25) -> None:
+        self.prob = prob
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if self.R.random() >= self.prob:
+            return dict(data)
+        return {**data, **{k: data[k].flip(0) for k in ("image", "masks", "targets", "labels")}}
+
+
+def _resize(x: Tensor, shape) -> Tensor:
+    return F.interpolate(x, tuple(shape), mode="bilinear" if len(shape) == 2 else "trilinear", align_corners=True)

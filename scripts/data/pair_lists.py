@@ -1,0 +1,172 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Lists of pairs: a user's CSV or JSON file, the cohorts of the splits, or phantoms."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from scripts.data.pair import LoadPair
+from scripts.data.sample import pair_list
+from scripts.errors import InputError
+
+FILES = ("moving_label", "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks")
+
+
+def read_pairs(path: str | Path) -> list[dict]:
+    """Reads a list of pairs.
+
+    Args:
+        path: CSV with a header line, or a JSON list of objects. Columns "moving" and "fixed"; optionally "name",
+            "moving_subject", "fixed_subject", "moving_label", "fixed_label", "moving_mask", "fixed_mask",
+            "moving_landmarks", "fixed_landmarks", "init". Relative paths start at the folder of the list.
+
+    Raises:
+        InputError: the list cannot be read, lacks a column, is empty, or names a file that does not exist.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} cannot be read as a list of pairs ({error}); give a CSV or JSON file.") from error
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
+        raise InputError(f"{path} holds no pairs; give a line a pair with the columns moving and fixed.")
+    pairs = []
+    for number, row in enumerate(rows, start=1):
+        pair = {k: v for k, v in row.items() if k and v not in (None, "")}
+        for key in ("moving", "fixed"):
+            if key not in pair:
+                raise InputError(
+                    f"Pair {number} of {path} has no {key} image; the columns moving and fixed are needed."
+                )
+        for key in {"moving", "fixed", *FILES} & set(pair):
+            pair[key] = str(path.parent / pair[key])
+            if not Path(pair[key]).exists():
+                raise InputError(f"Pair {number} of {path} names {pair[key]}, which does not exist.")
+        pairs.append(pair)
+    return pairs
+
+
+def subjects(pairs: Sequence[dict]) -> set[str]:
+    """Who is in a list of pairs: the subject columns, or the image files where there are none."""
+    return {str(p.get(f"{role}_subject") or Path(p[role]).resolve()) for p in pairs for role in ("moving", "fixed")}
+
+
+def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
+    """The training pairs, once it is sure that no subject is also in validation.
+
+    Raises:
+        InputError: a subject is in both.
+    """
+    common = subjects(training) & subjects(validation)
+    if common:
+        raise InputError(
+            f"{len(common)} subjects are in both the training and the validation list, e.g. {min(common)}; "
+            "the measured accuracy would mean nothing."
+        )
+    return training
+
+
+def split_of(data_dir: str | Path, name: str, subset: str) -> list[str]:
+    """The subjects of a split file ``splits/NAME.json``.
+
+    Raises:
+        InputError: no such file or subset.
+    """
+    path = Path(data_dir) / "splits" / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[subset]
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise InputError(f"{path} has no list of {subset} subjects; give the folder of the data.") from error
+
+
+def centre_crop(source: Path, target: Path, side: int) -> str:
+    """Writes the in-plane centre of an image, ``side`` pixels wide, at its true place in space."""
+    image = nib.load(source)
+    start = [max(0, (n - side) // 2) for n in image.shape[:2]]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name("part-" + target.name)
+    nib.save(image.slicer[start[0] : start[0] + side, start[1] : start[1] + side], part)
+    part.replace(target)
+    return str(target)
+
+
+def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask_dir: str | None = None) -> list[dict]:
+    """End-diastole (moving) to end-systole (fixed) of every patient of a split, cropped to the heart in plane.
+
+    Args:
+        data_dir: folder with ``acdc/`` and ``splits/acdc.json``.
+        subset: "training" or "validation".
+        cache_dir: the cropped files are kept here.
+        crop: in-plane side in pixels; slices stay native.
+        mask_dir: folder of mask files named like the images, uncropped; None for pairs without masks.
+    """
+    pairs = []
+    for patient in split_of(data_dir, "acdc", subset):
+        folder = Path(data_dir) / "acdc" / patient
+        lines = (folder / "Info.cfg").read_text(encoding="utf-8").splitlines()
+        info = dict(line.split(": ") for line in lines if line)
+        pair = {"name": patient, "moving_subject": patient, "fixed_subject": patient}
+        for role, phase in (("moving", "ED"), ("fixed", "ES")):
+            stem = f"{patient}_frame{int(info[phase]):02d}"
+            sources = {role: folder / f"{stem}.nii.gz", f"{role}_label": folder / f"{stem}_gt.nii.gz"}
+            if mask_dir:
+                sources[f"{role}_mask"] = Path(mask_dir) / f"{stem}.nii.gz"
+            for key, source in sources.items():
+                target = Path(cache_dir) / f"crop_{crop}" / key / source.name
+                fresh = target.exists() and target.stat().st_mtime >= source.stat().st_mtime
+                pair[key] = str(target) if fresh else centre_crop(source, target, crop)
+        pairs.append(pair)
+    return pairs
+
+
+def abdomen_pairs(data_dir: str, subset: str, cache_dir: str, mask_dir: str | None = None) -> list[dict]:
+    """Every ordered pair of two subjects of the abdominal CT split; the affine start is found once and kept.
+
+    Args:
+        data_dir: folder with ``abdomen_ct/`` and ``splits/abdomen_ct.json``.
+        subset: "training" or "validation".
+        cache_dir: the affine matrices are kept here.
+        mask_dir: folder of mask files named like the images; None for pairs without masks.
+    """
+    names = split_of(data_dir, "abdomen_ct", subset)
+    folder, cache = Path(data_dir) / "abdomen_ct", Path(cache_dir) / "affine"
+    pairs = []
+    for moving in names:
+        for fixed in names:
+            if moving == fixed:
+                continue
+            pair = {"name": f"{moving} to {fixed}"}
+            for role, number in (("moving", moving), ("fixed", fixed)):
+                pair[role] = str(folder / f"img{number}.nii.gz")
+                pair[f"{role}_label"] = str(folder / f"label{number}.nii.gz")
+                pair[f"{role}_subject"] = number
+                if mask_dir:
+                    pair[f"{role}_mask"] = str(Path(mask_dir) / f"img{number}.nii.gz")
+            matrix = cache / f"{moving}_to_{fixed}.txt"
+            if not matrix.exists():
+                transform = LoadPair("ct", "affine")({k: pair[k] for k in ("moving", "fixed")})["pair"].transform
+                cache.mkdir(parents=True, exist_ok=True)
+                part = matrix.with_suffix(".part")
+                np.savetxt(part, transform)
+                part.replace(matrix)
+            pairs.append({**pair, "init": str(matrix)})
+    return pairs
+
+
+def phantom_pairs(sample_dir: str, count: int, first_seed: int = 0, sample: str = "cardiac") -> list[dict]:
+    """Phantom pairs, so that a training runs where there is no data.
+
+    Args:
+        sample_dir: where they are kept.
+        count: number of pairs.
+        first_seed: seed of the first; give validation its own.
+        sample: "cardiac" or "abdomen".
+    """
+    return [pair_list(sample_dir, sample, seed)[0] for seed in range(first_seed, first_seed + count)]

@@ -1,0 +1,125 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Masks of named structures for the network, from files or from whatever makes them, on the grid of the pair."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+from torch import Tensor
+
+from scripts.data.pair import Pair
+from scripts.data.reader import Volume
+from scripts.errors import InputError
+from scripts.spatial.geometry import resample
+
+logger = logging.getLogger(__name__)
+
+MaskSource = Callable[[Volume, Sequence[str]], Any]
+
+
+class AddMasks(Transform):
+    """Adds the masks of both images.
+
+    Args:
+        structures: names, lower case; structure i has the label i + 1.
+        source: what makes masks where the pair names no files. None: nothing, the masks are empty. "label": the label
+            maps, for training subjects and for upper bounds. Otherwise a callable that takes an image
+            (:class:`scripts.data.reader.Volume`) and the names, and returns a label map on its grid, or an object with
+            one as ``labels``.
+
+    Input: the output of :class:`scripts.data.pair.LoadPair`.
+
+    Output: the same dict with "masks" (2, *working.shape) float, moving and fixed labels on the working grid; "pair"
+    holds the masks on their own grids.
+
+    Raises:
+        InputError: a mask with labels that have no name, or a source "label" without label maps.
+    """
+
+    def __init__(self, structures: Sequence[str], source: str | MaskSource | None = None) -> None:
+        if isinstance(source, str) and source != "label":
+            raise InputError(f"The mask source must be null, label or a callable, got {source!r}.")
+        self.structures, self.source = list(structures), source
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        pair: Pair = data["pair"]
+        moving, fixed = (self._mask(pair, role) for role in ("moving", "fixed"))
+        pair = replace(pair, moving_mask=moving, fixed_mask=fixed)
+        return {**data, "pair": pair, "masks": on_working_grid(pair, moving, fixed)}
+
+    def _mask(self, pair: Pair, role: str) -> Volume | None:
+        image: Volume = getattr(pair, role)
+        mask: Volume | None = getattr(pair, f"{role}_mask")
+        if mask is None and self.source == "label":
+            mask = getattr(pair, f"{role}_label")
+            if mask is None:
+                raise InputError(f"{image.path} has no label map to take masks from; add {role}_label or masks.")
+        elif mask is None and self.source is not None:
+            made = self.source(image, self.structures)
+            array = np.asarray(getattr(made, "labels", made)).reshape(1, *image.geometry.shape)
+            mask = Volume(array, image.geometry, f"masks of {image.path}")
+        if mask is not None:
+            highest = int(mask.array.max())
+            if highest > len(self.structures):
+                raise InputError(
+                    f"{mask.path} holds the label {highest}, but there are {len(self.structures)} structures: "
+                    f"{', '.join(self.structures)}; relabel it from 1 in this order."
+                )
+        return mask
+
+
+def on_working_grid(pair: Pair, moving: Volume | None, fixed: Volume | None) -> Tensor:
+    """Label maps of both images on the working grid, (2, *shape) float; 0 for one that is None."""
+    maps = []
+    for volume, transform in ((moving, pair.transform), (fixed, None)):
+        if volume is None:
+            maps.append(torch.zeros(1, *pair.working.shape))
+            continue
+        array = torch.from_numpy(volume.array.astype(np.float32))
+        maps.append(resample(array, volume.geometry, pair.working, transform, mode="nearest", fill=0.0))
+    return torch.cat(maps)
+
+
+class PairTensors(Transform):
+    """Keeps of a loaded pair what a training needs, so that it can be cached and batched.
+
+    Args:
+        need_labels: refuse pairs without label maps; validation measures with them.
+        need_masks: refuse pairs whose masks are empty in either image; losses on masks would learn nothing.
+
+    Output: "image" (2, *shape) moving and fixed in [0, 1], grey; "masks" (2, *shape); "targets", the same masks, which
+    augmentation leaves free of errors; "labels" (2, *shape), zeros if absent; "spacing" (n,) mm; "name".
+
+    Raises:
+        InputError: what is needed is missing.
+    """
+
+    def __init__(self, need_labels: bool = False, need_masks: bool = False) -> None:
+        self.need_labels, self.need_masks = need_labels, need_masks
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        pair: Pair = data["pair"]
+        if self.need_labels and (pair.moving_label is None or pair.fixed_label is None):
+            raise InputError(f"{pair.moving.path} and {pair.fixed.path} need label maps of both images to be measured.")
+        image, masks = torch.as_tensor(data["image"]), data["masks"]
+        if self.need_masks:
+            for role, mask in zip(("moving", "fixed"), masks):
+                if not mask.any():
+                    raise InputError(
+                        f"The mask of {getattr(pair, role).path} has none of the structures; a pair to train on needs "
+                        "them in both images."
+                    )
+        return {
+            "image": torch.stack([half.mean(dim=0) for half in image.chunk(2)]),
+            "masks": masks,
+            "targets": masks.clone(),
+            "labels": on_working_grid(pair, pair.moving_label, pair.fixed_label),
+            "spacing": torch.tensor(pair.working.spacing),
+            "name": f"{pair.moving.path} to {pair.fixed.path}",
+        }

@@ -1,0 +1,89 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The table of a cohort: one row a pair, the mean over pairs at the end, as CSV and JSON and in the log."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+
+logger = logging.getLogger(__name__)
+
+
+class CohortTable:
+    """Collects the metrics of every pair that an evaluator measures, over all processes under torchrun.
+
+    Args:
+        output_dir: folder of ``metrics.csv`` and ``summary.json``.
+        structures: name of each label value, from 1.
+    """
+
+    def __init__(self, output_dir: str, structures: Sequence[str]) -> None:
+        self.output_dir, self.structures = Path(output_dir), list(structures)
+        self.rows: list[dict] = []
+        self.began = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.add)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Engine) -> None:
+        self.began = time.perf_counter()
+
+    def add(self, engine: Engine) -> None:
+        output, pair = engine.state.output, engine.state.batch["pair"]
+        name = engine.state.batch.get("name") or f"{Path(pair.moving.path).name} to {Path(pair.fixed.path).name}"
+        row = {"name": name, "seconds": round(time.perf_counter() - self.began, 3)}
+        row |= flat_metrics(output["metrics"], self.structures)
+        self.rows.append(row)
+        shown = "  ".join(
+            f"{k} {row[k]:.4f}" for k in ("dice/mean/initial", "dice/mean/final") if row.get(k) is not None
+        )
+        logger.info("%s: %s", name, shown)
+
+    def finish(self, engine: Engine) -> None:
+        if dist.is_available() and dist.is_initialized():
+            shards: list = [None] * dist.get_world_size()
+            dist.all_gather_object(shards, self.rows)
+            self.rows = sorted((row for shard in shards for row in shard), key=lambda row: row["name"])
+            if dist.get_rank():
+                return
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        columns = list(dict.fromkeys(k for row in self.rows for k in row))
+        part = self.output_dir / "metrics.csv.part"
+        with part.open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        part.replace(self.output_dir / "metrics.csv")
+        summary = {"pairs": len(self.rows)}
+        for column in columns[1:]:
+            values = [row[column] for row in self.rows if row.get(column) is not None]
+            if values:
+                summary[column] = {"mean": float(np.mean(values)), "sd": float(np.std(values)), "n": len(values)}
+                logger.info("%s: %.4f ± %.4f (%d)", column, np.mean(values), np.std(values), len(values))
+        part = self.output_dir / "summary.json.part"
+        part.write_text(json.dumps(summary, indent=2), encoding="utf-8")
+        part.replace(self.output_dir / "summary.json")
+
+
+def flat_metrics(metrics: Mapping, structures: Sequence[str]) -> dict[str, float | None]:
+    """The metrics of a pair with keys like "dice/left ventricle/final", "tre_mm/mean/initial", "field/sdlogj"."""
+    flat: dict[str, float | None] = {}
+    for key, value in metrics.items():
+        if key == "field":
+            flat |= {f"field/{name}": number for name, number in value.items()}
+            continue
+        for stage, numbers in value.items():
+            for name, number in numbers.items():
+                known = key != "tre_mm" and name.isdigit() and 1 <= int(name) <= len(structures)
+                flat[f"{key}/{structures[int(name) - 1] if known else name}/{stage}"] = number
+    return flat

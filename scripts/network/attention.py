@@ -1,0 +1,161 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Attention between two feature maps inside windows: equation 2, with shifted windows and relative position bias.
+
+Works on grids of any size and of 2 or 3 dimensions: the last windows are padded, and padded places are never looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NEVER = -1e4  # logit of a padded place; small enough for half precision
+
+
+def to_windows(x: Tensor, window: Sequence[int]) -> Tensor:
+    """Cuts (B, *shape, C), sizes divisible by the window, into (B * windows, voxels of a window, C)."""
+    n = len(window)
+    split = [v for size, w in zip(x.shape[1:-1], window) for v in (size // w, w)]
+    x = x.reshape(x.shape[0], *split, x.shape[-1])
+    x = x.permute(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+    return x.reshape(-1, prod(window), x.shape[-1])
+
+
+def from_windows(x: Tensor, window: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Inverse of :func:`to_windows`: (B, *shape, C)."""
+    n = len(window)
+    counts = [size // w for size, w in zip(shape, window)]
+    x = x.reshape(-1, *counts, *window, x.shape[-1])
+    x = x.permute(0, *[v for a in range(n) for v in (1 + a, 1 + n + a)], 2 * n + 1)
+    return x.reshape(x.shape[0], *shape, x.shape[-1])
+
+
+class WindowCrossAttention(nn.Module):
+    """Multi-head attention of one feature map on another within the same window.
+
+    Args:
+        dim: channels.
+        heads: number of heads; divides ``dim``.
+        window: largest window in voxels along each axis; axes that are shorter are one window.
+        shifted: the windows start half a window earlier, so that they straddle the borders of the unshifted ones.
+
+    Reference:
+        equation 2 of Xu et al., IPMI 2025; windows and bias of Liu et al., ICCV 2021.
+    """
+
+    def __init__(self, dim: int, heads: int, window: Sequence[int], shifted: bool) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"The number of heads must divide the channels, got {heads} heads for {dim} channels.")
+        self.heads, self.window, self.shifted = heads, tuple(window), shifted
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.bias = nn.Parameter(torch.zeros(heads, *[2 * w - 1 for w in window]))
+
+    def forward(self, query: Tensor, context: Tensor) -> Tensor:
+        """Attends.
+
+        Args:
+            query: (B, *shape, C), moving features.
+            context: (B, *shape, C), fixed features: keys and values.
+
+        Returns:
+            (B, *shape, C).
+        """
+        shape = query.shape[1:-1]
+        window = [min(w, s) for w, s in zip(self.window, shape)]
+        front = [w // 2 if self.shifted and s > w else 0 for w, s in zip(window, shape)]
+        end = [-(f + s) % w for f, s, w in zip(front, shape, window)]
+        padding = [0, 0] + [v for f, e in zip(front[::-1], end[::-1]) for v in (f, e)]
+        padded = [f + s + e for f, s, e in zip(front, shape, end)]
+
+        q = self._heads(F.pad(self.query(query), padding), window)
+        k, v = (self._heads(F.pad(x, padding), window) for x in self.key_value(context).chunk(2, dim=-1))
+        scale = q.shape[-1] ** -0.5
+        if any(padding):
+            # One more channel, 1 in the queries and NEVER in the padded keys, adds to the logits what a mask of every
+            # window would, without the windows x voxels x voxels tensor that the mask takes.
+            inside = F.pad(query.new_ones(1, *shape, 1), padding)
+            penalty = to_windows((1 - inside) * (NEVER / scale), window)[:, None]
+            penalty = penalty.repeat(query.shape[0], 1, 1, 1).expand(-1, self.heads, -1, -1)
+            q, k = torch.cat([q, torch.ones_like(q[..., :1])], dim=-1), torch.cat([k, penalty.to(k)], dim=-1)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.position_bias(window)[None].to(q.dtype), scale=scale)
+        x = from_windows(x.transpose(1, 2).flatten(2), window, padded)
+        for axis, (f, s) in enumerate(zip(front, shape)):
+            x = x.narrow(1 + axis, f, s)
+        return self.out(x)
+
+    def _heads(self, x: Tensor, window: Sequence[int]) -> Tensor:
+        """(windows, heads, voxels, channels of a head) of a padded map (B, *shape, C)."""
+        x = to_windows(x, window)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+    def position_bias(self, window: Sequence[int]) -> Tensor:
+        """Bias (heads, N, N) of each pair of voxels of a window, by their offset."""
+        place = torch.zeros(prod(window), prod(window), dtype=torch.long, device=self.bias.device)
+        axes = torch.meshgrid(*[torch.arange(w, device=self.bias.device) for w in window], indexing="ij")
+        for axis, full in zip(axes, self.window):
+            offset = axis.reshape(-1, 1) - axis.reshape(1, -1) + full - 1
+            place = place * (2 * full - 1) + offset
+        return self.bias.flatten(1)[:, place]
+
+
+class CrossAttentionBlock(nn.Module):
+    """W-MCA, MLP, SW-MCA, MLP, each with a residual: what one feature map finds in another.
+
+    Args:
+        dim: channels.
+        heads: number of heads.
+        window: voxels along each axis.
+        mlp_ratio: hidden channels of an MLP over its channels.
+
+    Reference:
+        "Cross-Attention Block", section 3.2 of Xu et al., IPMI 2025.
+    """
+
+    def __init__(self, dim: int, heads: int, window: Sequence[int], mlp_ratio: float = 2.0) -> None:
+        super().__init__()
+        hidden = int(dim * mlp_ratio)
+        self.context_norm = nn.LayerNorm(dim)
+        self.attention = nn.ModuleList(WindowCrossAttention(dim, heads, window, shifted) for shifted in (False, True))
+        self.attention_norm = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
+        self.mlp = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+            for _ in range(2)
+        )
+
+    def forward(self, query: Tensor, context: Tensor) -> Tensor:
+        """(B, *shape, C) from queries and context of the same shape, channels last."""
+        context = self.context_norm(context)
+        for attention, norm, mlp in zip(self.attention, self.attention_norm, self.mlp):
+            query = query + attention(norm(query), context)
+            query = query + mlp(query)
+        return query
+
+
+class FusionAttentionBlock(nn.Module):
+    """Image and mask features look at each other, and the two results are averaged.
+
+    Args:
+        dim: channels.
+        heads: number of heads.
+        window: voxels along each axis.
+        mlp_ratio: hidden channels of an MLP over its channels.
+
+    Reference:
+        "Fusion Attention Block", section 3.2 of Xu et al., IPMI 2025.
+    """
+
+    def __init__(self, dim: int, heads: int, window: Sequence[int], mlp_ratio: float = 2.0) -> None:
+        super().__init__()
+        self.image_asks = CrossAttentionBlock(dim, heads, window, mlp_ratio)
+        self.mask_asks = CrossAttentionBlock(dim, heads, window, mlp_ratio)
+
+    def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """(B, *shape, C) from image and mask features of the same shape, channels last."""
+        return (self.image_asks(image, mask) + self.mask_asks(mask, image)) / 2

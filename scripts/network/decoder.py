@@ -1,0 +1,46 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""One level of the cross fusion decoder: warped moving and fixed features in, the residual field of this level out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
+
+from scripts.network.attention import CrossAttentionBlock, FusionAttentionBlock
+
+
+class FieldLevel(nn.Module):
+    """Cross attention for images and for masks, fusion of both, and a head that gives the residual field.
+
+    The head sees the fused features and, beside them, the four maps they came from: attention averages values, and
+    without the maps themselves small residuals are hard to tell.
+
+    Args:
+        spatial_dims: 2 or 3.
+        dim: channels of this level.
+        heads: number of attention heads.
+        window: voxels along each axis.
+        mlp_ratio: hidden channels of an MLP over its channels.
+    """
+
+    def __init__(self, spatial_dims: int, dim: int, heads: int, window: Sequence[int], mlp_ratio: float) -> None:
+        super().__init__()
+        self.image = CrossAttentionBlock(dim, heads, window, mlp_ratio)
+        self.mask = CrossAttentionBlock(dim, heads, window, mlp_ratio)
+        self.fusion = FusionAttentionBlock(dim, heads, window, mlp_ratio)
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.mix = nn.Sequential(conv(5 * dim, dim, 3, padding=1), nn.LeakyReLU(0.2))
+        self.head = conv(dim, spatial_dims, 3, padding=1)
+        # A training begins at the identity.
+        nn.init.normal_(self.head.weight, std=1e-4)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, moving: Tensor, fixed: Tensor, moving_mask: Tensor, fixed_mask: Tensor) -> Tensor:
+        """Residual field (B, n, *shape) in voxels of this level from four feature maps (B, C, *shape)."""
+        maps = moving, fixed, moving_mask, fixed_mask
+        last = [x.movedim(1, -1) for x in maps]
+        fused = self.fusion(self.image(last[0], last[1]), self.mask(last[2], last[3])).movedim(-1, 1)
+        return self.head(self.mix(torch.cat([fused, *maps], dim=1)))

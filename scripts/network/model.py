@@ -1,0 +1,144 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The registration network of section 3.2: one tensor with images and masks in, a displacement field out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from scripts.network.decoder import FieldLevel
+from scripts.network.encoder import Encoder
+from scripts.spatial.warp import integrate, resize_ddf, warp
+
+HEAD_CHANNELS = 8
+
+
+class Prediction(NamedTuple):
+    """What the network computes of a pair.
+
+    Attributes:
+        ddf: (B, n, H, W[, D]) voxels.
+        moving: image features of the moving image, unwarped, (B, channels[l], ...) a level, fine to coarse.
+        fixed: image features of the fixed image.
+    """
+
+    ddf: Tensor
+    moving: list[Tensor]
+    fixed: list[Tensor]
+
+
+class CrossFusionNet(nn.Module):
+    """Coarse-to-fine registration by cross attention of image and mask features.
+
+    Args:
+        spatial_dims: 2 or 3.
+        structures: number K of anatomical structures in the masks; their labels are 1 to K.
+        channels: of each level, fine to coarse.
+        strides: between two levels, a number or one per axis; thick slices want (2, 2, 1).
+        window: of the attention in voxels, a number or one per axis.
+        mlp_ratio: hidden channels of an MLP over its channels.
+        diffeomorphic: the field is the exponential of what the last level gives (scaling and squaring).
+        checkpointing: recomputes the decoder in the backward pass: less memory, about a third more time.
+
+    Reference:
+        section 3.2 of Xu et al., IPMI 2025.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        structures: int = 3,
+        channels: Sequence[int] = (8, 16, 32, 64),
+        strides: int | Sequence[int] = 2,
+        window: int | Sequence[int] = 4,
+        mlp_ratio: float = 2.0,
+        diffeomorphic: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        if structures < 1:
+            raise ValueError(f"The masks need at least one structure, got {structures}.")
+        self.spatial_dims, self.structures = spatial_dims, structures
+        self.diffeomorphic, self.checkpointing = diffeomorphic, checkpointing
+        step, window = (_per_axis(v, spatial_dims) for v in (strides, window))
+        self.total_stride = tuple(s ** (len(channels) - 1) for s in step)
+        steps = [step] * (len(channels) - 1)
+        self.image_encoder = Encoder(spatial_dims, 1, channels, steps)
+        self.mask_encoder = Encoder(spatial_dims, structures, channels, steps)
+        self.levels = nn.ModuleList(
+            FieldLevel(spatial_dims, c, max(1, c // HEAD_CHANNELS), window, mlp_ratio) for c in channels
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Registers.
+
+        Args:
+            image: (B, 4, H, W[, D]): moving and fixed image in [0, 1], moving and fixed mask labels 0 to K; all on the
+                fixed grid. Masks of zeros are allowed.
+
+        Returns:
+            DDF (B, n, H, W[, D]) in voxels, pulls from the moving image.
+
+        Raises:
+            ValueError: another shape.
+        """
+        return self.predict(image).ddf
+
+    def predict(self, image: Tensor) -> Prediction:
+        """As :meth:`forward`, with the image features that the prototype losses need."""
+        n = self.spatial_dims
+        if image.ndim != n + 2 or image.shape[1] != 4:
+            raise ValueError(
+                f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
+            )
+        shape = image.shape[2:]
+        image = self.pad(image)
+        pictures, masks = torch.cat([image[:, 0:1], image[:, 1:2]]), torch.cat([image[:, 2:3], image[:, 3:4]])
+        values = torch.arange(1, self.structures + 1, device=image.device).view(1, -1, *[1] * n)
+        images = [x.chunk(2) for x in self.image_encoder(pictures)]
+        masks = [x.chunk(2) for x in self.mask_encoder((masks.round() == values).to(image.dtype))]
+
+        field = None
+        for level, (moving, fixed), (moving_mask, fixed_mask) in zip(
+            reversed(self.levels), reversed(images), reversed(masks)
+        ):
+            if field is not None:
+                field = resize_ddf(field, moving.shape[2:])
+                # Coordinates need float32 whatever autocast says: half precision cannot tell voxel 200 from 201.
+                both = warp(torch.cat([moving, moving_mask], dim=1).float(), field)
+                moving, moving_mask = both.split(moving.shape[1], dim=1)
+            maps = moving, fixed, moving_mask, fixed_mask
+            residual = checkpoint(level, *maps, use_reentrant=False) if self.checkpointing else level(*maps)
+            field = residual.float() if field is None else field + residual.float()
+        if self.diffeomorphic:
+            field = integrate(field)
+        return Prediction(_crop(field, shape), [m for m, _ in images], [f for _, f in images])
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Repeats the far borders of an image until every level halves exactly and the coarsest has two voxels."""
+        sizes = [-(-s // t) * t for s, t in zip(image.shape[2:], self.total_stride)]
+        if prod(s // t for s, t in zip(sizes, self.total_stride)) == 1:
+            sizes[0] *= 2
+        padding = [v for old, new in zip(image.shape[:1:-1], sizes[::-1]) for v in (0, new - old)]
+        return F.pad(image, padding, mode="replicate") if any(padding) else image
+
+
+def _crop(field: Tensor, shape: Sequence[int]) -> Tensor:
+    for axis, size in enumerate(shape):
+        field = field.narrow(2 + axis, 0, size)
+    return field
+
+
+def _per_axis(value: int | Sequence[int], n: int) -> tuple[int, ...]:
+    values = (value,) * n if isinstance(value, int) else tuple(value)
+    if len(values) != n or min(values) < 1:
+        raise ValueError(f"A {n}-D network needs {n} positive whole numbers, got {value}.")
+    return values

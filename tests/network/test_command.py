@@ -1,0 +1,84 @@
+"""The network from the command line: outputs, measures, and refusals in one sentence."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from scripts import __main__ as cli
+from scripts.network.model import CrossFusionNet
+
+NET = ["--network_def#channels", "[4,8]"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    """A small untrained network that moves things by a few voxels."""
+    torch.manual_seed(0)
+    net = CrossFusionNet(channels=(4, 8), strides=(2, 2, 1), window=(4, 4, 2), diffeomorphic=True)
+    for level in net.levels:
+        torch.nn.init.normal_(level.head.weight, std=0.03)
+    path = tmp_path_factory.mktemp("weights") / "net.pt"
+    torch.save(net.state_dict(), path)
+    return str(path)
+
+
+def register(monkeypatch, files, out, weights, *more) -> int:
+    words = ["scripts", "register", files["moving"], files["fixed"], "--output_dir", str(out), "--method", "network"]
+    words += ["--checkpoint", weights, "--progress", "False", "--overview", "False", *NET]
+    monkeypatch.setattr(sys, "argv", [*words, *more])
+    try:
+        cli.main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_outputs_are_those_of_roi_registration(monkeypatch, heart_files, tmp_path, weights):
+    masks = ["--moving_mask", heart_files["moving_label"], "--fixed_mask", heart_files["fixed_label"]]
+    labels = ["--moving_label", heart_files["moving_label"], "--fixed_label", heart_files["fixed_label"]]
+    assert register(monkeypatch, heart_files, tmp_path, weights, *masks, *labels, "--instance_steps", "2") == 0
+    record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
+    assert len(record["pairs"]) == 3 and record["warnings"] == []
+    assert record["details"]["instance"]["steps"] == 2
+    assert {"dice", "hd95_mm", "field"} <= set(record["metrics"])
+    fixed, rois = nib.load(heart_files["fixed_label"]), nib.load(tmp_path / "fixed_rois.nii.gz")
+    np.testing.assert_array_equal(rois.get_fdata(), fixed.get_fdata())
+
+    # ITK, given the written field, moves the native image as we did.
+    field = sitk.ReadImage(str(tmp_path / "ddf.nii.gz"), sitk.sitkVectorFloat64)
+    moving, target = (sitk.ReadImage(heart_files[k], sitk.sitkFloat64) for k in ("moving", "fixed"))
+    moved = sitk.Resample(moving, target, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, 0.0)
+    ours = nib.load(tmp_path / "moved.nii.gz").get_fdata()
+    inner = (slice(6, -6), slice(6, -6), slice(1, -1))
+    np.testing.assert_allclose(sitk.GetArrayFromImage(moved).T[inner], ours[inner], atol=1.0)
+
+
+def test_without_masks_it_registers_and_says_so(monkeypatch, heart_files, tmp_path, weights):
+    assert register(monkeypatch, heart_files, tmp_path, weights) == 0
+    record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
+    assert record["pairs"] == [] and "No masks of structures" in record["warnings"][0]
+    assert (tmp_path / "ddf.nii.gz").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--checkpoint", "gone.pt"], "The weights of the registration network are not at gone.pt"),
+        (["--method", "best"], "Unknown method 'best'; choose one of roi, network."),
+        (["--epsilon", "0.7"], "There is no option --epsilon"),
+        (["--instance_steps", "-2"], "must not be negative, got -2"),
+        (["--structures", "[heart]", "--network_def#structures", "3"], "holds the label 3, but there are 1 structures"),
+    ],
+)
+def test_refusals(monkeypatch, heart_files, tmp_path, weights, capsys, more, message):
+    masks = ["--moving_mask", heart_files["moving_label"], "--fixed_mask", heart_files["fixed_label"]]
+    assert register(monkeypatch, heart_files, tmp_path, weights, *masks, *more) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,41 @@
+"""Instance optimisation of one pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from scripts.errors import InputError
+from scripts.network.refine import RefineSettings, refine
+
+
+def discs(size=32):
+    y, x = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    labels = torch.stack([((y - size / 2 - s) ** 2 + (x - size / 2) ** 2 < 64).float() for s in (-1.5, 1.5)])
+    return labels * 0.5 + 0.2, labels
+
+
+@pytest.mark.parametrize("with_masks", [True, False])
+def test_it_improves_a_bad_field(with_masks):
+    images, labels = discs()
+    still = torch.zeros(1, 2, 32, 32)
+    settings = RefineSettings(steps=30, learning_rate=0.3)
+    with torch.inference_mode():  # as MONAI's evaluators call it
+        ddf, history = refine(still, images, labels * with_masks, 1, (1.0, 1.0), settings)
+    assert min(history) < 0.7 * history[0]
+    inside = ddf[0, 0][(labels[1] > 0)]
+    assert -4 < float(inside.mean()) < -1.5  # pull: the moving disc lies three rows before the fixed one
+
+
+def test_no_steps_and_no_gain_leave_the_prediction():
+    images, labels = discs()
+    ddf = torch.randn(1, 2, 32, 32) * 0.01
+    same, history = refine(ddf, images, labels, 1, (1.0, 1.0), RefineSettings(steps=0))
+    torch.testing.assert_close(same, ddf)
+    assert len(history) == 1
+    perfect = images[1:].expand(2, -1, -1)
+    settings = RefineSettings(steps=40, patience=3, weights={"diffusion": 1.0})
+    kept, history = refine(torch.zeros(1, 2, 32, 32), perfect, labels, 1, (1.0, 1.0), settings)
+    assert len(history) == 4 and not kept.any()
+    with pytest.raises(InputError, match="must not be negative, got -1"):
+        RefineSettings(steps=-1)

@@ -1,0 +1,27 @@
+"""The shipped weights on real hearts that they were not trained on."""
+
+from __future__ import annotations
+
+import pytest
+from monai.bundle import ConfigParser
+
+from scripts.data.pair import one_pair
+from scripts.data.pair_lists import acdc_pairs
+from scripts.engine.batches import inference_batch
+from scripts.report.measure import MeasurePair
+
+
+@pytest.mark.slow
+def test_validation_patients_improve_without_masks(bundle, real_data, tmp_path):
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser.update({"bundle_root": str(bundle), "progress": False, "window": "mr"})
+    load, network, inferer = (parser.get_parsed_content(k) for k in ("preprocessing", "network", "inferer"))
+    network.eval()
+    for pair in acdc_pairs(str(real_data), "validation", str(tmp_path))[4:6]:
+        batch = one_pair([load(pair)])
+        assert not batch["masks"].any()
+        image, _ = inference_batch(batch, "cpu")
+        metrics = MeasurePair()({**batch, "pred": inferer(image, network)})["metrics"]
+        assert metrics["dice"]["final"]["mean"] > metrics["dice"]["initial"]["mean"] + 0.1
+        assert metrics["field"]["folds_percent"] < 0.1 and metrics["field"]["sdlogj"] < 0.06
