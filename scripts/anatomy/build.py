@@ -57,3 +57,8 @@ def build_source(
         word = str(error).split("'")[1]
         raise InputError(f"The source {source} has no option {word!r}; leave it out.") from error
     return made if cache_dir is None else CachedSource(made, cache_dir)
+
+
+def mask_source(source: str | None, cache_dir: str | Path | None = None) -> nn.Module | str | None:
+    """What :class:`scripts.data.structures.AddMasks` takes: None and "label" as they are, a word as its source."""
+    return source if source in (None, "label") else build_source(source, cache_dir=cache_dir)

@@ -61,7 +61,7 @@ def test_outputs_are_those_of_roi_registration(monkeypatch, heart_files, tmp_pat
 
 
 def test_without_masks_it_registers_and_says_so(monkeypatch, heart_files, tmp_path, weights):
-    assert register(monkeypatch, heart_files, tmp_path, weights) == 0
+    assert register(monkeypatch, heart_files, tmp_path, weights, "--masks", "None") == 0
     record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
     assert record["pairs"] == [] and "No masks of structures" in record["warnings"][0]
     assert (tmp_path / "ddf.nii.gz").exists()
@@ -71,7 +71,7 @@ def test_without_masks_it_registers_and_says_so(monkeypatch, heart_files, tmp_pa
     ("more", "message"),
     [
         (["--checkpoint", "gone.pt"], "The weights of the registration network are not at gone.pt"),
-        (["--method", "best"], "Unknown method 'best'; choose one of roi, network."),
+        (["--method", "best"], "Unknown method 'best'; choose one of samreg, network."),
         (["--epsilon", "0.7"], "There is no option --epsilon"),
         (["--instance_steps", "-2"], "must not be negative, got -2"),
         (["--structures", "[heart]", "--network_def#structures", "3"], "holds the label 3, but there are 1 structures"),
