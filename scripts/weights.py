@@ -64,3 +64,14 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
     if wrong:
         raise InputError(f"{path} does not fit {name}: {len(wrong)} entries differ, first {', '.join(wrong[:3])}.")
     model.load_state_dict(state)
+
+
+def start_from(model: nn.Module, path: str | None) -> nn.Module:
+    """Loads the weights that a training begins with, e.g. those of an earlier one; None leaves them random.
+
+    Raises:
+        InputError: the file is missing, unreadable, or of another architecture.
+    """
+    if path is not None:
+        load_weights(model, read_checkpoint(path), path, "the network of this training")
+    return model

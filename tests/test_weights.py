@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scripts.errors import InputError
-from scripts.weights import export_weights, load_weights, read_checkpoint
+from scripts.weights import export_weights, load_weights, read_checkpoint, start_from
 
 
 def test_a_tensor_of_two_names_is_saved_once(tmp_path):
@@ -37,6 +37,15 @@ def test_an_interrupted_save_keeps_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export_weights(nn.Linear(2, 2), tmp_path / "w.pt")
     assert (tmp_path / "w.pt").read_bytes() == before
+
+
+def test_a_training_starts_from_weights(tmp_path):
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    export_weights(first, tmp_path / "w.pt")
+    assert start_from(second, None) is second and not torch.equal(first.weight, second.weight)
+    torch.testing.assert_close(start_from(second, str(tmp_path / "w.pt")).weight, first.weight, atol=1e-3, rtol=1e-3)
+    with pytest.raises(InputError, match="does not fit the network of this training: 1 entries differ, first bias"):
+        start_from(nn.Linear(2, 2, bias=False), str(tmp_path / "w.pt"))
 
 
 def test_files_that_are_no_weights(tmp_path):
