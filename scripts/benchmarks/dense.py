@@ -14,7 +14,7 @@ import fire
 import torch
 from torch import Tensor
 
-from scripts.benchmarks.acdc import acdc_pairs
+from scripts.benchmarks.acdc import acdc_items
 from scripts.benchmarks.common import Registrar, hardware
 from scripts.losses.overlap import roi_loss, soft_dice_loss
 from scripts.losses.smoothness import diffusion
@@ -59,7 +59,7 @@ def main(data_dir: str, patients: int = 2, steps: int = 10_000, max_pairs: int =
     write = sys.stdout.write
     write(f"{hardware()}\n")
     with tempfile.TemporaryDirectory() as folder:
-        items = acdc_pairs(data_dir, "validation", folder, 128)[:patients]
+        items = acdc_items(data_dir, "validation", folder, 128)[:patients]
         registrar = Registrar({"window": "mr", "dense": False, "max_pairs": max_pairs, **options})
         settings: DenseSettings = registrar.inferer.settings
         for name, item in items:
