@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
-
-import torch
 
 from scripts.errors import InputError
 from scripts.network.model import CrossFusionNet
+from scripts.weights import load_weights, read_checkpoint
 
 
 def load_network(network: CrossFusionNet, path: str | Path | None) -> CrossFusionNet:
@@ -26,10 +24,6 @@ def load_network(network: CrossFusionNet, path: str | Path | None) -> CrossFusio
         return network
     if not Path(path).is_file():
         raise InputError(f"The weights of the registration network are not at {path}; train them or give --checkpoint.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        network.load_state_dict(state.get("model", state))
-    except (RuntimeError, AttributeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} holds no weights of this registration network ({reason}).") from error
+    state = read_checkpoint(path)
+    load_weights(network, state.get("model", state), path, "this registration network")
     return network

@@ -162,10 +162,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
     again = load_network(CrossFusionNet(2, 1, channels=(4, 8)), path)
     torch.testing.assert_close(dict(again.named_parameters()), dict(net.named_parameters()))
     assert load_network(net, None) is net
-    with pytest.raises(InputError, match="holds no weights of this registration network"):
+    with pytest.raises(InputError, match="does not fit this registration network"):
         load_network(CrossFusionNet(2, 1, channels=(4, 6)), path)
     path.write_bytes(b"no weights")
-    with pytest.raises(InputError, match="holds no weights"):
+    with pytest.raises(InputError, match="is not a readable weights file"):
         load_network(net, path)
     with pytest.raises(InputError, match="are not at"):
         load_network(net, tmp_path / "gone.pt")

@@ -12,8 +12,6 @@ from scripts.sam import build
 from scripts.sam.build import RELEASED, build_sam, file_sha256
 from scripts.sam.compact import compact_sam
 from scripts.sam.everything import EverythingMode
-from scripts.sam.weights import start_from
-from scripts.weights import export_weights
 
 
 @pytest.fixture
@@ -65,24 +63,6 @@ def test_truncated_and_foreign_files(small_vit, tmp_path):
         build_sam(precision="int8")
     with pytest.raises(InputError, match="'vit_x'; choose one of compact, vit_b"):
         build_sam("vit_x")
-
-
-def test_a_training_starts_from_given_weights(tmp_path):
-    def small() -> Sam:
-        return compact_sam(64, 8, 16, 32, channels=(8, 8, 8, 8))
-
-    torch.manual_seed(0)
-    taught, path = small(), tmp_path / "taught.pt"
-    export_weights(taught, path)
-    begun = start_from(small(), str(path))
-    for a, b in zip(taught.state_dict().values(), begun.state_dict().values()):
-        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)  # the file is half precision
-    fresh = small()
-    assert start_from(fresh, None) is fresh
-    with pytest.raises(InputError, match=r"weights .*gone\.pt are missing"):
-        start_from(small(), str(tmp_path / "gone.pt"))
-    with pytest.raises(InputError, match=r"does not fit SAM compact: \d+ entries differ"):
-        start_from(compact_sam(64, 8, 32, 32, channels=(8, 8, 8, 8)), str(path))
 
 
 def test_medsam_is_refused_in_everything_mode(small_vit, tmp_path):
