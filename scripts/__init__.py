@@ -1,2 +1,23 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""SAM registration: a MONAI bundle that aligns two medical images with the help of Segment Anything."""
+"""SAM registration: a MONAI bundle that aligns two medical images with the help of Segment Anything.
+
+``from scripts import register`` gives the verb of the command line; it is loaded when it is first asked for, so that
+``import scripts`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+VERBS = {"register": "scripts.cohort.register"}
+
+
+def __getattr__(name: str):
+    """Loads a verb from its module."""
+    if name in VERBS:
+        return getattr(import_module(VERBS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *VERBS])

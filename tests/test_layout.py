@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-STOREY = {"errors": 0, "spatial": 1, "losses": 2, "data": 3, "sam": 4, "roi": 5, "metrics": 6, "engine": 7, "report": 7,
-          "benchmarks": 8, "__main__": 9}  # fmt: skip
+STOREY = {"errors": 0, "fingerprint": 0, "spatial": 1, "losses": 2, "data": 3, "sam": 4, "roi": 5, "metrics": 6,
+          "engine": 7, "report": 7, "cohort": 8, "benchmarks": 8, "__main__": 9}  # fmt: skip
 
 
 def sources() -> list[Path]:

@@ -61,7 +61,7 @@ class SaveRegistration(Transform):
     """Writes the results of one pair; the postprocessing of the evaluator.
 
     Args:
-        output_dir: folder of the results; made if missing.
+        output_dir: folder of the results; made if missing. A pair's own "output_dir" comes first.
         parameters: what to record of the run, JSON-ready.
         overview: also draw ``overview.png``.
 
@@ -81,12 +81,12 @@ class SaveRegistration(Transform):
         pair: Pair = data["pair"]
         result: Registration = data["pred"]
         began = time.perf_counter()
-        check_output_dir(self.output_dir)
+        output_dir = check_output_dir(data.get("output_dir") or self.output_dir)
         for sentence in result.warnings:
             logger.warning(sentence)
         ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu().float(), pair.fixed.geometry.shape)
         metrics = pair_metrics(pair, ddf)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.output_dir) as folder:
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=output_dir) as folder:
             try:
                 part = Path(folder)
                 self._regions(part, pair, result)
@@ -101,10 +101,10 @@ class SaveRegistration(Transform):
                 (part / "correspondence.json").write_text(record, encoding="utf-8")
                 names = sorted(p.name for p in part.iterdir() if p.name != "correspondence.json")
                 for name in [*names, "correspondence.json"]:
-                    (part / name).replace(self.output_dir / name)
+                    (part / name).replace(output_dir / name)
             except OSError as error:
                 raise InputError(
-                    f"Writing to {self.output_dir} failed ({error.strerror or error}); nothing was replaced."
+                    f"Writing to {output_dir} failed ({error.strerror or error}); nothing was replaced."
                 ) from error
         return {**data, "metrics": metrics, "files": [*names, "correspondence.json"]}
 
