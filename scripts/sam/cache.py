@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 from dataclasses import fields
 from pathlib import Path
-from zipfile import BadZipFile
 
 import torch
 from segment_anything.modeling import Sam
@@ -112,6 +110,6 @@ def _read(path: Path, device: torch.device) -> list[SliceMasks] | None:
         return [SliceMasks(**slice_fields) for slice_fields in found]
     except FileNotFoundError:
         return None
-    except (OSError, RuntimeError, EOFError, TypeError, KeyError, ValueError, BadZipFile, pickle.UnpicklingError):
+    except Exception:  # a damaged file makes the unpickler raise nearly anything
         logger.info("%s is damaged and is made again", path)
         return None

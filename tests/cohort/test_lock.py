@@ -15,9 +15,9 @@ from scripts.errors import InputError
 
 def test_only_one_holds_it_and_nothing_stays(tmp_path):
     with locked(tmp_path):
-        with pytest.raises(InputError, match=rf"{tmp_path} is in use by process {os.getpid()} on .*; wait until"):
-            with locked(tmp_path):
-                pass
+        said = rf"{tmp_path} is in use by process {os.getpid()} on .*; wait until"
+        with pytest.raises(InputError, match=said), locked(tmp_path):
+            pass
         assert (tmp_path / NAME).exists()
     assert list(tmp_path.iterdir()) == []
     with locked(tmp_path):
