@@ -16,6 +16,7 @@ from scripts.cohort.pairs import Entry, read_pairs
 from scripts.data.pair import working_grid
 from scripts.data.reader import Volume, read_volume
 from scripts.engine.device import pick_device
+from scripts.engine.outcome import unwrapped
 from scripts.engine.run import BUNDLE, check_options
 from scripts.errors import InputError
 from scripts.spatial.geometry import grid_text, overlap
@@ -40,7 +41,8 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     parser = ConfigParser()
     parser.read_config(files)
     parser.update({"bundle_root": str(BUNDLE), **options, "device": str(pick_device(options.get("device", "auto")))})
-    parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
+    with unwrapped():
+        parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
     wanted = {key: parser.get_parsed_content(key) for key in ("dense", "overview", "max_size", "header")}
     target = Path(options["output_dir"])
     if options.get("pairs"):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.cohort.lock import locked
+from scripts.engine.outcome import unwrapped
 from scripts.engine.run import BUNDLE, run_bundle
 from scripts.errors import InputError
 from scripts.report.outputs import check_output_dir
@@ -48,7 +49,8 @@ def register(
         InputError: what cannot be used, in one sentence.
     """
     configs, values = resolve(moving, fixed, output_dir, pairs, preset, {"device": device, "seed": seed, **options})
-    with contextlib.suppress(SystemExit):  # exit codes are for the command line; what happened stands in the result
+    # Exit codes are for the command line; what happened stands in the result.
+    with unwrapped(), contextlib.suppress(SystemExit):
         run(configs, values)
     name = "summary.json" if pairs else "correspondence.json"
     return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import torch
 
 from scripts import register
 from scripts.cohort import case
+from scripts.errors import InputError
 from tests.cohort.conftest import QUICK, results, write_list
 
 NAMES = ["heart0", "heart1", "heart2"]
@@ -45,7 +46,7 @@ def test_killed_and_resumed_is_as_if_undisturbed(bundle, phantoms, undisturbed, 
             message = ""
             try:
                 register(pairs=listed, output_dir=str(out), **QUICK)
-            except Exception as error:
+            except InputError as error:
                 message = str(error)
         finally:
             process.send_signal(signal.SIGKILL)
