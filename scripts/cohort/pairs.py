@@ -31,7 +31,7 @@ class Entry:
     item: dict[str, Any]
 
 
-def read_pairs(path: str | Path, columns: Sequence[str]) -> list[Entry]:
+def read_pairs(path: str | Path | None, columns: Sequence[str]) -> list[Entry]:
     """Reads a list of pairs.
 
     Args:
@@ -46,6 +46,8 @@ def read_pairs(path: str | Path, columns: Sequence[str]) -> list[Entry]:
         InputError: the file is missing or malformed, has an unknown column, a row without images, or names that are
             used twice or cannot be folders.
     """
+    if not path:
+        raise InputError("No list of pairs was given; name a CSV or JSON file with --pairs.")
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -15,6 +15,7 @@ from scripts import register
 from scripts.cohort.run import SOME_FAILED
 from scripts.errors import InputError
 from tests.cohort.conftest import QUICK, results, write_list
+from tests.cohort.stand_in import Bands
 
 NAMES = ["heart0", "heart1", "heart2"]
 
@@ -131,3 +132,33 @@ def test_nothing_of_the_user_is_replaced(phantoms, tmp_path):
         register(pairs=write_list(tmp_path / "list.json", phantoms), output_dir=str(tmp_path), **QUICK)
     assert (tmp_path / "heart1" / "scan.nii.gz").read_text() == "precious"
     assert not (tmp_path / "heart0").exists()
+
+
+def test_a_failure_inside_the_engine_does_not_spoil_the_next_pair(phantoms, undisturbed, tmp_path, monkeypatch):
+    """Ignite's engine would quietly do nothing when it is run again after an exception."""
+    real, calls = Bands.__call__, []
+
+    def once(self, sam, slices):
+        calls.append(len(slices))
+        if len(calls) == 1:
+            raise MemoryError("no room\nfor this")
+        return real(self, sam, slices)
+
+    monkeypatch.setattr(Bands, "__call__", once)
+    summary = register(pairs=write_list(tmp_path / "list.json", phantoms), output_dir=str(tmp_path), **QUICK)
+    assert [row["status"] for row in summary["pairs"]] == ["failed", "registered", "registered"]
+    assert summary["pairs"][0]["error"] == "MemoryError: no room"
+    assert "Traceback" in (tmp_path / "heart0" / "case.log").read_text(encoding="utf-8")
+    assert results(tmp_path, NAMES[1:]) == results(undisturbed, NAMES[1:])
+
+
+def test_pairs_without_regions_have_their_own_exit_code(phantoms, tmp_path, monkeypatch):
+    options = {**QUICK, "everything": {**QUICK["everything"], "bands": 1}}
+    words = ["register", "--pairs", write_list(tmp_path / "list.json", phantoms[:1]), "--output_dir", str(tmp_path)]
+    words += [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in options.items()]
+    for done in (0, 1):  # without regions is an answer, too, and is not asked again
+        assert run_main(monkeypatch, *words) == 3
+        summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+        assert (summary["nothing_found"], summary["done_before"]) == (1, done)
+    metrics = summary["metrics"]
+    assert metrics["dice/mean/final"] == metrics["dice/mean/initial"]

@@ -69,6 +69,8 @@ def test_unreadable_lists(tmp_path):
     for path in (tmp_path / "gone.csv", tmp_path / "bytes.csv", tmp_path, "nul\0.csv"):
         with pytest.raises(InputError, match=r"cannot be read; give a CSV or JSON file"):
             read_pairs(path, COLUMNS)
+    with pytest.raises(InputError, match="No list of pairs was given"):
+        read_pairs(None, COLUMNS)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".cache", "a\nb", "a:b", "x" * 201, "end.", 'q"'])

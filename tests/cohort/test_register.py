@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shlex
 import subprocess
 import sys
 
+import monai
 import pytest
 from monai.bundle import ConfigParser
 
@@ -14,7 +17,7 @@ from scripts.cohort.plan import plan_text
 from scripts.cohort.register import preset_files, resolve
 from scripts.engine.run import check_options
 from scripts.errors import InputError
-from tests.cohort.conftest import write_list
+from tests.cohort.conftest import QUICK, results, write_list
 from tests.cohort.test_cohort import run_main
 
 PRESETS = ("abdomen_ct", "cardiac_mr", "prostate_mr", "retina")
@@ -105,3 +108,33 @@ def test_the_package_is_imported_without_its_weight(bundle):
     assert scripts.register is scripts.cohort.register.register
     with pytest.raises(AttributeError, match="has no attribute 'registrate'"):
         _ = scripts.registrate
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cohorts.md"])
+def test_commands_of_the_pages(bundle, page, phantoms, tmp_path, monkeypatch):
+    """As they stand, but for the places and a quick stand-in for the model; first the dry run."""
+    text = (bundle / page).read_text(encoding="utf-8")
+    line = next(t for t in text.splitlines() if t.startswith("python -m scripts register --pairs"))
+    with (tmp_path / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, phantoms[0])
+        writer.writeheader()
+        writer.writerows(phantoms[:1])
+    places = {"pairs.csv": str(tmp_path / "pairs.csv"), "out": str(tmp_path / "out")}
+    words = [places.get(w, w) for w in shlex.split(line)[3:]]
+    words += [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in QUICK.items()]
+    assert run_main(monkeypatch, *words, "--dry_run") == 0
+    assert not (tmp_path / "out").exists()
+    assert run_main(monkeypatch, *words) == 0
+    assert (tmp_path / "out" / "heart0" / "case.json").exists()
+
+
+def test_the_same_in_words_of_monai(bundle, phantoms, undisturbed, tmp_path):
+    monai.bundle.run(
+        config_file=[str(bundle / "configs" / name) for name in ("samreg.json", "cohort.json")],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        bundle_root=str(bundle),
+        pairs=write_list(tmp_path / "list.json", phantoms[:1]),
+        output_dir=str(tmp_path),
+        **{**QUICK, "device": "$torch.device('cpu')"},
+    )
+    assert results(tmp_path, ["heart0"]) == results(undisturbed, ["heart0"])
