@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from scripts.cohort.case import FAILED, NOTHING_FOUND, REGISTERED, write_whole
+from scripts.report.cohort_page import cohort_page
 
 FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds")
 
@@ -24,8 +25,8 @@ def flat_metrics(metrics: Mapping) -> dict[str, float]:
     """
     flat: dict[str, float] = {}
     for key, value in metrics.items():
-        if key == "field":
-            flat |= {f"{key}/{name}": number for name, number in value.items()}
+        if "initial" not in value:
+            flat |= {f"{key}/{name}": number for name, number in value.items() if isinstance(number, (int, float))}
             continue
         stages = {**value, "final": value.get("final", value.get("aligned", value["initial"]))}
         for name in stages["initial"]:
@@ -60,7 +61,7 @@ def summarise(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) ->
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes ``summary.json`` and ``summary.csv``, whose last two rows are mean and sd."""
+    """Writes ``summary.json``, ``summary.csv``, whose last two rows are mean and sd, and ``report.html``."""
     metrics = summary["metrics"]
     text = io.StringIO()
     writer = csv.DictWriter(text, [*FACTS, *metrics], lineterminator="\n")
@@ -70,3 +71,5 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
         writer.writerow({"name": number, **{k: v[number] for k, v in metrics.items()}})
     write_whole(folder / "summary.csv", text.getvalue())
     write_whole(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False))
+    pages = {row["name"] for row in summary["pairs"] if (folder / row["name"] / "report.html").exists()}
+    write_whole(folder / "report.html", cohort_page(summary, pages))

@@ -27,6 +27,7 @@ from scripts.data.pair import Pair
 from scripts.data.reader import Volume
 from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
+from scripts.report.case_page import case_page, slice_pictures
 from scripts.report.overview import overview
 from scripts.roi.registration import Registration
 from scripts.spatial.fields import write_field
@@ -63,7 +64,7 @@ class SaveRegistration(Transform):
     Args:
         output_dir: folder of the results; made if missing. A pair's own "output_dir" comes first.
         parameters: what to record of the run, JSON-ready.
-        overview: also draw ``overview.png``.
+        overview: also draw ``overview.png`` and write ``report.html``.
 
     Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`).
 
@@ -97,8 +98,13 @@ class SaveRegistration(Transform):
                     overview(part / "overview.png", image, result, pair.working.spacing, self._title(pair, metrics))
                 result.seconds["write"] = time.perf_counter() - began
                 # The record is moved last: where it stands, everything it names stands too.
-                record = json.dumps(self._record(pair, result, metrics), indent=2, allow_nan=False)
-                (part / "correspondence.json").write_text(record, encoding="utf-8")
+                record = self._record(pair, result, metrics)
+                text = json.dumps(record, indent=2, allow_nan=False)
+                (part / "correspondence.json").write_text(text, encoding="utf-8")
+                if self.overview:
+                    pictures = slice_pictures(image, result, pair.working.spacing)
+                    report = case_page(record, pictures, (part / "overview.png").read_bytes())
+                    (part / "report.html").write_text(report, encoding="utf-8")
                 names = sorted(p.name for p in part.iterdir() if p.name != "correspondence.json")
                 for name in [*names, "correspondence.json"]:
                     (part / name).replace(output_dir / name)

@@ -58,7 +58,7 @@ def test_killed_and_resumed_is_as_if_undisturbed(bundle, phantoms, undisturbed, 
     summary = register(pairs=listed, output_dir=str(out), **QUICK)
     assert summary["done_before"] == len(finished)
     assert results(out, NAMES) == results(undisturbed, NAMES)
-    assert {p.name for p in out.iterdir()} == {*NAMES, ".cache", "summary.csv", "summary.json"}
+    assert {p.name for p in out.iterdir()} == {*NAMES, ".cache", "summary.csv", "summary.json", "report.html"}
     assert not [p for p in out.rglob("*") if "part" in p.name or "writing" in p.name]
 
 
