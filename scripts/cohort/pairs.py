@@ -100,7 +100,7 @@ def _entry(row: Mapping[str, Any], number: int, path: Path, columns: Sequence[st
             raise InputError(f"{path} has an unknown column {key!r}{hint}")
         if value is None or (isinstance(value, str) and not value.strip()):
             continue
-        if not isinstance(value, (str, int)) or isinstance(value, bool):
+        if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).isprintable():
             raise InputError(f"Pair {number} of {path} has {value!r} as {key}; give text.")
         item[key] = _value(key, str(value).strip(), number, path)
     name = item.pop("name", "")

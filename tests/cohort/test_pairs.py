@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import pytest
 
@@ -51,6 +52,7 @@ def test_csv_and_json_give_the_same_pairs(tmp_path):
         ("a.csv", "moving,fixed,moving_frame\na,b,-1\n", "'-1' as moving_frame; give the number of a frame"),
         ("a.csv", "name,moving,fixed\n../x,a,b\n", "called '../x', which cannot be the name of a folder"),
         ("a.csv", "name,moving,fixed\nx,a,b\nX,a,b\n", "The name 'X' stands twice"),
+        ("a.json", '[{"moving": "a\\u0000", "fixed": "b"}]', r"has 'a\\x00' as moving; give text"),
         ("a.json", "{", "no valid JSON"),
         ("a.json", "[" * 100_000, "no valid JSON"),
         ("a.json", "[1]", "must hold a list of objects"),
@@ -71,6 +73,52 @@ def test_unreadable_lists(tmp_path):
             read_pairs(path, COLUMNS)
     with pytest.raises(InputError, match="No list of pairs was given"):
         read_pairs(None, COLUMNS)
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_damaged_lists_are_read_or_refused(tmp_path, ending):
+    """200 seeded mutations: either pairs whose folders lie in the output folder, or one sentence."""
+    rows = [{"name": "ä b", "moving": "a.nii.gz", "fixed": "b.nii.gz", "moving_frame": "1"}] * 2
+    rows[1] = {**rows[1], "name": "c"}
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    good = (json.dumps(rows) if ending == "json" else "\n".join(lines)).encode()
+    chance = random.Random(5)
+    path = tmp_path / f"list.{ending}"
+    outcomes = []
+    for _ in range(200):
+        data = bytearray(good)
+        for _ in range(chance.randint(1, 2)):
+            place = chance.randrange(len(data) + 1)
+            junk = chance.choice(
+                [
+                    b'"',
+                    b"\x00",
+                    b"\xff",
+                    b"\n",
+                    b",",
+                    b"../",
+                    b"{",
+                    b"]",
+                    b"null",
+                    b"\r",
+                    b"1e999",
+                    b"",
+                    b"x",
+                    "ü".encode(),
+                ]
+            )
+            data[place : place + chance.choice([0, 1, 1, 8, 200])] = junk
+        path.write_bytes(bytes(data))
+        try:
+            entries = read_pairs(path, COLUMNS)
+        except InputError as error:
+            outcomes.append("refused")
+            assert "\n" not in str(error)[:60]
+            continue
+        outcomes.append("read")
+        for entry in entries:
+            assert (tmp_path / entry.name).resolve().parent == tmp_path.resolve()
+    assert min(outcomes.count(o) for o in ("read", "refused")) > 10
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".cache", "a\nb", "a:b", "x" * 201, "end.", 'q"'])
