@@ -12,7 +12,7 @@ STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:1200px;margin:1.5rem auto;padding:0 1rem;
 color:#1b1f24;background:#fff}
 h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.05rem;margin:1.6rem 0 .5rem}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;margin:.5rem 0;font-variant-numeric:tabular-nums}
 th,td{padding:.18rem .7rem .18rem 0;text-align:right;border-bottom:1px solid #d8dde3}
 th:first-child,td:first-child{text-align:left}
 .scroll{overflow-x:auto}.warn{background:#fff4d6;border-left:4px solid #d99a00;padding:.4rem .8rem;margin:.4rem 0}
