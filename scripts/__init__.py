@@ -1,21 +1,27 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Image registration with the help of Segment Anything, as a MONAI bundle.
+"""SAM registration: a MONAI bundle that aligns two medical images with the help of Segment Anything.
 
-``from scripts import warp, invert, compose, evaluate`` gives the verbs of the command line; they are loaded when they
-are first asked for, so that ``import scripts`` costs nothing.
+``from scripts import register, warp, invert, compose, evaluate`` gives the verbs of the command line; they are loaded
+when they are first asked for, so that ``import scripts`` costs nothing.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 
-VERBS = ("warp", "invert", "compose", "evaluate")
+VERBS = {
+    "register": "scripts.cohort.register",
+    "warp": "scripts.tools.warp",
+    "invert": "scripts.tools.invert",
+    "compose": "scripts.tools.compose",
+    "evaluate": "scripts.tools.evaluate",
+}
 
 
 def __getattr__(name: str):
     """Loads a verb from its module."""
     if name in VERBS:
-        return getattr(import_module(f"scripts.tools.{name}"), name)
+        return getattr(import_module(VERBS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

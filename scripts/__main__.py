@@ -10,33 +10,38 @@ from typing import Any
 import fire
 from monai.bundle import ConfigParser
 
+from scripts.cohort.plan import plan_text
+from scripts.cohort.register import resolve, run
 from scripts.engine.outcome import input_error
 from scripts.engine.run import BUNDLE, run_bundle
-from scripts.errors import InputError
 from scripts.tools.compose import compose
 from scripts.tools.evaluate import evaluate, summary_text
 from scripts.tools.invert import invert
 from scripts.tools.warp import warp
 
-METHODS = {"samreg": ["samreg.json"], "network": ["inference.json"]}
-
 
 def register(
-    moving: str,
-    fixed: str,
-    output_dir: str,
+    moving: str | None = None,
+    fixed: str | None = None,
+    output_dir: str | None = None,
+    pairs: str | None = None,
     method: str = "samreg",
+    preset: str = "default",
+    dry_run: bool = False,
     device: str = "auto",
     seed: int = 0,
     **options: Any,
 ) -> None:
-    """Registers two images with the help of Segment Anything and writes the results.
+    """Registers two images, or all pairs of a list, with the help of Segment Anything and writes the results.
 
     Args:
         moving: image to move: NIfTI, NRRD, MHA, PNG, JPEG, or a folder with a DICOM series.
         fixed: image that stays.
         output_dir: folder of the results.
+        pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
         method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network.
+        preset: of samreg: default, abdomen_ct, cardiac_mr, prostate_mr or retina; explicit options win.
+        dry_run: print the plan and stop.
         device: auto, cpu, cuda or mps.
         seed: of everything random.
         options: any key of configs/samreg.json, e.g. --init affine --window ct --sam vit_b --image_weight 1; of
@@ -45,12 +50,12 @@ def register(
     Raises:
         InputError: an unknown method, or input that cannot be registered.
     """
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
-    run_bundle(
-        METHODS[method],
-        {"moving": moving, "fixed": fixed, "output_dir": output_dir, "device": device, "seed": seed, **options},
-    )
+    options = {"device": device, "seed": seed, **options}
+    configs, values = resolve(moving, fixed, output_dir, pairs, preset, options, method)
+    if dry_run:
+        sys.stdout.write(plan_text(configs, values))
+    else:
+        run(configs, values)
 
 
 def correspond(moving: str, fixed: str, output_dir: str, device: str = "auto", seed: int = 0, **options: Any) -> None:

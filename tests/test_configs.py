@@ -9,7 +9,8 @@ import sys
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 
-FILES = {"samreg": ["samreg.json"], "correspond": ["samreg.json", "correspond.json"]}
+FILES = {"samreg": ["samreg.json"], "correspond": ["samreg.json", "correspond.json"],
+         "cohort": ["samreg.json", "cohort.json"]}  # fmt: skip
 TRAIN_ANATOMY = ["train_anatomy.json", "datasets/acdc_anatomy.json"]
 NETWORK = [
     ["inference.json"],
@@ -24,6 +25,7 @@ NETWORK = [
 
 @pytest.mark.parametrize("name", FILES)
 def test_inference_workflows_have_all_properties(bundle, tmp_path, name):
+    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n", encoding="utf-8")
     workflow = ConfigWorkflow(
         [str(bundle / "configs" / f) for f in FILES[name]],
         workflow_type="inference",
@@ -32,6 +34,7 @@ def test_inference_workflows_have_all_properties(bundle, tmp_path, name):
         dataset_dir=str(tmp_path),
         output_dir=str(tmp_path / "out"),
         points=[[0, 0, 0]],
+        pairs=str(tmp_path / "pairs.csv"),
     )
     workflow.initialize()
     assert workflow.check_properties() == []

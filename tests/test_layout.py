@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-STOREY = {"errors": 0, "weights": 1, "spatial": 1, "losses": 2, "data": 3, "sam": 4, "anatomy": 4, "roi": 5,
-          "network": 5, "metrics": 6, "engine": 7, "report": 7, "tools": 8, "benchmarks": 9,
+STOREY = {"errors": 0, "fingerprint": 0, "weights": 1, "spatial": 1, "losses": 2, "data": 3, "sam": 4, "anatomy": 4,
+          "roi": 5, "network": 5, "metrics": 6, "engine": 7, "report": 7, "cohort": 8, "tools": 8, "benchmarks": 9,
           "__main__": 10}  # fmt: skip
 
 

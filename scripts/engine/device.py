@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from scripts.errors import InputError
@@ -11,10 +13,14 @@ from scripts.errors import InputError
 def pick_device(name: str = "auto") -> torch.device:
     """The device called "cpu", "cuda", "cuda:1", "mps", or for "auto" the best that is there.
 
+    Under torchrun "auto" gives every process of a machine a GPU of its own, as far as there are so many.
+
     Raises:
         InputError: an unknown name, or a device that this machine does not have.
     """
     has_mps = torch.backends.mps.is_available()
+    if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
+        return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from scripts.errors import InputError
@@ -23,6 +25,18 @@ def input_error(error: BaseException | None) -> InputError | None:
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """An :class:`InputError` that MONAI's config parser has wrapped comes out as itself."""
+    try:
+        yield
+    except Exception as error:
+        plain = input_error(error)
+        if plain is None or plain is error:
+            raise
+        raise InputError(str(plain)) from error
 
 
 def plain_errors() -> None:

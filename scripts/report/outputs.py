@@ -25,6 +25,7 @@ from scripts.data.pair import Pair
 from scripts.data.writer import as_stored, save_nifti, save_picture
 from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
+from scripts.report.case_page import case_page, slice_pictures
 from scripts.report.overview import overview
 from scripts.roi.registration import Registration
 from scripts.spatial.chain import Field
@@ -61,9 +62,9 @@ class SaveRegistration(Transform):
     """Writes the results of one pair; the postprocessing of the evaluator.
 
     Args:
-        output_dir: folder of the results; made if missing.
+        output_dir: folder of the results; made if missing. A pair's own "output_dir" comes first.
         parameters: what to record of the run, JSON-ready.
-        overview: also draw ``overview.png``.
+        overview: also draw ``overview.png`` and write ``report.html``.
         inverse: also write the inverse field, which pulls the fixed image to the moving grid.
 
     Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`).
@@ -90,12 +91,12 @@ class SaveRegistration(Transform):
         pair: Pair = data["pair"]
         result: Registration = data["pred"]
         began = time.perf_counter()
-        check_output_dir(self.output_dir)
+        output_dir = check_output_dir(data.get("output_dir") or self.output_dir)
         for sentence in result.warnings:
             logger.warning(sentence)
         ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu().float(), pair.fixed.geometry.shape)
         metrics = pair_metrics(pair, ddf)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.output_dir) as folder:
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=output_dir) as folder:
             try:
                 part = Path(folder)
                 self._regions(part, pair, result)
@@ -106,14 +107,19 @@ class SaveRegistration(Transform):
                     overview(part / "overview.png", image, result, pair.working.spacing, self._title(pair, metrics))
                 result.seconds["write"] = time.perf_counter() - began
                 # The record is moved last: where it stands, everything it names stands too.
-                record = json.dumps(self._record(pair, result, metrics), indent=2, allow_nan=False)
-                (part / "correspondence.json").write_text(record, encoding="utf-8")
+                record = self._record(pair, result, metrics)
+                text = json.dumps(record, indent=2, allow_nan=False)
+                (part / "correspondence.json").write_text(text, encoding="utf-8")
+                if self.overview:
+                    pictures = slice_pictures(image, result, pair.working.spacing)
+                    report = case_page(record, pictures, (part / "overview.png").read_bytes())
+                    (part / "report.html").write_text(report, encoding="utf-8")
                 names = sorted(p.name for p in part.iterdir() if p.name != "correspondence.json")
                 for name in [*names, "correspondence.json"]:
-                    (part / name).replace(self.output_dir / name)
+                    (part / name).replace(output_dir / name)
             except OSError as error:
                 raise InputError(
-                    f"Writing to {self.output_dir} failed ({error.strerror or error}); nothing was replaced."
+                    f"Writing to {output_dir} failed ({error.strerror or error}); nothing was replaced."
                 ) from error
         return {**data, "metrics": metrics, "files": [*names, "correspondence.json"]}
 

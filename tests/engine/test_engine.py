@@ -109,6 +109,16 @@ def test_devices():
             pick_device("cuda")
 
 
+def test_processes_of_torchrun_share_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for rank, index in (("0", 0), ("1", 1), ("2", 0)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert pick_device() == torch.device("cuda", index)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert pick_device() == torch.device("cuda")
+
+
 def test_input_errors_are_found_behind_wrappers():
     try:
         try:

@@ -58,7 +58,7 @@ def test_everything_is_there(written):
     names = {p.name for p in folder.iterdir()}
     assert names == set(out["files"]) == {
         "moving_rois.nii.gz", "fixed_rois.nii.gz", "correspondence.json", "ddf.nii.gz", "moved.nii.gz",
-        "moved_label.nii.gz", "moved_landmarks.csv", "overview.png",
+        "moved_label.nii.gz", "moved_landmarks.csv", "overview.png", "report.html",
     }  # fmt: skip
 
 

@@ -1,0 +1,123 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""What a registration would read, do and write: the plan behind ``--dry_run``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from scripts.cohort.case import read_record
+from scripts.cohort.pairs import Entry, read_pairs
+from scripts.data.pair import working_grid
+from scripts.data.reader import Volume, read_volume
+from scripts.engine.device import pick_device
+from scripts.engine.outcome import unwrapped
+from scripts.engine.run import BUNDLE, check_options
+from scripts.errors import InputError
+from scripts.spatial.geometry import grid_text, overlap
+
+_IDENTITY = np.eye(4)
+ALWAYS = ("moving_rois.nii.gz", "fixed_rois.nii.gz", "correspondence.json")
+
+
+def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The resolved plan in words: inputs with their grids, outputs, model, settings. Nothing is written.
+
+    Args:
+        configs: file names in ``configs/``, later ones over earlier ones.
+        options: values by key of the config.
+
+    Raises:
+        InputError: an unknown option, a setting that cannot be used, or an image that cannot be read; of a list the
+            images that cannot be read are named in the text instead.
+    """
+    files = [str(BUNDLE / "configs" / name) for name in configs]
+    check_options(files, options)
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({"bundle_root": str(BUNDLE), **options, "device": str(pick_device(options.get("device", "auto")))})
+    with unwrapped():
+        parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
+    wanted = {key: parser.get_parsed_content(key) for key in ("overview", "max_size", "header")}
+    wanted["dense"] = parser.get_parsed_content("dense") if "dense" in parser.config else True
+    target = Path(options["output_dir"])
+    if options.get("pairs"):
+        lines = _cohort_lines(read_pairs(options["pairs"], parser.get("columns")), target, wanted)
+    else:
+        item = {key: parser.get(key) for key in parser.get("dataset#data") if key in options}
+        lines = [*pair_lines(item, wanted), f"writes to {target}: {', '.join(output_names(item, wanted))}"]
+    model = parser.get_parsed_content("network_def", instantiate=False).get_config()
+    lines.append(f"configs: {', '.join(configs)}")
+    lines.append(f"model: {_words({k: v for k, v in model.items() if not k.startswith('_')})}")
+    lines.append(f"settings: {_words(parser.get_parsed_content('parameters'))}")
+    lines.append(f"device: {parser.get('device')}")
+    return "\n".join(lines) + "\n"
+
+
+def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """A line for every image and label map of a pair, and one for the working grid.
+
+    Args:
+        item: paths and frames, see :class:`scripts.data.pair.LoadPair`.
+        wanted: "max_size" and "header", as for LoadPair.
+
+    Raises:
+        InputError: a file cannot be read, or one image is 2-D and the other 3-D.
+    """
+    volumes: dict[str, Volume] = {}
+    lines = []
+    for role in ("moving", "fixed"):
+        for key in (role, f"{role}_label"):
+            if item.get(key):
+                volumes[key] = read_volume(item[key], frame=item.get(f"{role}_frame"), header=wanted["header"])
+                lines.append(f"{key}: {item[key]}, {grid_text(volumes[key].geometry)}")
+        if item.get(f"{role}_landmarks"):
+            lines.append(f"{role}_landmarks: {item[f'{role}_landmarks']}")
+    moving, fixed = volumes["moving"].geometry, volumes["fixed"].geometry
+    if moving.ndim != fixed.ndim:
+        raise InputError(
+            f"{item['moving']} is {moving.ndim}-D and {item['fixed']} is {fixed.ndim}-D; both must have the same "
+            "number of dimensions."
+        )
+    lines.append(f"working grid: {grid_text(working_grid(fixed, wanted['max_size']))}")
+    if not overlap(fixed, moving, _IDENTITY):
+        lines.append("the images do not overlap as they lie in space: an initial alignment (--init) is needed")
+    return lines
+
+
+def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Files that a registered pair has."""
+    names = list(ALWAYS)
+    if wanted["dense"]:
+        names += ["ddf.nii.gz", "moved.nii.gz"]
+        names += ["moved_label.nii.gz"] if item.get("moving_label") else []
+        names += ["moved_landmarks.csv"] if item.get("fixed_landmarks") else []
+    return [*names, *(["overview.png"] if wanted["overview"] else [])]
+
+
+def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, Any]) -> list[str]:
+    lines, bad = [], 0
+    for entry in tqdm(entries, desc="reading", unit="pair", leave=False):
+        record = read_record(target / entry.name)
+        lines.append(f"{entry.name}:" + (f" there already, {record.get('status')}" if record else ""))
+        try:
+            lines += [f"    {line}" for line in pair_lines(entry.item, wanted)]
+        except InputError as error:
+            bad += 1
+            lines.append(f"    will fail: {error}")
+    lines.append(f"{len(entries)} pairs" + (f", {bad} of them will fail" if bad else ""))
+    keys = {key: True for entry in entries for key in entry.item}
+    names = ["case.json", "case.log", *output_names(keys, wanted)]
+    return [
+        *lines,
+        f"writes to {target}: summary.csv, summary.json, and for each pair a folder with {', '.join(names)}",
+    ]
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

@@ -1,0 +1,74 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Hashes of what decides a result: the settings of an object, the weights of a model, the content of a tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Compose
+from torch import Tensor, nn
+
+SILENT = ("output_dir", "progress")  # attributes that change no result
+
+
+def fingerprint(*values: Any) -> str:
+    """SHA-256, hexadecimal, of the settings of some values; equal settings give equal hashes in every process."""
+    text = json.dumps([settings(v) for v in values], sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def settings(value: Any) -> Any:
+    """What a value was set to, ready for JSON.
+
+    An object is its class and its public attributes, a model its weights, an array its content. Attributes whose name
+    begins with an underscore, and those in ``SILENT``, count as bookkeeping.
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (Path, torch.device)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): settings(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [settings(v) for v in value]
+    if isinstance(value, Tensor):
+        return tensor_hash(value)
+    if isinstance(value, (np.ndarray, np.generic)):
+        return tensor_hash(torch.from_numpy(np.array(value)))
+    if isinstance(value, nn.Module):
+        return model_hash(value)
+    if isinstance(value, Compose):
+        return [settings(t) for t in value.transforms]
+    kind = type(value)
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_") and k not in SILENT}
+    return {"class": f"{kind.__module__}.{kind.__qualname__}"} | {k: settings(v) for k, v in public.items()}
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """SHA-256 of the shape, type and values of a tensor on any device."""
+    digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def model_hash(model: nn.Module) -> str:
+    """SHA-256 of the class and the state dict of a model."""
+    kind = type(model)
+    digest = hashlib.sha256(f"{kind.__module__}.{kind.__qualname__}".encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    flat = torch.as_tensor(tensor.detach()).cpu().contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())

@@ -1,0 +1,97 @@
+"""The store of masks gives back exactly what was computed, and only for the same question."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import fields
+
+import pytest
+import torch
+
+from scripts.sam.cache import CachedEverything
+from scripts.sam.compact import compact_sam
+from scripts.sam.everything import EverythingMode
+from scripts.sam.slice_masks import SliceMasks
+
+
+@pytest.fixture(scope="module")
+def sam():
+    torch.manual_seed(0)
+    return compact_sam(tokens=4).eval()
+
+
+@pytest.fixture(scope="module")
+def slices():
+    return torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(1)) * 255
+
+
+def everything(points: int = 2) -> EverythingMode:
+    return EverythingMode(points, pred_iou_thresh=0.0, stability_score_thresh=0.0)
+
+
+def same(a: list[SliceMasks], b: list[SliceMasks]) -> bool:
+    pairs = [(getattr(x, f.name), getattr(y, f.name)) for x, y in zip(a, b) for f in fields(x)]
+    return len(a) == len(b) and all(torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in pairs)
+
+
+def test_a_hit_is_what_was_computed(sam, slices, tmp_path):
+    fresh = everything()(sam, slices)
+    assert len(fresh[0])  # masks to remember
+    for counts in ({"computed": 2, "reused": 0}, {"computed": 0, "reused": 2}):
+        cached = CachedEverything(everything(), tmp_path)
+        assert same(cached(sam, slices), fresh)
+        assert cached.counts == counts
+    assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]
+
+
+def test_another_question_is_no_hit(sam, slices, tmp_path):
+    CachedEverything(everything(), tmp_path)(sam, slices)
+    other = copy.deepcopy(sam)
+    next(other.parameters()).data += 1e-3
+    for model, points, image in ((other, 2, slices), (sam, 1, slices), (sam, 2, slices + 1), (sam, 2, slices[:1])):
+        cached = CachedEverything(everything(points), tmp_path)
+        cached(model, image)
+        assert cached.counts["reused"] == 0
+
+
+def test_the_folder_stays_within_its_bound_and_keeps_what_is_used(sam, slices, tmp_path):
+    CachedEverything(everything(), tmp_path / "size")(sam, slices)
+    size = next((tmp_path / "size").iterdir()).stat().st_size
+    cached = CachedEverything(everything(), tmp_path / "kept", max_gb=2.5 * size / 1e9)
+    for shift in (0, 1, 0, 2, 0, 3, 0):
+        cached(sam, slices + shift)
+    assert cached.counts == {"computed": 8, "reused": 6}
+    assert sum(p.stat().st_size for p in (tmp_path / "kept").iterdir()) <= 2.5 * size
+
+
+def test_without_a_folder_nothing_is_written(sam, slices, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for cached in (CachedEverything(everything()), CachedEverything(everything(), tmp_path / "off", max_gb=0)):
+        cached(sam, slices), cached(sam, slices)
+        assert cached.counts == {"computed": 4, "reused": 0}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"PK\x03\x04 truncated"])
+def test_a_damaged_file_is_made_again(sam, slices, tmp_path, content):
+    fresh = CachedEverything(everything(), tmp_path)(sam, slices)
+    path = next(tmp_path.iterdir())
+    whole = path.stat().st_size
+    path.write_bytes(content)
+    assert same(CachedEverything(everything(), tmp_path)(sam, slices), fresh)
+    assert path.stat().st_size == whole
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_stops_the_store_and_not_the_work(sam, slices, tmp_path, monkeypatch, caplog, error):
+    def full(state, target):
+        target.write_text("half")
+        raise error
+
+    monkeypatch.setattr(torch, "save", full)
+    cached = CachedEverything(everything(), tmp_path)
+    with caplog.at_level(logging.WARNING):
+        assert same(cached(sam, slices), cached(sam, slices))
+    assert caplog.text.count("going on without it") == 1
+    assert list(tmp_path.iterdir()) == []
