@@ -57,7 +57,7 @@ class BundledNet(nn.Module):
             raise InputError(f"overlap must lie in [0, 1), got {overlap}.")
         self.flips = self.spec.flips if flips else ()
         self.offered = self.spec.names
-        self.identity = digest(name, overlap, self.flips, *(v.numpy() for v in state.values()))
+        self.identity = digest(name, self.spec, overlap, self.flips, *(v.numpy() for v in state.values()))
         self.inferer = SlidingWindowInferer(
             self.spec.patch, batch, overlap, mode="gaussian", padding_mode="replicate", sigma_scale=0.125
         )
@@ -90,9 +90,26 @@ class BundledNet(nn.Module):
             likely = likely.reshape(-1, *volume.geometry.shape)
         return Masks(table[every.long()].cpu().numpy(), wanted, volume.geometry, likely)
 
-    @torch.no_grad()
     def _scores(self, image: Tensor) -> Tensor:
         """Probabilities (K, *shape) of an image (1, *shape) on the working grid."""
+        scores = self._look(image)
+        found = scores.argmax(dim=0).nonzero()
+        if not self.spec.focus or not len(found):
+            return scores
+        middle = found.float().median(dim=0).values.round().long().tolist()
+        window = [slice(None)] * scores.ndim
+        for axis in self.spec.focus:
+            size = self.spec.patch[axis]
+            first = max(0, min(middle[axis] - size // 2, image.shape[axis + 1] - size))
+            window[axis + 1] = slice(first, first + size)
+        scores = torch.zeros_like(scores)
+        scores[0] = 1
+        scores[tuple(window)] = self._look(image[tuple(window)])
+        return scores
+
+    @torch.no_grad()
+    def _look(self, image: Tensor) -> Tensor:
+        """Probabilities (K, *shape) of an image (1, *shape), window by window."""
         views = [(), self.flips] if self.flips else [()]
         total = 0
         for axes in views:

@@ -26,6 +26,8 @@ class NetSpec:
         filters: channels of each level.
         kernels: kernel of each level.
         strides: stride into each level.
+        focus: axes along which a second look is taken at one window around what the first look found, because training
+            patches lie around the organ and windows of a whole image do not.
         flips: axes; the image mirrored along all of them is as good as the image itself, and both are averaged.
     """
 
@@ -37,6 +39,7 @@ class NetSpec:
     filters: tuple[int, ...]
     kernels: tuple[tuple[int, int, int], ...]
     strides: tuple[tuple[int, int, int], ...]
+    focus: tuple[int, ...] = ()
     flips: tuple[int, ...] = ()
 
 
@@ -53,6 +56,7 @@ NETS = {
         filters=(16, 32, 64, 96, 128),
         kernels=(_FLAT, _FLAT, _FLAT, _CUBE, _CUBE),
         strides=((1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1)),
+        focus=(0, 1),
         flips=(0, 1),
     ),
     "abdomen": NetSpec(

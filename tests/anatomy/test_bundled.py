@@ -64,6 +64,26 @@ def test_one_slice(heart):
     assert heart(volume, "LV", "mr").labels.shape == (40, 36)
 
 
+class Bright(torch.nn.Module):
+    """Stands for a network that marks what is brighter than the mean of its window."""
+
+    def forward(self, x):
+        bright = x - x.mean() - 0.1
+        return torch.cat([-bright, bright, torch.full_like(x, -9.0), torch.full_like(x, -9.0)], dim=1) * 50
+
+
+def test_a_second_look_is_taken_around_what_was_found(untrained):
+    source = build_source("cardiac", {"checkpoint": untrained["cardiac"]})
+    source.net = Bright()
+    image = torch.zeros(1, 320, 200, 8)
+    image[:, 40:80, 50:90] = 1.0
+    image[:, 300:304, 190:194] = 1.0  # a speck too far away for the same window
+    found = source._scores(image).argmax(dim=0)
+    assert (found[40:80, 50:90] == 1).all() and found.sum() == 40 * 40 * 8
+    assert source._look(image).argmax(dim=0).sum() > found.sum()
+    assert (source._scores(torch.zeros(1, 160, 160, 8)).argmax(dim=0) == 0).all()
+
+
 def test_half_turn_is_averaged(untrained):
     source = BundledNet("cardiac", untrained["cardiac"], flips=True)
     volume = volume_of()
