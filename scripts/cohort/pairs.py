@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.data.pair_rows import pair_rows
 from scripts.errors import InputError
 
 FRAMES = ("moving_frame", "fixed_frame")
@@ -49,13 +48,7 @@ def read_pairs(path: str | Path | None, columns: Sequence[str]) -> list[Entry]:
     if not path:
         raise InputError("No list of pairs was given; name a CSV or JSON file with --pairs.")
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError, so is text that is not UTF-8
-        raise InputError(f"The list of pairs {path} cannot be read; give a CSV or JSON file in UTF-8.") from error
-    rows = _json_rows(text, path) if path.suffix.lower() == ".json" else _csv_rows(text, path)
-    if not rows:
-        raise InputError(f"The list of pairs {path} has no pairs.")
+    rows = pair_rows(path)
     entries: list[Entry] = []
     taken: set[str] = set()
     for number, row in enumerate(rows, start=1):
@@ -66,28 +59,6 @@ def read_pairs(path: str | Path | None, columns: Sequence[str]) -> list[Entry]:
         taken.add(name.casefold())
         entries.append(Entry(name, entry.item))
     return entries
-
-
-def _csv_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
-    try:
-        rows = list(csv.DictReader(text.splitlines(), strict=True))
-    except csv.Error as error:
-        raise InputError(f"The list of pairs {path} is no valid CSV ({error}).") from error
-    for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
-            raise InputError(f"Pair {number} of {path} has not as many fields as the header; quote fields with commas.")
-    return rows
-
-
-def _json_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The list of pairs {path} is no valid JSON ({str(error)[:80]}).") from error
-    rows = rows.get("pairs") if isinstance(rows, dict) else rows
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f'{path} must hold a list of objects such as [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}].')
-    return rows
 
 
 def _entry(row: Mapping[str, Any], number: int, path: Path, columns: Sequence[str]) -> Entry:

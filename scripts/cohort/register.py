@@ -94,7 +94,8 @@ def resolve(
     configs = [METHODS[method], *preset_files(preset)]
     values = {**options, "output_dir": str(output_dir)}
     if pairs is not None:
-        return [*configs, "cohort.json"], {**values, "pairs": str(pairs)}
+        lists = ["cohort.json", *(["cohort_network.json"] if method == "network" else [])]
+        return [*configs, *lists], {**values, "pairs": str(pairs)}
     for role, path in (("moving", moving), ("fixed", fixed)):
         if path is None:
             raise InputError(f"No {role} image was given; name two images, or a list of pairs with --pairs.")

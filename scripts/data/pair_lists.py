@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from scripts.data.pair import LoadPair
+from scripts.data.pair_rows import pair_rows
 from scripts.data.sample import pair_list
 from scripts.errors import InputError
 
@@ -30,15 +30,8 @@ def read_pairs(path: str | Path) -> list[dict]:
         InputError: the list cannot be read, lacks a column, is empty, or names a file that does not exist.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} cannot be read as a list of pairs ({error}); give a CSV or JSON file.") from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) for r in rows):
-        raise InputError(f"{path} holds no pairs; give a line a pair with the columns moving and fixed.")
     pairs = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(pair_rows(path), start=1):
         pair = {k: v for k, v in row.items() if k and v not in (None, "")}
         for key in ("moving", "fixed"):
             if key not in pair:

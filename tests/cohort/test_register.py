@@ -142,7 +142,8 @@ def test_the_same_in_words_of_monai(bundle, phantoms, undisturbed, tmp_path):
 
 def test_the_method_chooses_the_config():
     assert resolve("a", "b", "out", None, "default", {}, "network")[0] == ["inference.json"]
-    assert resolve(None, None, "out", "list.csv", "default", {}, "network")[0] == ["inference.json", "cohort.json"]
+    listed = resolve(None, None, "out", "list.csv", "default", {}, "network")[0]
+    assert listed == ["inference.json", "cohort.json", "cohort_network.json"]
     with pytest.raises(InputError, match="Unknown method 'best'; choose one of samreg, network"):
         resolve("a", "b", "out", None, "default", {}, "best")
     with pytest.raises(InputError, match="preset 'cardiac_mr' is for the method samreg"):

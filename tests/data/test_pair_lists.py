@@ -29,9 +29,9 @@ def test_csv_and_json_lists_give_the_same(tmp_path, heart_files):
     ("name", "text", "message"),
     [
         ("a.csv", "moving,target\na,b\n", "Pair 1 of .* has no fixed image; the columns moving and fixed"),
-        ("a.csv", "moving,fixed\n", "holds no pairs"),
-        ("a.json", "{", "cannot be read as a list of pairs"),
-        ("a.json", '{"moving": "a"}', "holds no pairs"),
+        ("a.csv", "moving,fixed\n", "has no pairs"),
+        ("a.json", "{", "is no valid JSON"),
+        ("a.json", '{"moving": "a"}', "must hold a list of objects"),
         ("a.csv", "moving,fixed\nhere,gone\n", "Pair 1 of .*names .*gone, which does not exist"),
         ("a.csv", "moving,fixed,fixed_mask\nhere,here,gone\n", "gone, which does not exist"),
     ],
@@ -44,7 +44,7 @@ def test_bad_lists(tmp_path, name, text, message):
 
 
 def test_missing_list(tmp_path):
-    with pytest.raises(InputError, match="cannot be read as a list"):
+    with pytest.raises(InputError, match="cannot be read; give a CSV or JSON file"):
         read_pairs(tmp_path / "gone.csv")
 
 
