@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from zipfile import BadZipFile
@@ -36,7 +37,16 @@ def read_checkpoint(path: str | Path) -> dict:
         raise InputError(f"The weights {path} are missing; restore the file or give the path of another one.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, KeyError, ValueError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        BadZipFile,
+        pickle.UnpicklingError,
+        struct.error,
+        KeyError,
+        ValueError,
+    ) as error:
         raise InputError(f"{path} is not a readable weights file; it may be truncated, so get it again.") from error
     if not isinstance(state, dict):
         raise InputError(f"{path} is not a plain dict of tensors; save the state dict of the model alone.")

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
@@ -42,10 +44,7 @@ def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
         if not (x.any() and y.any()):
             distances[int(value)] = float("nan")
             continue
-        distance = compute_hausdorff_distance(
-            x, y, include_background=True, percentile=95, spacing=[float(s) for s in spacing]
-        )
-        distances[int(value)] = float(distance)
+        distances[int(value)] = _border(compute_hausdorff_distance, x, y, spacing, percentile=95)
     return distances
 
 
@@ -66,11 +65,15 @@ def assd(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
         if not (x.any() and y.any()):
             distances[int(value)] = float("nan")
             continue
-        distance = compute_average_surface_distance(
-            x, y, include_background=True, symmetric=True, spacing=[float(s) for s in spacing]
-        )
-        distances[int(value)] = float(distance)
+        distances[int(value)] = _border(compute_average_surface_distance, x, y, spacing, symmetric=True)
     return distances
+
+
+def _border(measure: Callable[..., Tensor], a: Tensor, b: Tensor, spacing: Sequence[float], **options: Any) -> float:
+    """A border distance of MONAI, without its warning about an argument that it gives to itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
+        return float(measure(a, b, include_background=True, spacing=[float(s) for s in spacing], **options))
 
 
 def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> NDArray:
