@@ -6,8 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from scripts.anatomy.grid import as_volume, native_labels, working_grid
@@ -93,14 +95,17 @@ class BundledNet(nn.Module):
     def _scores(self, image: Tensor) -> Tensor:
         """Probabilities (K, *shape) of an image (1, *shape) on the working grid."""
         scores = self._look(image)
-        found = scores.argmax(dim=0).nonzero()
-        if not self.spec.focus or not len(found):
+        if not self.spec.focus or not scores.argmax(dim=0).any():
             return scores
-        middle = found.float().median(dim=0).values.round().long().tolist()
+        # Where most of the organ lies within the reach of a window; a median could fall between it and a mistake.
+        density = gaussian_filter(
+            (1 - scores[0]).cpu().numpy(), [size / 6 for size in self.spec.patch], mode="constant"
+        )
+        middle = np.unravel_index(density.argmax(), density.shape)
         window = [slice(None)] * scores.ndim
         for axis in self.spec.focus:
             size = self.spec.patch[axis]
-            first = max(0, min(middle[axis] - size // 2, image.shape[axis + 1] - size))
+            first = max(0, min(int(middle[axis]) - size // 2, image.shape[axis + 1] - size))
             window[axis + 1] = slice(first, first + size)
         scores = torch.zeros_like(scores)
         scores[0] = 1
