@@ -12,16 +12,18 @@ from scripts.report.measure import MeasurePair
 
 
 @pytest.mark.slow
-def test_validation_patients_improve_without_masks(bundle, real_data, tmp_path):
+@pytest.mark.parametrize("masks", [None, "cardiac"])
+def test_validation_patients_improve_with_and_without_masks(bundle, real_data, tmp_path, masks):
     parser = ConfigParser()
     parser.read_config(str(bundle / "configs" / "inference.json"))
-    parser.update({"bundle_root": str(bundle), "progress": False, "window": "mr"})
+    parser.update({"bundle_root": str(bundle), "progress": False, "window": "mr", "masks": masks})
     load, network, inferer = (parser.get_parsed_content(k) for k in ("preprocessing", "network", "inferer"))
     network.eval()
     for pair in acdc_pairs(str(real_data), "validation", str(tmp_path))[4:6]:
         batch = one_pair([load(pair)])
-        assert not batch["masks"].any()
+        assert batch["masks"].any() == (masks is not None)
         image, _ = inference_batch(batch, "cpu")
         metrics = MeasurePair()({**batch, "pred": inferer(image, network)})["metrics"]
         assert metrics["dice"]["final"]["mean"] > metrics["dice"]["initial"]["mean"] + 0.1
-        assert metrics["field"]["folds_percent"] < 0.1 and metrics["field"]["sdlogj"] < 0.06
+        assert metrics["field"]["folds_percent"] < 0.1
+        assert metrics["field"]["sdlogj"] < (0.06 if masks is None else 0.08)
