@@ -81,7 +81,7 @@ class FilesSource(nn.Module):
         """Label map of an image.
 
         Raises:
-            InputError: the pattern has other placeholders.
+            InputError: the pattern asks for anything but the folder and the stem of the image.
         """
         try:
             return Path(self.pattern.format(folder=Path(image).parent, stem=stem_of(image)))

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,22 +16,15 @@ from scripts.anatomy.grid import as_volume, working_grid
 from scripts.anatomy.net import net_spec
 from scripts.data.intensity import apply_window
 from scripts.data.reader import read_volume
+from scripts.data.splits import split_of
 from scripts.errors import InputError
 from scripts.spatial.geometry import resample
-
-
-def subjects(split_dir: str | Path, data: str, part: str) -> list[str]:
-    """Names of the subjects in one part ("training", "validation") of ``split_dir/data.json``."""
-    path = Path(split_dir) / f"{data}.json"
-    if not path.exists():
-        raise InputError(f"There is no split {path}; give the folder of the splits with --split_dir.")
-    return json.loads(path.read_text(encoding="utf-8"))[part]
 
 
 def acdc_items(folder: str | Path, split_dir: str | Path, part: str = "training") -> list[dict]:
     """Both labelled frames of every ACDC patient of a split: dicts with paths "image" and "label"."""
     items = []
-    for patient in subjects(split_dir, "acdc", part):
+    for patient in split_of(split_dir, "acdc", part):
         for label in sorted((Path(folder) / patient).glob("*_gt.nii.gz")):
             items.append({"image": str(label).replace("_gt", ""), "label": str(label), "subject": patient})
     return _found(items, folder)
@@ -43,7 +35,7 @@ def abdomen_items(folder: str | Path, split_dir: str | Path, part: str = "traini
     folder = Path(folder)
     items = [
         {"image": str(folder / f"img{s}.nii.gz"), "label": str(folder / f"label{s}.nii.gz"), "subject": s}
-        for s in subjects(split_dir, "abdomen_ct", part)
+        for s in split_of(split_dir, "abdomen_ct", part)
     ]
     return _found(items, folder)
 

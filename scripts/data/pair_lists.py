@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from scripts.data.pair import LoadPair
 from scripts.data.pair_rows import pair_rows
 from scripts.data.sample import pair_list
+from scripts.data.splits import split_of
 from scripts.errors import InputError
 
 FILES = ("moving_label", "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks")
@@ -66,19 +66,6 @@ def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
     return training
 
 
-def split_of(data_dir: str | Path, name: str, subset: str) -> list[str]:
-    """The subjects of a split file ``splits/NAME.json``.
-
-    Raises:
-        InputError: no such file or subset.
-    """
-    path = Path(data_dir) / "splits" / f"{name}.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))[subset]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise InputError(f"{path} has no list of {subset} subjects; give the folder of the data.") from error
-
-
 def centre_crop(source: Path, target: Path, side: int) -> str:
     """Writes the in-plane centre of an image, ``side`` pixels wide, at its true place in space."""
     image = nib.load(source)
@@ -101,7 +88,7 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
         mask_dir: folder of mask files named like the images, uncropped; None for pairs without masks.
     """
     pairs = []
-    for patient in split_of(data_dir, "acdc", subset):
+    for patient in split_of(Path(data_dir) / "splits", "acdc", subset):
         folder = Path(data_dir) / "acdc" / patient
         lines = (folder / "Info.cfg").read_text(encoding="utf-8").splitlines()
         info = dict(line.split(": ") for line in lines if line)
@@ -128,7 +115,7 @@ def abdomen_pairs(data_dir: str, subset: str, cache_dir: str, mask_dir: str | No
         cache_dir: the affine matrices are kept here.
         mask_dir: folder of mask files named like the images; None for pairs without masks.
     """
-    names = split_of(data_dir, "abdomen_ct", subset)
+    names = split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
     folder, cache = Path(data_dir) / "abdomen_ct", Path(cache_dir) / "affine"
     pairs = []
     for moving in names:

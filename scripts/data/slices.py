@@ -22,6 +22,7 @@ from scripts.data.intensity import apply_window
 from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import TISSUE_GROUPS, cardiac_pair
 from scripts.data.shapes import shape_image
+from scripts.data.splits import split_of
 
 logger = logging.getLogger(__name__)
 
@@ -182,10 +183,10 @@ def sam_slices(
         "shapes": {f"shapes_{i}": lambda i=i: shape_subject(i) for i in range(first_seed, first_seed + shapes)},
     }
     if acdc_dir:
-        names = json.loads((Path(split_dir) / "acdc.json").read_text(encoding="utf-8"))[subset]
+        names = split_of(split_dir, "acdc", subset)
         groups["acdc"] = {f"acdc_{n}": lambda n=n: acdc_subject(Path(acdc_dir) / n) for n in names}
     if abdomen_dir:
-        names = json.loads((Path(split_dir) / "abdomen_ct.json").read_text(encoding="utf-8"))[subset]
+        names = split_of(split_dir, "abdomen_ct", subset)
         groups["abdomen"] = {
             f"abdomen_{n}": lambda n=n: abdomen_subject(Path(abdomen_dir) / f"img{n}.nii.gz") for n in names
         }

@@ -38,14 +38,7 @@ def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
         values: label values to compare.
         spacing: mm along each axis.
     """
-    distances = {}
-    for value in values:
-        x, y = (a == value)[None, None], (b == value)[None, None]
-        if not (x.any() and y.any()):
-            distances[int(value)] = float("nan")
-            continue
-        distances[int(value)] = _border(compute_hausdorff_distance, x, y, spacing, percentile=95)
-    return distances
+    return _per_label(compute_hausdorff_distance, a, b, values, spacing, percentile=95)
 
 
 def assd(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
@@ -59,21 +52,27 @@ def assd(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
         values: label values to compare.
         spacing: mm along each axis.
     """
+    return _per_label(compute_average_surface_distance, a, b, values, spacing, symmetric=True)
+
+
+def _per_label(
+    distance: Callable[..., Tensor],
+    a: Tensor,
+    b: Tensor,
+    values: Sequence[int],
+    spacing: Sequence[float],
+    **options: Any,
+) -> dict[int, float]:
+    """A border distance of MONAI per label, without its warning about an argument that it gives to itself."""
+    options |= {"include_background": True, "spacing": [float(s) for s in spacing]}
     distances = {}
-    for value in values:
-        x, y = (a == value)[None, None], (b == value)[None, None]
-        if not (x.any() and y.any()):
-            distances[int(value)] = float("nan")
-            continue
-        distances[int(value)] = _border(compute_average_surface_distance, x, y, spacing, symmetric=True)
-    return distances
-
-
-def _border(measure: Callable[..., Tensor], a: Tensor, b: Tensor, spacing: Sequence[float], **options: Any) -> float:
-    """A border distance of MONAI, without its warning about an argument that it gives to itself."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
-        return float(measure(a, b, include_background=True, spacing=[float(s) for s in spacing], **options))
+        for value in values:
+            x, y = (a == value)[None, None], (b == value)[None, None]
+            both = bool(x.any() and y.any())
+            distances[int(value)] = float(distance(x, y, **options)) if both else float("nan")
+    return distances
 
 
 def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> NDArray:

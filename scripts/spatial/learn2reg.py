@@ -26,15 +26,7 @@ from scripts.spatial.chain import Field, GridMap, Step
 from scripts.spatial.geometry import LPS, Geometry
 
 LAYOUTS = ("last", "first")
-UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    zipfile.BadZipFile,
-    zlib.error,
-    ImageFileError,
-)
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, ImageFileError)
 
 
 def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = None) -> Field:
@@ -85,15 +77,7 @@ def disp_array(path: str | Path) -> NDArray:
         raise
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-        zlib.error,
-        ImageFileError,
-    ) as e:
+    except UNREADABLE as e:
         raise InputError(f"{path} cannot be read ({str(e).splitlines()[0]}); it may be truncated.") from e
     return data[:, :, :, 0] if data.ndim == 5 and data.shape[3] == 1 else data
 

@@ -1,0 +1,29 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Which subjects are for training and which for validation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scripts.errors import InputError
+
+
+def split_of(split_dir: str | Path | None, data: str, subset: str) -> list[str]:
+    """The subjects of one part of a split.
+
+    Args:
+        split_dir: folder of the files ``DATA.json``, each with the lists "training" and "validation".
+        data: "acdc" or "abdomen_ct".
+        subset: "training" or "validation".
+
+    Raises:
+        InputError: no folder was given, or it has no such file or list.
+    """
+    if split_dir is None:
+        raise InputError(f"No folder of splits was given; name the one that holds {data}.json with --split_dir.")
+    path = Path(split_dir) / f"{data}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))[subset]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path} has no list of {subset} subjects; give the folder of the splits.") from error
