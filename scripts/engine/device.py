@@ -37,12 +37,17 @@ def autocast_dtype(name: str | None, device: torch.device) -> str | None:
     """The dtype in which a training computes, None for float32.
 
     Args:
-        name: "auto", a dtype such as "bfloat16", or None. "auto" is bfloat16 where the hardware multiplies in it, and
+        name: "auto", "float32" (or None, which MONAI's runner does not pass on), "bfloat16" or "float16". "auto" is bfloat16 where the hardware multiplies in it, and
             float32 elsewhere: a convolution in bfloat16 on a processor without AVX-512 takes 25 times as long.
         device: where the training runs.
+
+    Raises:
+        InputError: another name.
     """
+    if name not in ("auto", None, "float32", "bfloat16", "float16"):
+        raise InputError(f"amp must be auto, float32, bfloat16 or float16, got {name!r}.")
     if name != "auto":
-        return name
+        return None if name == "float32" else name
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else None
     vector_units = torch.backends.cpu.get_cpu_capability()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from scripts.engine.device import autocast_dtype
+from scripts.errors import InputError
 
 
 @pytest.mark.parametrize(("units", "dtype"), [("AVX512", "bfloat16"), ("AVX2", None), ("DEFAULT", None)])
@@ -13,9 +14,14 @@ def test_auto_on_a_cpu(monkeypatch, units, dtype):
     assert autocast_dtype("auto", torch.device("cpu")) == dtype
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "float16", None])
-def test_what_is_asked_for_is_taken(name):
-    assert autocast_dtype(name, torch.device("cpu")) == name
+@pytest.mark.parametrize(("name", "dtype"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", None)])
+def test_what_is_asked_for_is_taken(name, dtype):
+    assert autocast_dtype(name, torch.device("cpu")) == dtype
+
+
+def test_another_name_is_refused():
+    with pytest.raises(InputError, match="amp must be auto, float32, bfloat16 or float16, got 'half'"):
+        autocast_dtype("half", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("native", "dtype"), [(True, "bfloat16"), (False, None)])
