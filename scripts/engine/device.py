@@ -37,8 +37,9 @@ def autocast_dtype(name: str | None, device: torch.device) -> str | None:
     """The dtype in which a training computes, None for float32.
 
     Args:
-        name: "auto", "float32" (or None, which MONAI's runner does not pass on), "bfloat16" or "float16". "auto" is bfloat16 where the hardware multiplies in it, and
-            float32 elsewhere: a convolution in bfloat16 on a processor without AVX-512 takes 25 times as long.
+        name: "auto", "float32" (or None, which MONAI's runner does not pass on), "bfloat16" or "float16". "auto" is
+            bfloat16 where the hardware multiplies in it, and float32 elsewhere: a convolution in bfloat16 on a
+            processor without AVX-512 takes 25 times as long.
         device: where the training runs.
 
     Raises:
