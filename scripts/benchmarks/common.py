@@ -102,10 +102,10 @@ def staged(metric: dict) -> list[str]:
 
 
 def print_structures(cases: list[Case], names: dict[int, str], leave_out: tuple[int, ...] = ()) -> None:
-    """Table of Dice and HD95 per structure over all cases, every stage beside the others."""
+    """Table of Dice, HD95 and centroid error per structure over all cases, every stage beside the others."""
     write = sys.stdout.write
     stages = staged(cases[-1].metrics["dice"])
-    for key, title in (("dice", "Dice"), ("hd95_mm", "HD95 (mm)")):
+    for key, title in (("dice", "Dice"), ("hd95_mm", "HD95 (mm)"), ("centroid_mm", "TRE of centroids (mm)")):
         write(f"\n| {title} | " + " | ".join(stages) + " |\n|---|" + "---|" * len(stages) + "\n")
         kept = [v for v in names if v not in leave_out]
         for value in kept:

@@ -77,6 +77,13 @@ def centre_crop(source: Path, target: Path, side: int) -> str:
     return str(target)
 
 
+def acdc_frames(folder: Path) -> dict[str, str]:
+    """File stems of the end-diastolic and the end-systolic image of an ACDC patient, by "ED" and "ES"."""
+    lines = (folder / "Info.cfg").read_text(encoding="utf-8").splitlines()
+    info = dict(line.split(": ") for line in lines if line)
+    return {phase: f"{folder.name}_frame{int(info[phase]):02d}" for phase in ("ED", "ES")}
+
+
 def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask_dir: str | None = None) -> list[dict]:
     """End-diastole (moving) to end-systole (fixed) of every patient of a split, cropped to the heart in plane.
 
@@ -90,11 +97,10 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
     pairs = []
     for patient in split_of(Path(data_dir) / "splits", "acdc", subset):
         folder = Path(data_dir) / "acdc" / patient
-        lines = (folder / "Info.cfg").read_text(encoding="utf-8").splitlines()
-        info = dict(line.split(": ") for line in lines if line)
+        frames = acdc_frames(folder)
         pair = {"name": patient, "moving_subject": patient, "fixed_subject": patient}
         for role, phase in (("moving", "ED"), ("fixed", "ES")):
-            stem = f"{patient}_frame{int(info[phase]):02d}"
+            stem = frames[phase]
             sources = {role: folder / f"{stem}.nii.gz", f"{role}_label": folder / f"{stem}_gt.nii.gz"}
             if mask_dir:
                 sources[f"{role}_mask"] = Path(mask_dir) / f"{stem}.nii.gz"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from scripts.data.pair import Pair
 from scripts.metrics.jacobian import regularity
-from scripts.metrics.overlap import dice, hd95, target_registration_error
+from scripts.metrics.overlap import centroid_error, dice, hd95, target_registration_error
 from scripts.spatial.geometry import resample
 from scripts.spatial.landmarks import fixed_to_moving
 
@@ -40,10 +40,14 @@ def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
         for stage, (transform, field) in stages.items():
             grids = pair.moving_label.geometry, pair.fixed_label.geometry
             moved = resample(moving, *grids, transform, field, mode="nearest", fill=0)[0].long()
-            scores = dice(moved, fixed, values)
-            distances = hd95(moved, fixed, values, pair.fixed.geometry.spacing)
-            result.setdefault("dice", {})[stage] = scores | {"mean": mean_known(scores)}
-            result.setdefault("hd95_mm", {})[stage] = distances | {"mean": mean_known(distances)}
+            spacing = pair.fixed.geometry.spacing
+            measured = {
+                "dice": dice(moved, fixed, values),
+                "hd95_mm": hd95(moved, fixed, values, spacing),
+                "centroid_mm": centroid_error(moved, fixed, values, spacing),
+            }
+            for key, numbers in measured.items():
+                result.setdefault(key, {})[stage] = numbers | {"mean": mean_known(numbers)}
     if pair.moving_landmarks is not None and pair.fixed_landmarks is not None:
         for stage, (transform, field) in stages.items():
             moved = fixed_to_moving(pair.fixed_landmarks, field, pair.fixed.geometry, transform)

@@ -118,6 +118,22 @@ class ROIRegistration:
                 self.regions(img, working, network, name)
                 for img, name in ((moving_image, "moving"), (fixed_image, "fixed"))
             )
+        return self.from_regions(moving, fixed, image, working, seconds)
+
+    def from_regions(
+        self, moving: Regions, fixed: Regions, image: Tensor, working: Geometry, seconds: dict[str, float] | None = None
+    ) -> Registration:
+        """Registers a pair whose regions are known, so that settings can be compared without segmenting again.
+
+        Args:
+            moving: regions of the moving image.
+            fixed: regions of the fixed image.
+            image: (2C, *shape) in [0, 1], moving channels first, on the working grid.
+            working: that grid.
+            seconds: wall time by stage so far; stages are added.
+        """
+        seconds = {} if seconds is None else seconds
+        moving_image, fixed_image = image.chunk(2)
         with timed(seconds, "match"):
             matches = self.match(moving, fixed, working)
             masks = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())

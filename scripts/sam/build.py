@@ -55,7 +55,8 @@ def build_sam(
 
     Args:
         model: "compact" (bundled), "vit_b", "vit_l", "vit_h", or "medsam" (box prompts only).
-        checkpoint: weights file; the one in ``models/`` if None.
+        checkpoint: weights file; the one in ``models/`` if None. The ``last.pt`` of a training of the compact model
+            stands for its averaged weights.
         sha256: hash the file must have: "released" for the published file, None for your own fine-tuned weights.
         precision: of the image encoder: "float32", or "bfloat16" or "float16" for speed where the hardware has them.
         compact: arguments of :func:`scripts.sam.compact.compact_sam`, for a compact model trained at another size.
@@ -93,7 +94,7 @@ def build_sam(
                 "file; download it again, or give --sam_sha256 None for weights of your own."
             )
         sam = sam_model_registry["vit_b" if model == "medsam" else model]()
-    load_weights(sam, read_checkpoint(path), path, f"SAM {model}")
+    load_weights(sam, averaged(read_checkpoint(path)), path, f"SAM {model}")
     save_memory(sam)
     sam.encoder_dtype = getattr(torch, precision)
     sam.everything_refused = None
@@ -103,6 +104,12 @@ def build_sam(
             "use it in prompted mode with a box, or choose --sam compact or vit_b."
         )
     return sam.eval()
+
+
+def averaged(state: dict) -> dict:
+    """The averaged weights in the state of a training (configs/train_sam.json); plain weights as they are."""
+    ema = state.get("ema")
+    return {k.removeprefix("sam."): v for k, v in ema.items()} if isinstance(ema, dict) else state
 
 
 def file_sha256(path: Path) -> str:
