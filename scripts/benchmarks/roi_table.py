@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """How many region pairs, and how alike: Tables 3 and 4 of Huang et al. 2024 on ACDC, end-diastole to end-systole.
 
-``python -m scripts.benchmarks.roi_table --data_dir DATA``. Every image is segmented once; all settings share its regions.
+``python -m scripts.benchmarks.roi_table --data_dir DATA``. An image is segmented once; all settings share its regions.
 """
 
 from __future__ import annotations

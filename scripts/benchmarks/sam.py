@@ -19,7 +19,15 @@ from scripts.benchmarks.common import hardware, mean_sd
 from scripts.benchmarks.sam_measures import correlation, coverage, point_answers
 from scripts.benchmarks.sam_models import Model, load_models
 from scripts.benchmarks.sam_rank import Ranking, Sought, chance, largest_slices, mean_reciprocal, same_slice
-from scripts.benchmarks.sam_slices import NAMES, LabelledSlice, abdomen_slices, evenly, heart_slices, phantom_slices, some
+from scripts.benchmarks.sam_slices import (
+    NAMES,
+    LabelledSlice,
+    abdomen_slices,
+    evenly,
+    heart_slices,
+    phantom_slices,
+    some,
+)
 from scripts.benchmarks.sam_unseen import region_count, unseen
 from scripts.errors import InputError
 from scripts.sam.build import MODELS

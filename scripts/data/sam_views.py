@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from scripts.data.slices import Slice
+from scripts.errors import InputError
 
 MIN_AREA, MAX_AREA = 0.0012, 0.5  # of the view
 GROUP_CLASS = 40  # classes of groups come after the single structures
@@ -27,6 +28,10 @@ class SamViews(Randomizable, Dataset):
         mask_size: side of the mask targets, four times the tokens of the model.
         max_masks: masks a view, padded with empty ones.
         points: matching points a pair of views.
+        unions: most unions of two touching structures a sample, beside those that the slices name themselves.
+
+    Raises:
+        InputError: an unknown source, or no slices of the sources that have a weight.
 
     Each sample is a dict:
         image: (2, 1, S, S) float32 in 0..255.
@@ -45,18 +50,22 @@ class SamViews(Randomizable, Dataset):
         mask_size: int = 96,
         max_masks: int = 16,
         points: int = 48,
+        unions: int = 0,
     ) -> None:
         unknown = set(weights) - {"acdc", "abdomen", "phantom", "shapes"}
         if unknown:
-            raise ValueError(f"Unknown sources {sorted(unknown)}; known are acdc, abdomen, phantom, shapes.")
+            raise InputError(f"Unknown sources {sorted(unknown)}; known are acdc, abdomen, phantom, shapes.")
         self.slices = {k: v for k, v in slices.items() if v and weights.get(k, 0) > 0}
         if not self.slices:
-            raise ValueError(f"No training slices: sources {sorted(slices)}, weights {weights}.")
+            raise InputError(
+                f"No training slices: there are the sources {', '.join(sorted(slices)) or 'none'}, and the weights are "
+                f"{weights}; give one of them a weight above 0."
+            )
         self.names = sorted(self.slices)
         share = np.array([weights[n] for n in self.names])
         self.share = share / share.sum()
         self.length, self.img_size, self.mask_size = length, img_size, mask_size
-        self.max_masks, self.points = max_masks, points
+        self.max_masks, self.points, self.unions = max_masks, points, unions
 
     def __len__(self) -> int:
         return self.length
@@ -125,6 +134,11 @@ class SamViews(Randomizable, Dataset):
         for g, group in enumerate(item.groups):
             if present & set(group):
                 named.append((0, tuple(group), item.class_offset + GROUP_CLASS + g if item.class_offset else 0))
+        if self.unions:
+            known = {values for _, values, _ in named}
+            pairs = [p for p in touching(labels[0, 0], labels[1, 0]) if set(p) <= present and p not in known]
+            self.R.shuffle(pairs)
+            named += [(0, p, 0) for p in pairs[: self.unions]]
         # A point inside a structure means that structure: regions may only lie beside the named ones.
         free = torch.where(labels[:, :1] > 0, 0, labels[:, 1:])
         regions = []
@@ -189,3 +203,16 @@ class SamViews(Randomizable, Dataset):
             noise = torch.from_numpy(rand.standard_normal(view.shape).astype(np.float32))
             view = view + noise * float(rand.uniform(0.005, 0.06))
         return view.clamp(0, 1)
+
+
+def touching(*views: Tensor) -> list[tuple[int, int]]:
+    """Pairs of structures of a label map (S, S) that lie side by side in every view, smaller value first."""
+    common: set[tuple[int, int]] | None = None
+    for view in views:
+        found = set()
+        for a, b in ((view[1:], view[:-1]), (view[:, 1:], view[:, :-1])):
+            border = (a != b) & (a > 0) & (b > 0)
+            pairs = torch.stack([torch.minimum(a, b)[border], torch.maximum(a, b)[border]], dim=1)
+            found |= {tuple(pair) for pair in pairs.unique(dim=0).tolist()}
+        common = found if common is None else common & found
+    return sorted(common or set())

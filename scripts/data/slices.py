@@ -23,6 +23,7 @@ from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import TISSUE_GROUPS, cardiac_pair
 from scripts.data.shapes import shape_image
 from scripts.data.splits import split_of
+from scripts.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -76,9 +77,16 @@ def volume_slices(
 
 
 def acdc_subject(folder: Path, class_offset: int = 100) -> list[Slice]:
-    """Short-axis slices of both labelled frames of an ACDC patient; the epicardium and the whole heart are groups."""
+    """Short-axis slices of both labelled frames of an ACDC patient; the epicardium and the whole heart are groups.
+
+    Raises:
+        InputError: the folder has no labelled images.
+    """
     slices = []
-    for label in sorted(folder.glob("*_gt.nii*")):
+    labels = sorted(folder.glob("*_gt.nii*"))
+    if not labels:
+        raise InputError(f"{folder} has no label maps *_gt.nii.gz; give the folder of the ACDC patients as --acdc_dir.")
+    for label in labels:
         image = label.with_name(label.name.replace("_gt", ""))
         slices += volume_slices(
             nib.load(image).get_fdata(), nib.load(label).get_fdata(), "mr", (2,), 1, ((2, 3), (1, 2, 3)), class_offset
@@ -87,8 +95,15 @@ def acdc_subject(folder: Path, class_offset: int = 100) -> list[Slice]:
 
 
 def abdomen_subject(image: Path, class_offset: int = 200) -> list[Slice]:
-    """Axial, coronal and sagittal slices of an abdominal CT with 13 organs."""
+    """Axial, coronal and sagittal slices of an abdominal CT with 13 organs.
+
+    Raises:
+        InputError: the image or its label map is missing.
+    """
     label = image.with_name(image.name.replace("img", "label"))
+    for path in (image, label):
+        if not path.exists():
+            raise InputError(f"{path} does not exist; give the folder of the abdominal images as --abdomen_dir.")
     volume, names = nib.load(image).get_fdata(), nib.load(label).get_fdata()
     axial = volume_slices(volume, names, "ct", (2,), 2, (), class_offset)
     return axial + volume_slices(volume, names, "ct", (0, 1), 6, (), class_offset)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
+from torch import Tensor
 
 from scripts.errors import InputError
 from scripts.sam.compact import compact_sam
@@ -59,7 +60,8 @@ def build_sam(
             stands for its averaged weights.
         sha256: hash the file must have: "released" for the published file, None for your own fine-tuned weights.
         precision: of the image encoder: "float32", or "bfloat16" or "float16" for speed where the hardware has them.
-        compact: arguments of :func:`scripts.sam.compact.compact_sam`, for a compact model trained at another size.
+        compact: arguments of :func:`scripts.sam.compact.compact_sam`, for a compact model trained at another size. Its
+            widths are read from the weights; the number of tokens is not in them.
 
     Returns:
         The model in evaluation mode on the CPU. ``everything_refused`` holds the reason, if any, why it must not be
@@ -73,7 +75,6 @@ def build_sam(
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
     if model == "compact":
-        sam = compact_sam(**compact)
         path = Path(checkpoint or MODELS / "compact_sam.pt")
         if not path.exists():
             raise InputError(
@@ -94,7 +95,10 @@ def build_sam(
                 "file; download it again, or give --sam_sha256 None for weights of your own."
             )
         sam = sam_model_registry["vit_b" if model == "medsam" else model]()
-    load_weights(sam, averaged(read_checkpoint(path)), path, f"SAM {model}")
+    state = averaged(read_checkpoint(path))
+    if model == "compact":
+        sam = compact_sam(**{**compact_widths(state), **compact})
+    load_weights(sam, state, path, f"SAM {model}")
     save_memory(sam)
     sam.encoder_dtype = getattr(torch, precision)
     sam.everything_refused = None
@@ -110,6 +114,12 @@ def averaged(state: dict) -> dict:
     """The averaged weights in the state of a training (configs/train_sam.json); plain weights as they are."""
     ema = state.get("ema")
     return {k.removeprefix("sam."): v for k, v in ema.items()} if isinstance(ema, dict) else state
+
+
+def compact_widths(state: dict) -> dict[str, int]:
+    """Widths of a compact model by its weights; nothing where they are of another model."""
+    keys = {"embed_dim": "image_encoder.neck.0.weight", "mlp_dim": "mask_decoder.transformer.layers.0.mlp.lin1.weight"}
+    return {name: len(state[key]) for name, key in keys.items() if isinstance(state.get(key), Tensor)}
 
 
 def file_sha256(path: Path) -> str:

@@ -100,15 +100,14 @@ class CompactEncoder(nn.Module):
         for layer in self.attention:
             sequence = layer(sequence)
         maps[-1] = sequence.transpose(1, 2).reshape(x.shape)
-        fused = sum(self._to_grid(lateral(m)) for lateral, m in zip(self.lateral, maps[1:]))
-        return self.neck(fused)
+        return self.neck(sum(to_grid(lateral(m), self.tokens) for lateral, m in zip(self.lateral, maps[1:])))
 
-    def _to_grid(self, x: Tensor) -> Tensor:
-        """Resizes a map to the token grid: averaging where it shrinks, so that small structures keep their share."""
-        size = (self.tokens, self.tokens)
-        if x.shape[-1] >= self.tokens:
-            return F.adaptive_avg_pool2d(x, size)
-        return F.interpolate(x, size, mode="bilinear", align_corners=False)
+
+def to_grid(x: Tensor, tokens: int) -> Tensor:
+    """Resizes maps (B, C, H, W) to (B, C, tokens, tokens): by averaging where they shrink, so that nothing is lost."""
+    if x.shape[-1] >= tokens:
+        return F.adaptive_avg_pool2d(x, (tokens, tokens))
+    return F.interpolate(x, (tokens, tokens), mode="bilinear", align_corners=False)
 
 
 def compact_sam(img_size: int = 256, tokens: int = 24, embed_dim: int = 128, mlp_dim: int = 512, **encoder) -> Sam:

@@ -14,6 +14,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scripts.errors import InputError
 from scripts.losses.sam import info_nce, mask_cost, match_outputs, soft_iou
 from scripts.sam.decode import decode_tokens, draw_masks
 
@@ -28,13 +29,32 @@ class SamTraining(nn.Module):
         sam: the model to train.
         prompts: prompts a view.
         round_probability: how often a second round (box, more points, or correction with the previous mask) follows.
+        corrections: most clicks on errors in a round that corrects, each with the mask before it; the last one counts.
         amp: dtype of autocast, e.g. "bfloat16", or None.
+        compiler: backend of ``torch.compile`` for the image encoder, e.g. "inductor", or None. The names of the
+            weights stay what they are.
+
+    Raises:
+        InputError: no corrections.
     """
 
-    def __init__(self, sam: Sam, prompts: int = 8, round_probability: float = 0.6, amp: str | None = None) -> None:
+    def __init__(
+        self,
+        sam: Sam,
+        prompts: int = 8,
+        round_probability: float = 0.6,
+        corrections: int = 1,
+        amp: str | None = None,
+        compiler: str | None = None,
+    ) -> None:
         super().__init__()
+        if corrections < 1:
+            raise InputError(f"corrections must be at least 1, got {corrections}.")
         self.sam, self.prompts, self.round_probability = sam, prompts, round_probability
+        self.corrections = corrections
         self.amp = getattr(torch, amp) if amp else None
+        if compiler:
+            sam.image_encoder.compile(backend=compiler)
 
     def forward(
         self, image: Tensor, masks: Tensor, classes: Tensor, points: Tensor, visible: Tensor
@@ -104,7 +124,7 @@ class SamTraining(nn.Module):
         return losses
 
     def _second_round(self, embedding: Tensor, coords: Tensor, labels: Tensor, target: Tensor, previous: Tensor):
-        """One mask from a box, from three points, or from a click on the error of the previous mask."""
+        """One mask from a box, from three points, or from clicks on the errors of the previous masks."""
         scale = self.sam.image_encoder.img_size / target.shape[-1]
         kind = int(torch.randint(3, ())) if self.training else 0
         if kind == 0:
@@ -113,14 +133,22 @@ class SamTraining(nn.Module):
             more = [inside_points(target)[0][:, None] * scale for _ in range(2)]
             prompts = torch.cat([coords, *more], dim=1), torch.ones(len(coords), 3, device=coords.device)
             return self._decode(embedding, prompts, None, None, SINGLE)
+        for left in reversed(range(int(torch.randint(self.corrections, ())) + 1)):
+            click, sign = self._correction(target, previous)
+            coords, labels = torch.cat([coords, click[:, None] * scale], dim=1), torch.cat([labels, sign], dim=1)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not left):
+                answer = self._decode(embedding, (coords, labels), None, previous, SINGLE)
+            previous = answer[0].detach()
+        return answer
+
+    @staticmethod
+    def _correction(target: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
+        """A click (B, 2) in cells where the previous mask is wrong, and its label (B, 1), 1 inside the object."""
         error = (target > 0.5) != (previous[:, 0] > 0)
         # Where nothing is wrong, any point of the object confirms it.
-        click, cell = inside_points(
-            torch.where(error.flatten(1).any(dim=1)[:, None, None], error, target > 0.5).float()
-        )
-        sign = (target.flatten(1).gather(1, cell[:, None]) > 0.5).float()
-        prompts = torch.cat([coords, click[:, None] * scale], dim=1), torch.cat([labels, sign], dim=1)
-        return self._decode(embedding, prompts, None, previous, SINGLE)
+        wrong = error.flatten(1).any(dim=1)[:, None, None]
+        click, cell = inside_points(torch.where(wrong, error, target > 0.5).float())
+        return click, (target.flatten(1).gather(1, cell[:, None]) > 0.5).float()
 
     def _decode(self, embedding: Tensor, points, boxes, previous, outputs: slice) -> tuple[Tensor, Tensor]:
         """Masks (B, O, m, m) and predicted quality (B, O), float32, of B = views x prompts prompts."""

@@ -7,8 +7,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from torch.utils.data import default_collate
 
-from scripts.data.sam_views import SamViews
-from scripts.data.slices import load_slices, sam_slices, save_slices, shape_subject
+from scripts.data.sam_views import SamViews, touching
+from scripts.data.slices import Slice, acdc_subject, load_slices, sam_slices, save_slices, shape_subject
 from scripts.sam.training import (
     SamTraining,
     WeightedSum,
@@ -85,6 +85,73 @@ def test_a_few_steps_learn(tiny, views):
     assert sum(values[-5:]) < 0.85 * sum(values[:5])
     assert reached == {name for name, _ in tiny.named_parameters()}
     assert set(loss.terms) == {"mask", "refine", "quality", "prototype", "dense", "best_iou"}
+
+
+def test_corrections_see_the_mask_before_them(tiny, views, monkeypatch):
+    """Every click lies where the mask before it is wrong, and only the last decoding carries gradients."""
+    network = SamTraining(tiny, prompts=2, round_probability=1.0, corrections=3)
+    decoded = []
+    plain = network._decode
+
+    def watched(embedding, points, boxes, previous, outputs):
+        answer = plain(embedding, points, boxes, previous, outputs)
+        decoded.append((points, previous, answer[0]))
+        return answer
+
+    draws = iter((2, 2))  # the kind of round, then the number of corrections less one
+    monkeypatch.setattr(network, "_decode", watched)
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: torch.tensor(next(draws)))
+    network(**default_collate([views[i] for i in range(2)]))["refine"].backward()
+    assert len(decoded) == 4  # the first answer and three corrections
+    for (_, _, before), (_, previous, _) in zip(decoded[1:], decoded[2:]):
+        assert torch.equal(previous, before.detach())
+    assert [points[0].shape[1] for points, _, _ in decoded] == [1, 2, 3, 4]
+    assert [answer.requires_grad for _, _, answer in decoded] == [True, False, False, True]
+    with pytest.raises(ValueError, match="corrections must be at least 1, got 0"):
+        SamTraining(tiny, corrections=0)
+
+
+def test_compiled_encoder_keeps_names_and_answers(tiny, views):
+    """The compiler may change the time, not the weights' names nor what comes out."""
+    batch = default_collate([views[i] for i in range(2)])
+    names, losses = set(SamTraining(tiny).state_dict()), []
+    for compiler in (None, "eager"):
+        network = SamTraining(tiny, prompts=2, compiler=compiler)
+        torch.manual_seed(0)
+        losses.append(network(**batch))
+        assert set(network.state_dict()) == names
+    assert tiny.image_encoder._compiled_call_impl is not None
+    for name, value in losses[0].items():
+        assert float(value.detach()) == pytest.approx(float(losses[1][name].detach()), rel=1e-5)
+
+
+def test_unions_are_of_structures_that_touch():
+    label = torch.zeros(40, 40, dtype=torch.int32)
+    label[5:20, 5:20], label[20:35, 5:20], label[5:20, 24:36] = 1, 2, 3
+    assert touching(label) == [(1, 2)]
+    assert touching(label, label.masked_fill(label == 2, 0)) == []
+    item = Slice((label.numpy() * 60).astype("uint8"), label.numpy().astype("int16")[None])
+    for unions, expected in ((0, 3), (2, 4)):
+        data = SamViews({"shapes": [item]}, {"shapes": 1.0}, 1, 64, 32, max_masks=8, points=4, unions=unions)
+        data.set_random_state(3)
+        whole = torch.nn.functional.affine_grid(torch.eye(2, 3)[None], (1, 1, 64, 64), False)
+        data._grids = lambda names, whole=whole: whole.expand(2, -1, -1, -1)
+        sample = data.views(item)
+        assert int((sample["classes"] >= 0).sum()) == expected
+        areas = sorted((sample["masks"][0, :expected].float() / 255).mean(dim=(1, 2)).tolist())
+        if unions:  # the union is as large as its two parts together
+            assert areas[-1] == pytest.approx(areas[-2] + areas[-3], rel=1e-3)
+
+
+def test_missing_data_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="has no label maps"):
+        acdc_subject(tmp_path / "patient001")
+    (tmp_path / "abdomen_ct.json").write_text('{"training": ["0001"]}')
+    with pytest.raises(ValueError, match=r"img0001.nii.gz does not exist; give the folder"):
+        sam_slices(str(tmp_path / "cache"), abdomen_dir=str(tmp_path), split_dir=str(tmp_path), phantoms=0, shapes=0)
+    assert not (tmp_path / "cache").exists()  # nothing half-made is kept
+    with pytest.raises(ValueError, match="No training slices: there are the sources shapes"):
+        SamViews({"shapes": shape_subject(1, 1)}, {"shapes": 0.0}, 1)
 
 
 def test_slices_are_cached(tmp_path):
