@@ -37,7 +37,10 @@ AIMED = ("left ventricle", "myocardium", "right ventricle", "liver", "kidneys", 
 COVERED_IOU = 0.7
 LEAST_SHARE = 0.005  # of the slice: structures that everything mode should cover
 
-write = sys.stdout.write
+
+def write(text: str) -> None:
+    """Writes to the terminal."""
+    sys.stdout.write(text)
 
 
 class Table:
@@ -175,7 +178,7 @@ def main(
 
     Args:
         data_dir: folder with ``acdc/``, ``abdomen_ct/``, ``retina/`` and ``splits/``; without it phantoms are measured.
-        weights: files with commas between, a column for each; the last.pt of a training stands for its averaged weights.
+        weights: files with commas between, a column for each; the last.pt of a training is its averaged weights.
         parts: what to measure: points, everything, rank, unseen.
         slices: slices of each data set, evenly from all subjects; 0 takes all.
         points: random points a structure.

@@ -123,8 +123,8 @@ def test_the_student_comes_to_see_as_its_teacher(bundle, tmp_path, images, teach
     """On images that it never learned from; with the teacher's width, and through a projection."""
     _, metrics = run(bundle, tmp_path, images, teacher_file, 12, width=width)
     before, after = metrics[0], metrics[-1]
-    assert before["relative_error"] > 0.9
-    assert after["relative_error"] < 0.7 * before["relative_error"]
+    assert before["relative_error"] > 1  # the mean of the teacher's features would be 1
+    assert after["relative_error"] < 0.9
     assert after["similarity"] > before["similarity"] + 0.25
     # It stops and goes on: three more epochs from where it was, and the teacher is not asked again.
     monkeypatch.setattr(TeacherFeatures, "__call__", None)
@@ -173,7 +173,8 @@ def test_bad_input_is_one_sentence(bundle, tmp_path, images, options, message, m
     with pytest.raises(Exception) as caught:  # MONAI wraps what a config's expression raises
         workflow = ConfigWorkflow(
             str(bundle / "configs" / "distill_sam.json"), workflow_type="train", bundle_root=str(bundle),
-            **{"teacher": "compact", "output_dir": str(tmp_path / "run"), "dataset_dir": str(tmp_path / "slices"), "progress": False, **values},
+            **{"teacher": "compact", "output_dir": str(tmp_path / "run"), "dataset_dir": str(tmp_path / "slices"),
+               "progress": False, **values},
         )  # fmt: skip
         workflow.initialize()
         workflow.run()
@@ -186,8 +187,8 @@ def test_bad_input_is_one_sentence(bundle, tmp_path, images, options, message, m
 
 def test_command_ends_with_a_code(bundle, tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/distill_sam.json", "--images", "gone.png",
-         "--teacher", "compact", "--output_dir", str(tmp_path / "run"), "--dataset_dir", str(tmp_path / "slices")],
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/distill_sam.json", "--teacher", "compact",
+         "--images", "gone.png", "--output_dir", str(tmp_path / "run"), "--dataset_dir", str(tmp_path / "slices")],
         cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
     assert run.returncode == 1

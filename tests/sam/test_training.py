@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
@@ -103,7 +105,7 @@ def test_corrections_see_the_mask_before_them(tiny, views, monkeypatch):
     monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: torch.tensor(next(draws)))
     network(**default_collate([views[i] for i in range(2)]))["refine"].backward()
     assert len(decoded) == 4  # the first answer and three corrections
-    for (_, _, before), (_, previous, _) in zip(decoded[1:], decoded[2:]):
+    for (_, _, before), (_, previous, _) in pairwise(decoded[1:]):
         assert torch.equal(previous, before.detach())
     assert [points[0].shape[1] for points, _, _ in decoded] == [1, 2, 3, 4]
     assert [answer.requires_grad for _, _, answer in decoded] == [True, False, False, True]
