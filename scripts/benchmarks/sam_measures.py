@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What is measured of a Segment Anything model on a labelled slice: a point's masks, and what everything mode covers."""
+"""What is measured of a Segment Anything model on a labelled slice: a point's masks, and what everything covers."""
 
 from __future__ import annotations
 
