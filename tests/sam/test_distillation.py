@@ -186,9 +186,10 @@ def test_bad_input_is_one_sentence(bundle, tmp_path, images, options, message, m
 
 
 def test_command_ends_with_a_code(bundle, tmp_path):
+    words = ["--config_file", "configs/distill_sam.json", "--images", "gone.png", "--teacher", "compact"]
+    words += ["--output_dir", str(tmp_path / "run"), "--dataset_dir", str(tmp_path / "slices")]
     run = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/distill_sam.json",
-         "--teacher", "compact", "--images", "gone.png", "--output_dir", str(tmp_path / "run"), "--dataset_dir", str(tmp_path / "slices")],
+        [sys.executable, "-m", "monai.bundle", "run", *words],
         cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
     assert run.returncode == 1
