@@ -1,0 +1,203 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The paper's ablation by our configs, one command: ``python -m scripts.benchmarks.ablation --data_dir DATA``.
+
+Every variant is ``configs/train.json`` with overlays of ``configs/ablation``, trained from random weights with one seed
+for one number of epochs, and measured by ``configs/evaluate.json``. What is done is not done again: the command goes on
+where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fire
+
+from scripts.anatomy.bundled import MODELS
+from scripts.anatomy.net import NETS
+from scripts.benchmarks.common import hardware
+from scripts.benchmarks.tables import Statistic, gain, markdown, statistic, write_csv
+from scripts.benchmarks.workflows import measured, run_configs
+from scripts.engine.outcome import plain_errors
+from scripts.errors import InputError
+from scripts.weights import read_checkpoint
+
+VOXELMORPH = "ablation/voxelmorph.json"
+NO_PROTOTYPE, NO_CONTOUR, NO_DICE = (f"ablation/no_{term}.json" for term in ("prototype", "contour", "dice"))
+TRAINED: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "no_prototype": (NO_PROTOTYPE,),
+    "no_contour": (NO_CONTOUR,),
+    "no_prototype_no_contour": (NO_PROTOTYPE, NO_CONTOUR),
+    "voxelmorph": (VOXELMORPH, NO_DICE, NO_CONTOUR),
+    "voxelmorph_masks": (VOXELMORPH,),
+}
+
+
+class Row(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+        title: in words.
+        variant: whose weights, a key of ``TRAINED``.
+        masks: source of the input masks when measured.
+        paper: Dice and SDlogJ of the paper (tables 2 and 3), where it has the row.
+    """
+
+    title: str
+    variant: str
+    masks: str | None = "cardiac"
+    paper: tuple[float, float] | None = None
+
+
+ROWS = (
+    Row("neither prototype nor contour loss", "no_prototype_no_contour", paper=(0.830, 0.053)),
+    Row("prototype loss", "no_contour", paper=(0.835, 0.045)),
+    Row("contour loss", "no_prototype"),
+    Row("both", "full", paper=(0.846, 0.049)),
+    Row("both, no masks as input", "full", None),
+    Row("both, label maps as input (upper bound)", "full", "label"),
+    Row("VoxelMorph", "voxelmorph", None, (0.746, 0.041)),
+    Row("VoxelMorph, Dice and contour loss", "voxelmorph_masks", None, (0.754, 0.077)),
+)
+PAPER_INITIAL = 0.561
+REFERENCE = ("full", "cardiac")
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs behind the checkpoint of a training; 0 without one."""
+    path = folder / "last.pt"
+    if not path.exists():
+        return 0
+    engine = read_checkpoint(path)["engine"]
+    return engine["iteration"] // engine["epoch_length"]
+
+
+def complete(folder: Path, epochs: int) -> bool:
+    """Whether a training had all its epochs, and its weights were written after the last of them."""
+    last, best = folder / "last.pt", folder / "best.pt"
+    return epochs_done(folder) >= epochs and best.exists() and best.stat().st_mtime >= last.stat().st_mtime
+
+
+def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Keeps the settings of a table beside it, and refuses to go on with others.
+
+    Raises:
+        InputError: the folder holds trainings with other settings.
+    """
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=2, sort_keys=True, default=str)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{folder} holds trainings with other settings ({path}); give another --output_dir.")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def measure(row: Row, folder: Path, data: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
+    """The numbers of the pairs of a row, by the weights of its variant."""
+    best = folder / row.variant / "best.pt"
+    configs = ["inference.json", "evaluate.json", dataset]
+    configs += [VOXELMORPH] if VOXELMORPH in TRAINED[row.variant] else []
+    options = {**data, "checkpoint": str(best), "masks": row.masks, "mask_cache": str(folder / "masks")}
+    weights = [best, *([MODELS / f"{row.masks}_net.pt"] if row.masks in NETS else [])]
+    out = folder / row.variant / f"masks_{row.masks or 'none'}"
+    return measured(out, configs, {**options, "progress": False}, weights)
+
+
+def table_rows(measurements: Mapping[Row, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One flat row of numbers a method, for the CSV file; the initial values come first."""
+    reference = next((v for k, v in measurements.items() if (k.variant, k.masks) == REFERENCE), None)
+    rows = []
+    for row, pairs in measurements.items():
+        if not rows:
+            start = {"dice": statistic(pairs, "dice/mean/initial"), "hd95_mm": statistic(pairs, "hd95_mm/mean/initial")}
+            rows.append({"method": "before", "pairs": len(pairs), "paper_dice": PAPER_INITIAL, **split(start)})
+        values = {key: statistic(pairs, f"{key}/mean/final") for key in ("dice", "hd95_mm")}
+        values |= {key: statistic(pairs, f"field/{key}") for key in ("sdlogj", "sdlogj_plain", "folds_percent")}
+        if reference is not None and pairs is not reference:
+            values["gain"] = gain(pairs, reference, "dice/mean/final")
+        paper = dict(zip(("paper_dice", "paper_sdlogj"), row.paper or ()))
+        rows.append({"method": row.title, "pairs": len(pairs), **split(values), **paper})
+    return rows
+
+
+def split(values: Mapping[str, Statistic]) -> dict[str, float]:
+    """Means and spreads as columns of their own."""
+    return {f"{key}{end}": v for key, s in values.items() for end, v in (("", s.mean), ("_sd", s.sd))}
+
+
+def text_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table as Markdown."""
+
+    def cell(row: Mapping[str, Any], key: str) -> str:
+        return str(Statistic(row[key], row[f"{key}_sd"])) if key in row else ""
+
+    columns = {"Dice": "dice", "against both": "gain", "HD95 (mm)": "hd95_mm", "SDlogJ (det + 3)": "sdlogj",
+               "SDlogJ (plain)": "sdlogj_plain", "folds (%)": "folds_percent"}  # fmt: skip
+    lines = [
+        [row["method"], *(cell(row, key) for key in columns.values())]
+        + [row.get(key, "") for key in ("paper_dice", "paper_sdlogj")]
+        for row in rows
+    ]
+    return markdown(["", *columns, "paper: Dice", "paper: SDlogJ"], lines)
+
+
+def main(
+    data_dir: str,
+    output_dir: str = "runs/ablation",
+    epochs: int = 500,
+    hours: float | None = None,
+    variants: Sequence[str] | str | None = None,
+    dataset: str = "datasets/acdc.json",
+    **options: Any,
+) -> None:
+    """Trains what is not trained yet, measures it, prints the table and writes ``ablation.csv``.
+
+    Args:
+        data_dir: folder with the data set and its split.
+        output_dir: a folder a variant, with its checkpoints, logs and measurements.
+        epochs: of every variant; a variant with fewer is not in the table.
+        hours: stop cleanly after so long; the next call goes on.
+        variants: only these, of full, no_prototype, no_contour, no_prototype_no_contour, voxelmorph, voxelmorph_masks.
+        dataset: overlay of the data set in ``configs/``.
+        options: any key of configs/train.json, the same for every variant.
+
+    Raises:
+        InputError: an unknown variant or option, other settings than those of the folder, or a run that failed.
+    """
+    plain_errors()
+    write, folder = sys.stdout.write, Path(output_dir).absolute()
+    chosen = [variants] if isinstance(variants, str) else list(variants or TRAINED)
+    unknown = [name for name in chosen if name not in TRAINED]
+    if unknown:
+        raise InputError(f"Unknown variant {unknown[0]!r}; choose of {', '.join(TRAINED)}.")
+    data = {"data_dir": str(Path(data_dir).absolute()), "dataset_dir": str(folder / "pairs")}
+    same_settings(folder, {"epochs": epochs, "dataset": dataset, **options})
+    deadline = time.monotonic() + hours * 3600 if hours else float("inf")
+    for name in chosen:
+        left = deadline - time.monotonic()
+        if not complete(folder / name, epochs) and left > 0:
+            write(f"training {name}, {epochs_done(folder / name)} of {epochs} epochs so far\n")
+            sys.stdout.flush()
+            # One validation, at the end: no variant is chosen among several states of it.
+            budget = {"max_epochs": epochs, "val_interval": epochs + 1, "patience": epochs + 1}
+            budget |= {"time_budget_s": int(left)} if hours else {}
+            values = {**options, **data, **budget, "output_dir": str(folder / name)}
+            run_configs("training", folder / name, ["train.json", dataset, *TRAINED[name]], values)
+    measurements = {}
+    for row in ROWS:
+        if row.variant in chosen and complete(folder / row.variant, epochs):
+            measurements[row] = measure(row, folder, data, dataset)
+        elif row.variant in chosen:
+            write(f"{row.title}: {epochs_done(folder / row.variant)} of {epochs} epochs, not in the table yet\n")
+    rows = table_rows(measurements)
+    write_csv(folder / "ablation.csv", rows)
+    write(f"\n{epochs} epochs each, {hardware()}\n\n{text_of(rows)}")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
