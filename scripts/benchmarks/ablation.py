@@ -20,7 +20,7 @@ import fire
 from scripts.anatomy.bundled import MODELS
 from scripts.anatomy.net import NETS
 from scripts.benchmarks.common import hardware
-from scripts.benchmarks.tables import Statistic, gain, markdown, statistic, write_csv
+from scripts.benchmarks.tables import FINAL, INITIAL, Pairs, averages, gain, markdown, write_csv
 from scripts.benchmarks.workflows import measured, run_configs
 from scripts.engine.outcome import plain_errors
 from scripts.errors import InputError
@@ -65,6 +65,17 @@ ROWS = (
     Row("VoxelMorph, Dice and contour loss", "voxelmorph_masks", None, (0.754, 0.077)),
 )
 PAPER_INITIAL = 0.561
+TITLES = {
+    "method": "losses and input",
+    "dice": "Dice",
+    "gain": "more than both (± standard error)",
+    "hd95_mm": "HD95 (mm)",
+    "sdlogj": "SDlogJ (det + 3)",
+    "sdlogj_plain": "SDlogJ (plain)",
+    "folds_percent": "folds (%)",
+    "paper_dice": "paper: Dice",
+    "paper_sdlogj": "paper: SDlogJ",
+}
 REFERENCE = ("full", "cardiac")
 
 
@@ -105,45 +116,20 @@ def measure(row: Row, folder: Path, data: Mapping[str, Any], dataset: str) -> li
     options = {**data, "checkpoint": str(best), "masks": row.masks, "mask_cache": str(folder / "masks")}
     weights = [best, *([MODELS / f"{row.masks}_net.pt"] if row.masks in NETS else [])]
     out = folder / row.variant / f"masks_{row.masks or 'none'}"
-    return measured(out, configs, {**options, "progress": False}, weights)
+    return measured(out, configs, options, weights)
 
 
-def table_rows(measurements: Mapping[Row, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """One flat row of numbers a method, for the CSV file; the initial values come first."""
+def table_lines(measurements: Mapping[Row, Pairs]) -> list[dict[str, Any]]:
+    """The lines of the table, the initial values first; :mod:`scripts.benchmarks.tables` says how a line looks."""
     reference = next((v for k, v in measurements.items() if (k.variant, k.masks) == REFERENCE), None)
-    rows = []
+    lines: list[dict[str, Any]] = []
     for row, pairs in measurements.items():
-        if not rows:
-            start = {"dice": statistic(pairs, "dice/mean/initial"), "hd95_mm": statistic(pairs, "hd95_mm/mean/initial")}
-            rows.append({"method": "before", "pairs": len(pairs), "paper_dice": PAPER_INITIAL, **split(start)})
-        values = {key: statistic(pairs, f"{key}/mean/final") for key in ("dice", "hd95_mm")}
-        values |= {key: statistic(pairs, f"field/{key}") for key in ("sdlogj", "sdlogj_plain", "folds_percent")}
-        if reference is not None and pairs is not reference:
-            values["gain"] = gain(pairs, reference, "dice/mean/final")
+        if not lines:
+            lines.append({"method": "before", "paper_dice": PAPER_INITIAL, **averages(pairs, INITIAL)})
         paper = dict(zip(("paper_dice", "paper_sdlogj"), row.paper or ()))
-        rows.append({"method": row.title, "pairs": len(pairs), **split(values), **paper})
-    return rows
-
-
-def split(values: Mapping[str, Statistic]) -> dict[str, float]:
-    """Means and spreads as columns of their own."""
-    return {f"{key}{end}": v for key, s in values.items() for end, v in (("", s.mean), ("_sd", s.sd))}
-
-
-def text_of(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The table as Markdown."""
-
-    def cell(row: Mapping[str, Any], key: str) -> str:
-        return str(Statistic(row[key], row[f"{key}_sd"])) if key in row else ""
-
-    columns = {"Dice": "dice", "against both": "gain", "HD95 (mm)": "hd95_mm", "SDlogJ (det + 3)": "sdlogj",
-               "SDlogJ (plain)": "sdlogj_plain", "folds (%)": "folds_percent"}  # fmt: skip
-    lines = [
-        [row["method"], *(cell(row, key) for key in columns.values())]
-        + [row.get(key, "") for key in ("paper_dice", "paper_sdlogj")]
-        for row in rows
-    ]
-    return markdown(["", *columns, "paper: Dice", "paper: SDlogJ"], lines)
+        more = {} if reference is None or pairs is reference else gain(pairs, reference, "dice/mean/final")
+        lines.append({"method": row.title, **averages(pairs, FINAL), **more, **paper})
+    return lines
 
 
 def main(
@@ -194,9 +180,9 @@ def main(
             measurements[row] = measure(row, folder, data, dataset)
         elif row.variant in chosen:
             write(f"{row.title}: {epochs_done(folder / row.variant)} of {epochs} epochs, not in the table yet\n")
-    rows = table_rows(measurements)
-    write_csv(folder / "ablation.csv", rows)
-    write(f"\n{epochs} epochs each, {hardware()}\n\n{text_of(rows)}")
+    lines = table_lines(measurements)
+    write_csv(folder / "ablation.csv", lines)
+    write(f"\n{epochs} epochs each, {hardware()}\n\n{markdown(lines, TITLES)}")
 
 
 if __name__ == "__main__":

@@ -2,33 +2,30 @@
 """Tables of methods: numbers of each pair go in, means beside each other come out, as Markdown and CSV.
 
 The numbers of a pair are a flat mapping with keys like "dice/mean/final": :func:`scripts.engine.cohort.flat_metrics`.
+A line of a table is a flat mapping too, each mean under the name of its column and its spread under that name + "_sd".
 """
 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 Pairs = Sequence[Mapping[str, Any]]
 
-
-class Statistic(NamedTuple):
-    """Mean and standard deviation over pairs; nan without any.
-
-    Attributes:
-        mean: of the pairs that have the number.
-        sd: standard deviation (population), or the standard error of a difference.
-    """
-
-    mean: float
-    sd: float
-
-    def __str__(self) -> str:
-        return "-" if np.isnan(self.mean) else f"{self.mean:.3f} ± {self.sd:.3f}"
+# Column of a table to number of a pair.
+FINAL = {
+    "dice": "dice/mean/final",
+    "hd95_mm": "hd95_mm/mean/final",
+    "sdlogj": "field/sdlogj",
+    "sdlogj_plain": "field/sdlogj_plain",
+    "folds_percent": "field/folds_percent",
+}
+INITIAL = {"dice": "dice/mean/initial", "hd95_mm": "hd95_mm/mean/initial"}
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -54,15 +51,24 @@ def numbers(pairs: Pairs, key: str) -> np.ndarray:
     return np.asarray([np.nan if p.get(key) is None else p[key] for p in pairs], dtype=float)
 
 
-def statistic(pairs: Pairs, key: str) -> Statistic:
-    """Mean and standard deviation of one number over the pairs that have it."""
-    known = numbers(pairs, key)
-    known = known[~np.isnan(known)]
-    return Statistic(float(known.mean()), float(known.std())) if len(known) else Statistic(np.nan, np.nan)
+def averages(pairs: Pairs, columns: Mapping[str, str]) -> dict[str, float]:
+    """Mean and standard deviation of numbers over the pairs that have them; a number that no pair has is left out.
+
+    Args:
+        pairs: the numbers of each pair.
+        columns: name of the column by number of a pair.
+    """
+    line = {}
+    for column, key in columns.items():
+        known = numbers(pairs, key)
+        known = known[~np.isnan(known)]
+        if len(known):
+            line |= {column: float(known.mean()), f"{column}_sd": float(known.std())}
+    return line
 
 
-def gain(pairs: Pairs, others: Pairs, key: str) -> Statistic:
-    """Mean over pairs of what the first has more than the second, and its standard error; pairs meet by name.
+def gain(pairs: Pairs, others: Pairs, key: str) -> dict[str, float]:
+    """What the first has more than the second, pair by pair: the mean "gain" and its standard error "gain_sd".
 
     Raises:
         ValueError: the two were not measured on the same pairs.
@@ -73,11 +79,25 @@ def gain(pairs: Pairs, others: Pairs, key: str) -> Statistic:
     more = numbers(pairs, key) - numbers([theirs[p["name"]] for p in pairs], key)
     more = more[~np.isnan(more)]
     if len(more) < 2:
-        return Statistic(float(more.mean()) if len(more) else np.nan, np.nan)
-    return Statistic(float(more.mean()), float(more.std(ddof=1) / np.sqrt(len(more))))
+        return {}
+    return {"gain": float(more.mean()), "gain_sd": float(more.std(ddof=1) / math.sqrt(len(more)))}
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines).replace("| --- ", "|---")
+def markdown(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> str:
+    """A Markdown table; numbers with a spread as mean ± spread.
+
+    Args:
+        lines: of the table.
+        titles: name of a column to what stands above it; a column that no line has is left out.
+    """
+    used = {column: title for column, title in titles.items() if any(column in line for line in lines)}
+    table = [list(used.values()), ["---"] * len(used)]
+    table += [[_cell(line, column) for column in used] for line in lines]
+    return "".join(f"| {' | '.join(row)} |\n" for row in table)
+
+
+def _cell(line: Mapping[str, Any], column: str) -> str:
+    value = line.get(column, "")
+    if isinstance(value, str):
+        return value
+    return f"{value:.3f} ± {line[f'{column}_sd']:.3f}" if f"{column}_sd" in line else f"{value:.3f}"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from scripts.engine.run import BUNDLE, check_options
 from scripts.errors import InputError
 from scripts.fingerprint import fingerprint
 from scripts.weights import read_checkpoint
+
+CONFIGS = BUNDLE / "configs"
 
 
 def run_configs(name: str, folder: Path, configs: Sequence[str], options: Mapping[str, Any]) -> None:
@@ -31,37 +33,59 @@ def run_configs(name: str, folder: Path, configs: Sequence[str], options: Mappin
     Raises:
         InputError: an option that the configs do not know, or the run failed; names its log.
     """
-    files = [str(BUNDLE / "configs" / config) for config in configs]
+    files = [str(CONFIGS / config) for config in configs]
     check_options(files, options)
     folder.mkdir(parents=True, exist_ok=True)
     arguments, log = folder / f"{name}.json", folder / f"{name}.log"
     # In a file, because the command line of MONAI drops options that are null.
-    text = json.dumps({"config_file": files, "bundle_root": str(BUNDLE), **options}, indent=2)
+    places = {"meta_file": str(CONFIGS / "metadata.json"), "logging_file": str(CONFIGS / "logging.conf")}
+    text = json.dumps({"config_file": files, "bundle_root": str(BUNDLE), **places, **options}, indent=2)
     arguments.write_text(text, encoding="utf-8")
     words = [sys.executable, "-m", "monai.bundle", "run", "--args_file", str(arguments)]
-    words += ["--logging_file", str(BUNDLE / "configs" / "logging.conf")]
     with log.open("a", encoding="utf-8") as stream:
         done = subprocess.run(words, cwd=BUNDLE, stdout=stream, stderr=subprocess.STDOUT, check=False)
     if done.returncode:
         raise InputError(f"The run in {folder} ended with exit code {done.returncode}; {log} says why.")
 
 
+def stamp_of(configs: Sequence[str], settings: Any, weights: Sequence[str | Path]) -> str:
+    """A hash of what decides the numbers of a method, the code apart.
+
+    Args:
+        configs: file names in ``configs/``.
+        settings: further settings, see :func:`scripts.fingerprint.fingerprint`.
+        weights: files of weights.
+    """
+    content = ConfigParser.load_config_files([str(CONFIGS / config) for config in configs])
+    return fingerprint(content, settings, [read_checkpoint(path) for path in weights])
+
+
+def kept(folder: Path, stamp: str, make: Callable[[], None]) -> list[dict[str, Any]]:
+    """The numbers of every pair in ``metrics.csv``, which is made only where none of this stamp is there.
+
+    Args:
+        folder: of the table; delete it to measure again.
+        stamp: of the method.
+        make: writes the table.
+    """
+    path, table = folder / "stamp.txt", folder / "metrics.csv"
+    if not (table.exists() and path.exists() and path.read_text(encoding="utf-8") == stamp):
+        path.unlink(missing_ok=True)
+        make()
+        path.write_text(stamp, encoding="utf-8")
+    return read_metrics(table)
+
+
 def measured(
     folder: Path, configs: Sequence[str], options: Mapping[str, Any], weights: Sequence[str | Path]
 ) -> list[dict[str, Any]]:
-    """The numbers of every pair by a measuring workflow, which runs only where nothing has been kept of the same.
+    """The numbers of every pair by a workflow with ``evaluate.json``, see :func:`kept`.
 
     Args:
-        folder: for ``metrics.csv`` and the logs.
-        configs: with ``evaluate.json`` among them.
+        folder: for the table and the logs.
+        configs: file names in ``configs/``.
         options: values by key of the config.
         weights: files that decide the result.
     """
-    content = ConfigParser.load_config_files([str(BUNDLE / "configs" / config) for config in configs])
-    stamp = fingerprint(content, options, [read_checkpoint(path) for path in weights])
-    kept, table = folder / "stamp.txt", folder / "metrics.csv"
-    if not (kept.exists() and table.exists() and kept.read_text(encoding="utf-8") == stamp):
-        kept.unlink(missing_ok=True)
-        run_configs("measuring", folder, configs, {**options, "output_dir": str(folder)})
-        kept.write_text(stamp, encoding="utf-8")
-    return read_metrics(table)
+    values = {**options, "output_dir": str(folder), "progress": False}
+    return kept(folder, stamp_of(configs, options, weights), lambda: run_configs("measuring", folder, configs, values))

@@ -1,0 +1,168 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Every method on the same pairs, one table: ``python -m scripts.benchmarks.compare --data_dir DATA``.
+
+Classical tools and this bundle's methods, with their shipped weights, on the ACDC validation patients. A row that was measured
+with the same weights and settings is not measured again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fire
+import torch
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from scripts.anatomy.bundled import MODELS
+from scripts.benchmarks.classical import TOOLS, Tool
+from scripts.benchmarks.common import hardware
+from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown, write_csv
+from scripts.benchmarks.workflows import CONFIGS, kept, measured, stamp_of
+from scripts.engine.cohort import flat_metrics
+from scripts.engine.outcome import plain_errors
+from scripts.engine.run import BUNDLE
+from scripts.errors import InputError
+from scripts.metrics.pair import pair_metrics
+from scripts.spatial.warp import resize_ddf
+
+NETWORK = ("inference.json", "evaluate.json")
+CARDIAC = MODELS / "cardiac_net.pt"
+
+
+class Method(NamedTuple):
+    """A method of this bundle.
+
+    Attributes:
+        configs: file names in ``configs/``.
+        options: values by key of the configs.
+        weights: files that decide the result.
+    """
+
+    configs: tuple[str, ...]
+    options: Mapping[str, Any]
+    weights: tuple[Path, ...]
+
+
+OURS = {
+    "ROI registration": Method(("samreg.json", "evaluate.json"), {}, (MODELS / "compact_sam.pt",)),
+    "hybrid": Method(("samreg.json", "evaluate.json"), {"image_weight": 1.0}, (MODELS / "compact_sam.pt",)),
+    "network, no masks": Method(NETWORK, {"masks": None}, (MODELS / "model.pt",)),
+    "network": Method(NETWORK, {}, (MODELS / "model.pt", CARDIAC)),
+    "network, instance optimisation": Method(NETWORK, {"instance_steps": 60}, (MODELS / "model.pt", CARDIAC)),
+}
+FIXED_MASKS = "masks of the fixed image itself"
+TITLES = {
+    "method": "method",
+    "dice": "Dice",
+    "carried": "Dice of carried masks",
+    "hd95_mm": "HD95 (mm)",
+    "sdlogj": "SDlogJ (det + 3)",
+    "sdlogj_plain": "SDlogJ (plain)",
+    "folds_percent": "folds (%)",
+    "seconds": "seconds a pair",
+}
+
+
+def pairs_of(dataset: str, values: Mapping[str, Any]) -> tuple[list[dict], Any, list[str]]:
+    """The pairs of a data set, what loads one of them with its masks, and the names of its structures."""
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in (*NETWORK, dataset)])
+    parser.update({"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", **values})
+    return tuple(parser.get_parsed_content(key) for key in ("validation_list", "preprocessing", "structures"))
+
+
+def measure_pair(tool: Tool | None, data: Mapping[str, Any], structures: Sequence[str]) -> dict[str, Any]:
+    """The numbers of a pair by a classical tool.
+
+    Beside the usual ones, "masks/mean/final" is the Dice of the masks of the moving image, carried along by the field,
+    with the label map of the fixed image.
+
+    Args:
+        tool: None measures the masks of the fixed image, as they are, against its label map.
+        data: a loaded pair with masks.
+        structures: name of each label.
+    """
+    pair = data["pair"]
+    if tool is None:
+        scores = pair_metrics(replace(pair, moving=pair.fixed, moving_label=pair.fixed_mask), None)
+        row = flat_metrics(scores, structures)
+        return {key.replace("initial", "final"): value for key, value in row.items()}
+    began = time.perf_counter()
+    grey = [half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)]
+    ddf = resize_ddf(tool(*grey, pair.working.spacing), pair.fixed.geometry.shape)
+    row = flat_metrics(pair_metrics(pair, ddf), structures) | {"seconds": time.perf_counter() - began}
+    if pair.moving_mask is not None:
+        masks = pair_metrics(replace(pair, moving_label=pair.moving_mask), ddf)["dice"]
+        row |= {f"masks/mean/{stage}": masks[stage]["mean"] for stage in ("initial", "final")}
+    return row
+
+
+def measure_tool(name: str, tool: Tool | None, folder: Path, dataset: str, values: Mapping[str, Any]) -> None:
+    """Writes ``metrics.csv`` of a classical tool over the pairs of a data set."""
+    pairs, load, structures = pairs_of(dataset, values)
+    rows = []
+    for item in tqdm(pairs, desc=name, unit="pair", file=sys.stderr):
+        rows.append({"name": item["name"], **measure_pair(tool, load(item), structures)})
+    write_csv(folder / "metrics.csv", rows)
+
+
+def main(
+    data_dir: str,
+    output_dir: str = "runs/compare",
+    rows: Sequence[str] | str | None = None,
+    dataset: str = "datasets/acdc.json",
+    pairs: str | None = None,
+) -> None:
+    """Measures what is not measured yet, prints the table and writes ``compare.csv``.
+
+    Args:
+        data_dir: folder with the data set and its split.
+        output_dir: a folder a method, with its numbers and logs, and the pairs and masks that all share.
+        rows: only these methods.
+        dataset: overlay of the data set in ``configs/``.
+        pairs: expression of the list of pairs instead of the validation pairs, as in the overlay.
+
+    Raises:
+        InputError: an unknown method, or one that failed.
+    """
+    plain_errors()
+    folder = Path(output_dir).absolute()
+    known = {**dict.fromkeys([FIXED_MASKS], None), **TOOLS, **OURS}
+    chosen = [rows] if isinstance(rows, str) else list(rows or known)
+    for name in chosen:
+        if name not in known:
+            raise InputError(f"Unknown method {name!r}; choose of {', '.join(known)}.")
+    shared = {"data_dir": str(Path(data_dir).absolute()), "dataset_dir": str(folder / "pairs")}
+    shared |= {"validation_list": pairs} if pairs else {}
+    cache = {"mask_cache": str(folder / "masks")}
+    lines = []
+    for name in chosen:
+        out, method = folder / name.replace(", ", "_").replace(" ", "_"), known[name]
+        if isinstance(method, Method):
+            values = {**shared, **method.options, **(cache if method.configs == NETWORK else {})}
+            numbers = measured(out, [*method.configs, dataset], values, method.weights)
+        else:
+            values = {**shared, **cache}
+            stamp = stamp_of([*NETWORK, dataset], [values, name, method], [CARDIAC])
+            numbers = kept(
+                out,
+                stamp,
+                lambda: measure_tool(name, method, out, dataset, values),  # noqa: B023, it is called here
+            )
+        if not lines:
+            lines.append({"method": "before"} | averages(numbers, INITIAL | {"carried": "masks/mean/initial"}))
+        lines.append(
+            {"method": name} | averages(numbers, FINAL | {"carried": "masks/mean/final", "seconds": "seconds"})
+        )
+    write_csv(folder / "compare.csv", lines)
+    sys.stdout.write(f"{hardware()}\n\n{markdown(lines, TITLES)}")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)
