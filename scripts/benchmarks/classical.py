@@ -1,15 +1,15 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Classical registration tools behind one call, for comparing: demons, B-splines, SyN (ANTs), elastix.
 
-A tool is a dataclass of its parameters that is called with two images on one grid and returns the field. The defaults are
-those found best on training patients, see docs/reproduce.md; ``python -m scripts.benchmarks.compare`` measures them.
+A tool is a dataclass of its parameters that is called with two images on one grid and returns the field. The defaults
+are those found best on training patients by ``python -m scripts.benchmarks.tuning``, see docs/reproduce.md.
 """
 
 from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,10 @@ import torch
 from torch import Tensor
 
 from scripts.errors import InputError
+
+# Called with the moving and the fixed image (*shape) in [0, 1] on one grid and its spacing in mm; the result is the
+# DDF (1, n, *shape) in voxels.
+Tool = Callable[[Tensor, Tensor, Sequence[float]], Tensor]
 
 
 def itk_image(image: Tensor, spacing: Sequence[float]) -> sitk.Image:

@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Every method on the same pairs, one table: ``python -m scripts.benchmarks.compare --data_dir DATA``.
 
-Classical tools and this bundle's methods, with their shipped weights, on the ACDC validation patients. A row that was measured
-with the same weights and settings is not measured again.
+Classical tools and this bundle's methods, with their shipped weights, on the ACDC validation patients. A row that was
+measured with the same weights and settings is not measured again.
 """
 
 from __future__ import annotations
