@@ -76,6 +76,8 @@ TITLES = {
     "paper_dice": "paper: Dice",
     "paper_sdlogj": "paper: SDlogJ",
 }
+SHARED = ("data_dir", "dataset_dir", "network_def", "structures", "spatial_dims", "strides", "attention_window",
+          "window", "init", "max_size")  # fmt: skip
 REFERENCE = ("full", "cardiac")
 
 
@@ -108,15 +110,22 @@ def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def measure(row: Row, folder: Path, data: Mapping[str, Any], dataset: str) -> list[dict[str, Any]]:
-    """The numbers of the pairs of a row, by the weights of its variant."""
+def measure(row: Row, folder: Path, dataset: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The numbers of the pairs of a row, by the weights of its variant.
+
+    Args:
+        row: of the table.
+        folder: of all variants.
+        dataset: overlay of the data set.
+        options: of the training; those that describe the images and the network are needed here too.
+    """
     best = folder / row.variant / "best.pt"
     configs = ["inference.json", "evaluate.json", dataset]
     configs += [VOXELMORPH] if VOXELMORPH in TRAINED[row.variant] else []
-    options = {**data, "checkpoint": str(best), "masks": row.masks, "mask_cache": str(folder / "masks")}
+    values = {key: value for key, value in options.items() if key.split("#")[0] in SHARED}
+    values |= {"checkpoint": str(best), "masks": row.masks, "mask_cache": str(folder / "masks")}
     weights = [best, *([MODELS / f"{row.masks}_net.pt"] if row.masks in NETS else [])]
-    out = folder / row.variant / f"masks_{row.masks or 'none'}"
-    return measured(out, configs, options, weights)
+    return measured(folder / row.variant / f"masks_{row.masks or 'none'}", configs, values, weights)
 
 
 def table_lines(measurements: Mapping[Row, Pairs]) -> list[dict[str, Any]]:
@@ -163,21 +172,21 @@ def main(
         raise InputError(f"Unknown variant {unknown[0]!r}; choose of {', '.join(TRAINED)}.")
     data = {"data_dir": str(Path(data_dir).absolute()), "dataset_dir": str(folder / "pairs")}
     same_settings(folder, {"epochs": epochs, "dataset": dataset, **options})
-    deadline = time.monotonic() + hours * 3600 if hours else float("inf")
+    deadline = time.monotonic() + hours * 3600 if hours is not None else float("inf")
     for name in chosen:
         left = deadline - time.monotonic()
-        if not complete(folder / name, epochs) and left > 0:
+        if not complete(folder / name, epochs) and left >= 1:
             write(f"training {name}, {epochs_done(folder / name)} of {epochs} epochs so far\n")
             sys.stdout.flush()
             # One validation, at the end: no variant is chosen among several states of it.
             budget = {"max_epochs": epochs, "val_interval": epochs + 1, "patience": epochs + 1}
-            budget |= {"time_budget_s": int(left)} if hours else {}
+            budget |= {} if hours is None else {"time_budget_s": int(left)}
             values = {**options, **data, **budget, "output_dir": str(folder / name)}
             run_configs("training", folder / name, ["train.json", dataset, *TRAINED[name]], values)
     measurements = {}
     for row in ROWS:
         if row.variant in chosen and complete(folder / row.variant, epochs):
-            measurements[row] = measure(row, folder, data, dataset)
+            measurements[row] = measure(row, folder, dataset, {**options, **data})
         elif row.variant in chosen:
             write(f"{row.title}: {epochs_done(folder / row.variant)} of {epochs} epochs, not in the table yet\n")
     lines = table_lines(measurements)

@@ -7,20 +7,17 @@ are those found best on training patients by ``python -m scripts.benchmarks.tuni
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
-
-from scripts.errors import InputError
 
 # Called with the moving and the fixed image (*shape) in [0, 1] on one grid and its spacing in mm; the result is the
 # DDF (1, n, *shape) in voxels.
@@ -56,16 +53,10 @@ def shrunken(image: sitk.Image, factor: int) -> sitk.Image:
     return sitk.Shrink(smooth, factors)
 
 
-def optional(module: str, package: str) -> ModuleType:
-    """A package that only the comparison uses.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"This tool needs a package that is not installed; try: pip install {package}") from error
+def missing_package(tool: Tool | None) -> str | None:
+    """What has to be installed before a tool runs; None where nothing is missing."""
+    needs = getattr(tool, "needs", None)
+    return needs[1] if needs and importlib.util.find_spec(needs[0]) is None else None
 
 
 @dataclass(frozen=True)
@@ -81,7 +72,7 @@ class Demons:
     """
 
     diffeomorphic: bool = False
-    sigma_mm: float = 2.0
+    sigma_mm: float = 4.5
     update_sigma_mm: float = 0.0
     shrink: Sequence[int] = (4, 2, 1)
     iterations: int = 50
@@ -175,15 +166,12 @@ class SyN:
     total_sigma: float = 0.0
     radius: int = 4
     iterations: Sequence[int] = (100, 70, 40)
-    package: ClassVar[str] = "antspyx"
+    needs: ClassVar[tuple[str, str]] = ("ants", "antspyx")
 
     def __call__(self, moving: Tensor, fixed: Tensor, spacing: Sequence[float]) -> Tensor:
-        """See :meth:`Demons.__call__`.
+        """See :meth:`Demons.__call__`."""
+        import ants
 
-        Raises:
-            InputError: antspyx is not installed.
-        """
-        ants = optional("ants", self.package)
         images = [ants.from_numpy(x.numpy().astype(np.float32), spacing=tuple(spacing)) for x in (moving, fixed)]
         with tempfile.TemporaryDirectory() as folder:
             result = ants.registration(
@@ -218,15 +206,12 @@ class Elastix:
     control_mm: float = 16.0
     bending: float = 0.0
     iterations: int = 256
-    package: ClassVar[str] = "itk-elastix"
+    needs: ClassVar[tuple[str, str]] = ("itk", "itk-elastix")
 
     def __call__(self, moving: Tensor, fixed: Tensor, spacing: Sequence[float]) -> Tensor:
-        """See :meth:`Demons.__call__`.
+        """See :meth:`Demons.__call__`."""
+        import itk
 
-        Raises:
-            InputError: itk-elastix is not installed.
-        """
-        itk = optional("itk", self.package)
         images = []
         for x in (moving, fixed):
             images.append(itk.image_from_array(np.ascontiguousarray((x.numpy() * 255).astype(np.float32).T)))

@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.anatomy.bundled import MODELS
-from scripts.benchmarks.classical import TOOLS, Tool
+from scripts.benchmarks.classical import TOOLS, Tool, missing_package
 from scripts.benchmarks.common import hardware
 from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown, write_csv
 from scripts.benchmarks.workflows import CONFIGS, kept, measured, stamp_of
@@ -88,19 +88,21 @@ def measure_pair(tool: Tool | None, data: Mapping[str, Any], structures: Sequenc
         data: a loaded pair with masks.
         structures: name of each label.
     """
-    pair = data["pair"]
-    if tool is None:
-        scores = pair_metrics(replace(pair, moving=pair.fixed, moving_label=pair.fixed_mask), None)
-        row = flat_metrics(scores, structures)
-        return {key.replace("initial", "final"): value for key, value in row.items()}
+    pair, ddf = data["pair"], None
     began = time.perf_counter()
-    grey = [half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)]
-    ddf = resize_ddf(tool(*grey, pair.working.spacing), pair.fixed.geometry.shape)
-    row = flat_metrics(pair_metrics(pair, ddf), structures) | {"seconds": time.perf_counter() - began}
+    if tool is not None:
+        grey = [half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)]
+        ddf = resize_ddf(tool(*grey, pair.working.spacing), pair.fixed.geometry.shape)
+    row = flat_metrics(pair_metrics(pair, ddf), structures)
+    seconds = time.perf_counter() - began
     if pair.moving_mask is not None:
-        masks = pair_metrics(replace(pair, moving_label=pair.moving_mask), ddf)["dice"]
-        row |= {f"masks/mean/{stage}": masks[stage]["mean"] for stage in ("initial", "final")}
-    return row
+        carried = pair_metrics(replace(pair, moving_label=pair.moving_mask), ddf)["dice"]
+        row |= {f"masks/mean/{stage}": scores["mean"] for stage, scores in carried.items()}
+    if tool is not None:
+        return row | {"seconds": seconds}
+    itself = pair_metrics(replace(pair, moving=pair.fixed, moving_label=pair.fixed_mask), None)
+    found = flat_metrics(itself, structures)
+    return row | {key.replace("initial", "final"): value for key, value in found.items()}
 
 
 def measure_tool(name: str, tool: Tool | None, folder: Path, dataset: str, values: Mapping[str, Any]) -> None:
@@ -135,9 +137,15 @@ def main(
     folder = Path(output_dir).absolute()
     known = {**dict.fromkeys([FIXED_MASKS], None), **TOOLS, **OURS}
     chosen = [rows] if isinstance(rows, str) else list(rows or known)
-    for name in chosen:
+    for name in list(chosen):
         if name not in known:
             raise InputError(f"Unknown method {name!r}; choose of {', '.join(known)}.")
+        package = missing_package(known[name])
+        if package and rows:
+            raise InputError(f"The method {name} needs a package that is not installed; try: pip install {package}")
+        if package:
+            chosen.remove(name)
+            sys.stdout.write(f"{name} is left out: it needs {package}\n")
     shared = {"data_dir": str(Path(data_dir).absolute()), "dataset_dir": str(folder / "pairs")}
     shared |= {"validation_list": pairs} if pairs else {}
     cache = {"mask_cache": str(folder / "masks")}

@@ -12,7 +12,7 @@ from typing import Any
 import fire
 from tqdm import tqdm
 
-from scripts.benchmarks.classical import TOOLS
+from scripts.benchmarks.classical import TOOLS, missing_package
 from scripts.benchmarks.common import hardware
 from scripts.benchmarks.compare import measure_pair, pairs_of
 from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown
@@ -38,10 +38,13 @@ def combinations(tool: str, grid: dict[str, Any]) -> list[dict[str, Any]]:
         grid: values by parameter; a parameter that is itself a sequence is given as a list of tuples.
 
     Raises:
-        InputError: an unknown tool or parameter.
+        InputError: an unknown tool or parameter, or a package that is not installed.
     """
     if tool not in TOOLS:
         raise InputError(f"Unknown tool {tool!r}; choose of {', '.join(TOOLS)}.")
+    package = missing_package(TOOLS[tool])
+    if package:
+        raise InputError(f"The tool {tool} needs a package that is not installed; try: pip install {package}")
     known = [f.name for f in fields(TOOLS[tool])]
     for name in grid:
         if name not in known:
