@@ -243,7 +243,7 @@ class Elastix:
 
 TOOLS = {
     "demons": Demons(),
-    "diffeomorphic_demons": Demons(diffeomorphic=True),
+    "diffeomorphic_demons": Demons(diffeomorphic=True, sigma_mm=2.0),
     "bspline": BSpline(),
     "syn": SyN(),
     "elastix": Elastix(),

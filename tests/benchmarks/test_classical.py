@@ -20,7 +20,7 @@ STRUCTURES = ["right ventricle", "myocardium", "left ventricle"]
 QUICK = {
     "demons": {},
     "diffeomorphic_demons": {},
-    "bspline": {"control_mm": 12.0, "iterations": 10, "levels": 2},
+    "bspline": {"control_mm": 24.0, "levels": 1, "iterations": 10, "samples": 0.3},
     "syn": {"iterations": (40, 20, 10), "radius": 2},
     "elastix": {"iterations": 100},
 }

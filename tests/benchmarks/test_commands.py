@@ -9,6 +9,7 @@ import os
 import pytest
 
 from scripts.benchmarks import ablation, compare, tuning
+from scripts.benchmarks.tables import read_metrics
 from scripts.errors import InputError
 
 
@@ -72,7 +73,7 @@ def test_compare_measures_once(phantom_overlay, tmp_path, monkeypatch, capsys):
     for name in ("demons", "network, no masks"):
         assert float(table[name]["dice"]) > float(table["before"]["dice"])
     # The same pairs, measured by MONAI's workflow and beside it.
-    first = [compare.read_metrics(tmp_path / folder / "metrics.csv") for folder in ("demons", "network_no_masks")]
+    first = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("demons", "network_no_masks")]
     for a, b in zip(*first):
         assert a["name"] == b["name"] and a["dice/mean/initial"] == pytest.approx(b["dice/mean/initial"])
     monkeypatch.setattr("scripts.benchmarks.workflows.subprocess.run", lambda *a, **k: pytest.fail("ran again"))

@@ -38,6 +38,7 @@ def test_a_variant_trains_with_its_losses_and_network(bundle, lists, tmp_path, v
     assert {k: v for k, v in loss.weights.items() if v} == {k: v for k, v in plain.items() if k not in zero}
     assert all(loss.terms[name] > 0 for name in ("lncc", "dice", "contour"))
     network = trained.parser.get_parsed_content("network").network
+    assert trained.check_properties() == []
     assert isinstance(network, VoxelMorphNet if baseline else CrossFusionNet)
     assert (tmp_path / "best.pt").exists()
     if variant != "voxelmorph":
