@@ -203,7 +203,7 @@ class Elastix:
         iterations: at each of three levels.
     """
 
-    control_mm: float = 16.0
+    control_mm: float = 12.0
     bending: float = 0.0
     iterations: int = 256
     needs: ClassVar[tuple[str, str]] = ("itk", "itk-elastix")

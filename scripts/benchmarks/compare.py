@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import fire
+import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from torch import Tensor
 from tqdm import tqdm
 
 from scripts.anatomy.bundled import MODELS
@@ -28,6 +30,7 @@ from scripts.engine.cohort import flat_metrics
 from scripts.engine.outcome import plain_errors
 from scripts.engine.run import BUNDLE
 from scripts.errors import InputError
+from scripts.fingerprint import fingerprint
 from scripts.metrics.pair import pair_metrics
 from scripts.spatial.warp import resize_ddf
 
@@ -77,32 +80,57 @@ def pairs_of(dataset: str, values: Mapping[str, Any]) -> tuple[list[dict], Any, 
     return tuple(parser.get_parsed_content(key) for key in ("validation_list", "preprocessing", "structures"))
 
 
-def measure_pair(tool: Tool | None, data: Mapping[str, Any], structures: Sequence[str]) -> dict[str, Any]:
+def registered(tool: Tool, image: Tensor, spacing: Sequence[float], kept_in: Path | None) -> tuple[Tensor, float]:
+    """The field of a tool and the seconds that it took; kept under the hash of tool and images.
+
+    Args:
+        tool: with its settings.
+        image: (2, *shape) moving and fixed in [0, 1].
+        spacing: mm along each axis.
+        kept_in: folder of the fields; None keeps nothing.
+    """
+    path = None if kept_in is None else kept_in / f"{fingerprint(tool, image, spacing)}.npz"
+    if path is not None and path.exists():
+        with np.load(path, allow_pickle=False) as known:
+            return torch.from_numpy(known["ddf"]), float(known["seconds"])
+    began = time.perf_counter()
+    ddf = tool(image[0], image[1], spacing)
+    seconds = time.perf_counter() - began
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npz")
+        np.savez_compressed(part, ddf=ddf.numpy(), seconds=seconds)
+        part.replace(path)
+    return ddf, seconds
+
+
+def measure_pair(
+    tool: Tool | None, data: Mapping[str, Any], structures: Sequence[str], kept_in: Path | None = None
+) -> dict[str, Any]:
     """The numbers of a pair by a classical tool.
 
     Beside the usual ones, "masks/mean/final" is the Dice of the masks of the moving image, carried along by the field,
-    with the label map of the fixed image.
+    with the label map of the fixed image, and "seconds" the time of the registration.
 
     Args:
         tool: None measures the masks of the fixed image, as they are, against its label map.
         data: a loaded pair with masks.
         structures: name of each label.
+        kept_in: folder of the fields, see :func:`registered`.
     """
-    pair, ddf = data["pair"], None
-    began = time.perf_counter()
+    pair, ddf, seconds = data["pair"], None, {}
     if tool is not None:
-        grey = [half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)]
-        ddf = resize_ddf(tool(*grey, pair.working.spacing), pair.fixed.geometry.shape)
-    row = flat_metrics(pair_metrics(pair, ddf), structures)
-    seconds = time.perf_counter() - began
+        grey = torch.stack([half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)])
+        found, seconds["seconds"] = registered(tool, grey, pair.working.spacing, kept_in)
+        ddf = resize_ddf(found, pair.fixed.geometry.shape)
+    row = flat_metrics(pair_metrics(pair, ddf), structures) | seconds
     if pair.moving_mask is not None:
         carried = pair_metrics(replace(pair, moving_label=pair.moving_mask), ddf)["dice"]
         row |= {f"masks/mean/{stage}": scores["mean"] for stage, scores in carried.items()}
-    if tool is not None:
-        return row | {"seconds": seconds}
-    itself = pair_metrics(replace(pair, moving=pair.fixed, moving_label=pair.fixed_mask), None)
-    found = flat_metrics(itself, structures)
-    return row | {key.replace("initial", "final"): value for key, value in found.items()}
+    if tool is None:
+        itself = pair_metrics(replace(pair, moving=pair.fixed, moving_label=pair.fixed_mask), None)
+        row |= {key.replace("initial", "final"): v for key, v in flat_metrics(itself, structures).items()}
+    return row
 
 
 def measure_tool(name: str, tool: Tool | None, folder: Path, dataset: str, values: Mapping[str, Any]) -> None:
@@ -110,7 +138,7 @@ def measure_tool(name: str, tool: Tool | None, folder: Path, dataset: str, value
     pairs, load, structures = pairs_of(dataset, values)
     rows = []
     for item in tqdm(pairs, desc=name, unit="pair", file=sys.stderr):
-        rows.append({"name": item["name"], **measure_pair(tool, load(item), structures)})
+        rows.append({"name": item["name"], **measure_pair(tool, load(item), structures, folder / "fields")})
     write_csv(folder / "metrics.csv", rows)
 
 

@@ -83,3 +83,18 @@ def test_masks_by_themselves_are_measured_on_the_fixed_image(loaded):
     row = measure_pair(None, loaded, STRUCTURES)
     assert row["dice/mean/final"] == 1.0 and row["hd95_mm/mean/final"] == 0.0
     assert not any(key.startswith("field") for key in row)
+
+
+def test_a_field_is_found_once(loaded, tmp_path):
+    """The second time it is read; another setting is another field."""
+    calls = []
+
+    def counted(moving, fixed, spacing):
+        calls.append(spacing)
+        return TOOLS["demons"](moving, fixed, spacing)
+
+    rows = [measure_pair(counted, loaded, STRUCTURES, tmp_path) for _ in range(2)]
+    assert rows[0] == rows[1] and len(calls) == 1
+    tools = [replace(TOOLS["demons"], iterations=n, shrink=(4,)) for n in (1, 2)]
+    fields = [measure_pair(t, loaded, STRUCTURES, tmp_path)["field/sdlogj"] for t in tools]
+    assert fields[0] != fields[1] and len(list(tmp_path.iterdir())) == 3
