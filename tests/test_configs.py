@@ -20,6 +20,7 @@ NETWORK = [
     ["train.json", "multi_gpu_train.json"],
     ["train.json", "datasets/acdc.json"],
     ["train.json", "datasets/abdomen_ct.json"],
+    ["train.json", "datasets/acdc.json", "ablation/voxelmorph.json", "ablation/no_dice.json"],
 ]
 
 

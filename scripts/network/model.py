@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scripts.network.decoder import FieldLevel
 from scripts.network.encoder import Encoder
+from scripts.network.padding import crop_far, multiples, pad_far
 from scripts.spatial.warp import integrate, resize_ddf, warp
 
 HEAD_CHANNELS = 8
@@ -120,21 +120,14 @@ class CrossFusionNet(nn.Module):
             field = residual.float() if field is None else field + residual.float()
         if self.diffeomorphic:
             field = integrate(field)
-        return Prediction(_crop(field, shape), [m for m, _ in images], [f for _, f in images])
+        return Prediction(crop_far(field, shape), [m for m, _ in images], [f for _, f in images])
 
     def pad(self, image: Tensor) -> Tensor:
         """Repeats the far borders of an image until every level halves exactly and the coarsest has two voxels."""
-        sizes = [-(-s // t) * t for s, t in zip(image.shape[2:], self.total_stride)]
+        sizes = multiples(image.shape[2:], self.total_stride)
         if prod(s // t for s, t in zip(sizes, self.total_stride)) == 1:
             sizes[0] *= 2
-        padding = [v for old, new in zip(image.shape[:1:-1], sizes[::-1]) for v in (0, new - old)]
-        return F.pad(image, padding, mode="replicate") if any(padding) else image
-
-
-def _crop(field: Tensor, shape: Sequence[int]) -> Tensor:
-    for axis, size in enumerate(shape):
-        field = field.narrow(2 + axis, 0, size)
-    return field
+        return pad_far(image, sizes)
 
 
 def _per_axis(value: int | Sequence[int], n: int) -> tuple[int, ...]:

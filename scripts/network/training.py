@@ -17,7 +17,8 @@ class PairTraining(nn.Module):
 
     Args:
         network: the network to train.
-        feature_level: level of the features for the prototype terms, 0 is the finest.
+        feature_level: level of the features for the prototype terms, 0 is the finest; None for a network without
+            features of each image by itself, whose prototype terms are 0.
         temperature: of the prototype contrast.
         lncc_kernel: window of the local correlation in voxels.
         max_points: of a contour.
@@ -27,7 +28,7 @@ class PairTraining(nn.Module):
     def __init__(
         self,
         network: CrossFusionNet,
-        feature_level: int = 1,
+        feature_level: int | None = 1,
         temperature: float = 1.0,
         lncc_kernel: int = 9,
         max_points: int = 1024,
@@ -62,8 +63,11 @@ class PairTraining(nn.Module):
         for b in range(len(image)):
             ddf, mm = out.ddf[b : b + 1].float(), spacing[b].tolist()
             one = field_terms(ddf, image[b], targets[b], k, mm, self.lncc_kernel, self.max_points)
-            features = (f[self.feature_level][b].float() for f in (out.moving, out.fixed))
-            one |= feature_terms(*features, padded[b], k, self.temperature)
+            if self.feature_level is None:
+                one |= {"contrast": ddf.sum() * 0, "alignment": ddf.sum() * 0}
+            else:
+                features = (f[self.feature_level][b].float() for f in (out.moving, out.fixed))
+                one |= feature_terms(*features, padded[b], k, self.temperature)
             bad = [key for key, value in one.items() if not torch.isfinite(value)]
             if bad:
                 pair = name[b] if b < len(name) else f"number {b} of the batch"

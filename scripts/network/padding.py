@@ -1,0 +1,27 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Enlarging an image to sizes that a network can halve, and taking the result back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def pad_far(image: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Repeats the far borders of an image (B, C, *shape) until it has these sizes, none smaller than its own."""
+    padding = [v for old, new in zip(image.shape[:1:-1], tuple(sizes)[::-1]) for v in (0, new - old)]
+    return F.pad(image, padding, mode="replicate") if any(padding) else image
+
+
+def crop_far(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """The part of a field (B, n, *sizes) that an image of this shape had before :func:`pad_far`."""
+    for axis, size in enumerate(shape):
+        field = field.narrow(2 + axis, 0, size)
+    return field
+
+
+def multiples(shape: Sequence[int], steps: Sequence[int]) -> list[int]:
+    """Each size rounded up to a multiple of its step."""
+    return [-(-size // step) * step for size, step in zip(shape, steps)]

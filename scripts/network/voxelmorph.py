@@ -1,0 +1,81 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""MONAI's VoxelMorph in the place of the cross-attention network: the baseline of the comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.nets import VoxelMorph, VoxelMorphUNet
+from torch import Tensor, nn
+
+from scripts.network.model import Prediction
+from scripts.network.padding import crop_far, multiples, pad_far
+
+
+class VoxelMorphNet(nn.Module):
+    """VoxelMorph behind the one-tensor contract of :class:`scripts.network.model.CrossFusionNet`.
+
+    It looks at the two images only; masks take part in the losses of its training, if at all.
+
+    Args:
+        spatial_dims: 2 or 3.
+        structures: number K of structures in the masks, which only the losses and the measuring need.
+        channels: down and up channels of each level in turn, fine to coarse; the defaults are those of the paper.
+        final_channels: of the convolutions at full resolution before the field.
+        integration_steps: squarings of the velocity field; 0 takes the output as a displacement.
+
+    Reference:
+        Balakrishnan et al., IEEE TMI 38(8), 2019; ``monai.networks.nets.VoxelMorph``.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        structures: int = 3,
+        channels: Sequence[int] = (16, 32, 32, 32, 32, 32),
+        final_channels: Sequence[int] = (16, 16),
+        integration_steps: int = 7,
+    ) -> None:
+        super().__init__()
+        self.spatial_dims, self.structures = spatial_dims, structures
+        self.total_stride = (2 ** (len(channels) // 2),) * spatial_dims
+        backbone = VoxelMorphUNet(spatial_dims, 2, 32, channels, final_channels)
+        self.net = VoxelMorph(backbone, integration_steps, spatial_dims=spatial_dims)
+        # A training begins at the identity, as the paper's own code has it; MONAI leaves PyTorch's initial weights.
+        last = backbone.net[-1].final_conv_out.conv
+        nn.init.normal_(last.weight, std=1e-5)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Registers.
+
+        Args:
+            image: (B, 4, H, W[, D]): moving and fixed image in [0, 1], and two masks that are not looked at; any size.
+
+        Returns:
+            DDF (B, n, H, W[, D]) in voxels, pulls from the moving image.
+
+        Raises:
+            ValueError: another shape.
+        """
+        return self.predict(image).ddf
+
+    def predict(self, image: Tensor) -> Prediction:
+        """As :meth:`forward`; the only features of each image by itself are its intensities."""
+        n = self.spatial_dims
+        if image.ndim != n + 2 or image.shape[1] != 4:
+            raise ValueError(
+                f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
+            )
+        moving, fixed = image[:, 0:1], image[:, 1:2]
+        field = self.net.backbone(self.pad(image[:, :2]))
+        if self.net.diffeomorphic:
+            # Coordinates need float32 whatever autocast says; for the rest this is what VoxelMorph.forward does.
+            with torch.autocast(image.device.type, enabled=False):
+                field = self.net.dvf2ddf(field.float())
+        return Prediction(crop_far(field.float(), image.shape[2:]), [moving], [fixed])
+
+    def pad(self, image: Tensor) -> Tensor:
+        """Repeats the far borders until every level halves exactly."""
+        return pad_far(image, multiples(image.shape[2:], self.total_stride))
