@@ -17,7 +17,7 @@ from PIL import Image
 
 from scripts import compose, evaluate, invert, warp
 from scripts.anatomy.files import FilesSource
-from scripts.cohort.pairs import read_pairs
+from scripts.cohort.pairs import read_entries
 from scripts.data.images import LoadVolume, image_items
 from scripts.data.pair import LoadPair
 from scripts.data.phantoms.cardiac import cardiac_pair
@@ -105,7 +105,7 @@ def jobs(good: Path) -> dict[str, tuple[tuple[str, ...], Job]]:
         "register mask": (("moving_label.nii.gz",), load("moving_mask")),
         "register points": (POINTS, load("moving_landmarks")),
         "register init": (AFFINES, load("init")),
-        "register list": (("pairs.json",), lambda p, out, c: read_pairs(p, ["moving", "fixed", "moving_frame"])),
+        "register list": (("pairs.json",), lambda p, out, c: read_entries(p, ["moving", "fixed", "moving_frame"])),
         "masks": (IMAGES, lambda p, out, c: masks(p, label)),
         "masks label": (("moving_label.nii.gz",), lambda p, out, c: masks(moving, str(p))),
         "masks list": (("images.json",), lambda p, out, c: masks(p, label)),
