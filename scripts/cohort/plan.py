@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.cohort.case import read_record
-from scripts.cohort.pairs import Entry, read_pairs
+from scripts.cohort.pairs import Entry, read_entries
 from scripts.data.pair import working_grid
 from scripts.data.reader import Volume, read_volume
 from scripts.engine.device import pick_device
@@ -47,7 +47,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     wanted["dense"] = parser.get_parsed_content("dense") if "dense" in parser.config else True
     target = Path(options["output_dir"])
     if options.get("pairs"):
-        lines = _cohort_lines(read_pairs(options["pairs"], parser.get("columns")), target, wanted)
+        lines = _cohort_lines(read_entries(options["pairs"], parser.get("columns")), target, wanted)
     else:
         item = {key: parser.get(key) for key in parser.get("dataset#data") if key in options}
         lines = [*pair_lines(item, wanted), f"writes to {target}: {', '.join(output_names(item, wanted))}"]

@@ -13,6 +13,7 @@ from monai.transforms import Transform
 
 from scripts.data.reader import read_volume
 from scripts.errors import InputError
+from scripts.spatial.files import there
 
 SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
@@ -62,11 +63,11 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
         return [str(p) for p in images]
     path = Path(images)
     if path.suffix.lower() not in (".txt", ".json"):
-        return [images] if path.exists() or not glob.has_magic(images) else sorted(glob.glob(images, recursive=True))
+        return [images] if there(path) or not glob.has_magic(images) else sorted(glob.glob(images, recursive=True))
     try:
         text = path.read_text(encoding="utf-8")
         entries = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The list of images {images} cannot be read ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
         raise InputError(f"{images} is not a list of paths; give a JSON list, or a text file with one path a line.")

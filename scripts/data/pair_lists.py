@@ -10,16 +10,15 @@ import nibabel as nib
 import numpy as np
 
 from scripts.data.pair import LoadPair
-from scripts.data.pair_rows import pair_rows
+from scripts.data.pair_rows import FILES, pair_rows
 from scripts.data.sample import pair_list
 from scripts.data.splits import split_of
 from scripts.errors import InputError
-
-FILES = ("moving_label", "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks")
+from scripts.spatial.files import there
 
 
 def read_pairs(path: str | Path) -> list[dict]:
-    """Reads a list of pairs.
+    """Reads a list of pairs to train on or to measure.
 
     Args:
         path: CSV with a header line, or a JSON list of objects. Columns "moving" and "fixed"; optionally "name",
@@ -29,20 +28,11 @@ def read_pairs(path: str | Path) -> list[dict]:
     Raises:
         InputError: the list cannot be read, lacks a column, is empty, or names a file that does not exist.
     """
-    path = Path(path)
-    pairs = []
-    for number, row in enumerate(pair_rows(path), start=1):
-        pair = {k: v for k, v in row.items() if k and v not in (None, "")}
-        for key in ("moving", "fixed"):
-            if key not in pair:
-                raise InputError(
-                    f"Pair {number} of {path} has no {key} image; the columns moving and fixed are needed."
-                )
-        for key in {"moving", "fixed", *FILES} & set(pair):
-            pair[key] = str(path.parent / pair[key])
-            if not Path(pair[key]).exists():
-                raise InputError(f"Pair {number} of {path} names {pair[key]}, which does not exist.")
-        pairs.append(pair)
+    pairs = pair_rows(path)
+    for number, pair in enumerate(pairs, start=1):
+        missing = [pair[key] for key in FILES if key in pair and not there(pair[key])]
+        if missing:
+            raise InputError(f"Pair {number} of {path} names {missing[0]}, which does not exist.")
     return pairs
 
 

@@ -1,25 +1,36 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The rows of a list of pairs as it stands in a CSV or JSON file."""
+"""The rows of a list of pairs, a CSV or JSON file: what every reader of such lists has in common."""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.spatial.affine import INITS
+
+IMAGES = ("moving", "fixed")
+FILES = (*IMAGES, *(f"{role}_{kind}" for kind in ("label", "mask", "landmarks") for role in IMAGES))
+FRAMES = ("moving_frame", "fixed_frame")
 
 
-def pair_rows(path: str | Path) -> list[Mapping[str, Any]]:
-    """Reads a list of pairs, a mapping from column to value each.
+def pair_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Reads a list of pairs.
 
     Args:
-        path: CSV with a header row, or JSON with a list of objects (or {"pairs": [...]}).
+        path: CSV with a header row, or JSON with a list of objects (or {"pairs": [...]}). Paths in it are relative to
+            its folder.
+        columns: the keys that are known besides "name"; None takes any.
+
+    Returns:
+        what is given of each pair by column: files as paths, frames as numbers, everything else as text.
 
     Raises:
-        InputError: the file is missing, malformed or empty.
+        InputError: the file is missing, malformed or empty, has an unknown column, or a row without images.
     """
     path = Path(path)
     try:
@@ -29,7 +40,34 @@ def pair_rows(path: str | Path) -> list[Mapping[str, Any]]:
     rows = _json_rows(text, path) if path.suffix.lower() == ".json" else _csv_rows(text, path)
     if not rows:
         raise InputError(f"The list of pairs {path} has no pairs.")
-    return rows
+    return [_row(row, number, path, columns) for number, row in enumerate(rows, start=1)]
+
+
+def _row(row: Mapping[str, Any], number: int, path: Path, columns: Sequence[str] | None) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for key, value in row.items():
+        key = str(key).strip()
+        if columns is not None and key not in ("name", *columns):
+            near = difflib.get_close_matches(key, columns, n=2)
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; known are name, {', '.join(columns)}."
+            raise InputError(f"{path} has an unknown column {key!r}{hint}")
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).isprintable():
+            raise InputError(f"Pair {number} of {path} has {value!r} as {key}; give text.")
+        given[key] = _value(key, str(value).strip(), number, path)
+    for role in IMAGES:
+        if role not in given:
+            raise InputError(f"Pair {number} of {path} has no {role} image; the columns moving and fixed are needed.")
+    return given
+
+
+def _value(key: str, text: str, number: int, path: Path) -> Any:
+    if key in FRAMES:
+        if not text.isascii() or not text.isdigit():
+            raise InputError(f"Pair {number} of {path} has {text!r} as {key}; give the number of a frame, from 0.")
+        return int(text)
+    return str(path.parent / text) if key in FILES or (key == "init" and text not in INITS) else text
 
 
 def _csv_rows(text: str, path: Path) -> list[Mapping[str, Any]]:

@@ -10,14 +10,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
 from scripts.errors import InputError
-from scripts.spatial.geometry import LPS, Geometry
+from scripts.spatial.files import quiet_itk, readable, there
+from scripts.spatial.geometry import LPS, Geometry, usable
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
     if header not in HEADER_POLICIES:
         raise InputError(f"header must be one of {', '.join(HEADER_POLICIES)}, got {header!r}.")
     path = Path(path)
-    if not path.exists():
+    if not there(path):
         raise InputError(f"{path} does not exist; give the path of an image file or of a DICOM folder.")
     name = path.name.lower()
     if path.is_dir():
@@ -81,9 +80,10 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         array, affine, nifti = *_read_itk(path, str(path)), None
     array = _one_frame(array, frame, path)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.all(np.isfinite(affine)) or np.any(spacing < 1e-6) or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    if not usable(affine):
         raise InputError(
-            f"{path} has the voxel size {np.round(spacing, 6).tolist()} mm, which is not usable; correct its header."
+            f"{path} has the voxel size {np.round(spacing, 6).tolist()} mm at {affine[:3, 3].tolist()}, which is not "
+            "usable; correct its header."
         )
     if array.shape[-1] == 1:
         array = array[..., 0]
@@ -117,13 +117,9 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
 
 
 def _read_nifti(path: Path, policy: str):
-    try:
+    with readable(path, "NIfTI"):
         image = nib.load(path)
         array = np.asanyarray(image.dataobj)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
-        raise InputError(
-            f"{path} cannot be read as NIfTI ({_first_line(error)}); it may be truncated or another format."
-        ) from error
     if array.dtype.names:  # RGB24
         array = np.stack([array[c] for c in array.dtype.names[:3]], axis=-1)[..., None, :]
     if (
@@ -207,8 +203,9 @@ def _read_itk(path: Path, name: str):
 
 def _execute(read, path: Path) -> sitk.Image:
     try:
-        return read()
-    except RuntimeError as error:
+        with quiet_itk():
+            return read()
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(
             f"{path} is not an image that can be read (NIfTI, NRRD, MHA, PNG, JPEG, DICOM folder)."
         ) from error

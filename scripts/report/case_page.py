@@ -15,13 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from torch import Tensor
 
-from scripts.report.overview import best_slice, show
 from scripts.report.page import details, page, picture, table, warnings
+from scripts.report.panels import Draw, best_view, png
 from scripts.roi.registration import Registration
 from scripts.spatial.warp import warp
 
 LONGEST = 640  # pixels of the longer side of the pictures
 STILL_VOX, FOLDED_PERCENT, FEW_PAIRS = 0.1, 1.0, 3  # below, above and below which a result is doubtful
+PICTURES = {
+    "Matched regions with their scores": {
+        "moving": "regions in the moving image",
+        "fixed": "regions in the fixed image",
+    },
+    "Checkerboards": {"before": "checkerboard before", "after": "checkerboard after"},
+    "Deformation": {"grid": "deformation grid", "jacobian": "Jacobian determinant with folds marked"},
+}
 NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "tre_mm": "TRE (mm)"}
 
 SCRIPT = """<script>
@@ -34,13 +42,13 @@ let on=false;timer=setInterval(()=>{on=!on;stage.style.setProperty('--x',on?'100
 </script>"""
 
 
-def case_page(record: Mapping[str, Any], pictures: Mapping[str, bytes], overview_png: bytes) -> str:
+def case_page(record: Mapping[str, Any], pictures: Mapping[str, bytes], panels: Mapping[str, Draw]) -> str:
     """The page as text.
 
     Args:
         record: the content of correspondence.json.
         pictures: PNG of one slice by name: "fixed", "before" and, with a field, "after", all of one size.
-        overview_png: the picture of :func:`scripts.report.overview.overview`.
+        panels: of :func:`scripts.report.panels.panels`.
     """
     names = [Path(record[role]).name for role in ("moving", "fixed")]
     title = f"{names[0]} → {names[1]}"
@@ -49,10 +57,10 @@ def case_page(record: Mapping[str, Any], pictures: Mapping[str, bytes], overview
     body += ["<h2>Numbers</h2>", table(("", "initial", "aligned", "final"), metric_rows(record["metrics"]))]
     if "field" in record["metrics"]:
         body.append(table(("field", ""), list(record["metrics"]["field"].items())))
-    body += [
-        "<h2>Overview</h2>",
-        picture(overview_png, "matched regions, checkerboards, grid, Jacobian", ' class="wide"'),
-    ]
+    for heading, names in PICTURES.items():
+        there = [picture(png(panels[name]), alt) for name, alt in names.items() if name in panels]
+        if there:
+            body += [f"<h2>{heading}</h2>", f'<div class="row">{"".join(there)}</div>']
     body += ["<h2>Matched regions, most decisive first</h2>", region_table(record["pairs"])]
     body += ["<h2>How</h2>", details("settings", record["parameters"]), details("seconds", record["seconds"])]
     body.append(details("versions", record["versions"]))
@@ -132,17 +140,15 @@ def slice_pictures(image: Tensor, result: Registration, spacing: tuple[float, ..
         result: the registration on the same grid.
         spacing: mm of that grid.
     """
-    plan, position = result.fixed.plan, best_slice(result)
+    view = best_view(result, spacing)
     moving, fixed = image.chunk(2)
     volumes = {"fixed": fixed, "before": moving}
     if result.ddf is not None:
         volumes["after"] = warp(moving[None].float(), result.ddf.cpu())[0]
-    in_plane = [s for a, s in enumerate(spacing) if a != plan.axis]
-    rows_mm, columns_mm = reversed(in_plane) if plan.transposed else in_plane
-    return {name: _png(show(volume, plan, position), rows_mm, columns_mm) for name, volume in volumes.items()}
+    return {name: _grey_png(view(volume), *view.pixel_mm) for name, volume in volumes.items()}
 
 
-def _png(array: NDArray, rows_mm: float, columns_mm: float) -> bytes:
+def _grey_png(array: NDArray, rows_mm: float, columns_mm: float) -> bytes:
     height, width = array.shape[0] * rows_mm, array.shape[1] * columns_mm
     scale = LONGEST / max(height, width)
     drawn = Picture.fromarray(np.rint(array.clip(0, 1) * 255).astype(np.uint8))

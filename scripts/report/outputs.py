@@ -27,6 +27,7 @@ from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
 from scripts.report.case_page import case_page, slice_pictures
 from scripts.report.overview import overview
+from scripts.report.panels import panels
 from scripts.roi.registration import Registration
 from scripts.spatial.chain import Field
 from scripts.spatial.fields import write_field
@@ -104,7 +105,8 @@ class SaveRegistration(Transform):
                     self._dense(part, pair, ddf, metrics)
                 if self.overview:
                     image = torch.as_tensor(data["image"][0]).cpu()
-                    overview(part / "overview.png", image, result, pair.working.spacing, self._title(pair, metrics))
+                    drawn = panels(image, result, pair.working.spacing)
+                    overview(part / "overview.png", drawn, self._title(pair, metrics))
                 result.seconds["write"] = time.perf_counter() - began
                 # The record is moved last: where it stands, everything it names stands too.
                 record = self._record(pair, result, metrics)
@@ -112,7 +114,7 @@ class SaveRegistration(Transform):
                 (part / "correspondence.json").write_text(text, encoding="utf-8")
                 if self.overview:
                     pictures = slice_pictures(image, result, pair.working.spacing)
-                    report = case_page(record, pictures, (part / "overview.png").read_bytes())
+                    report = case_page(record, pictures, drawn)
                     (part / "report.html").write_text(report, encoding="utf-8")
                 names = sorted(p.name for p in part.iterdir() if p.name != "correspondence.json")
                 for name in [*names, "correspondence.json"]:

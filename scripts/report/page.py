@@ -22,7 +22,7 @@ th:first-child,td:first-child{text-align:left}
 .stage .bar{position:absolute;top:0;bottom:0;left:var(--x);width:2px;background:#ffb000}
 .controls{display:flex;gap:1rem;align-items:center;flex-wrap:wrap;margin:.5rem 0}
 .controls input[type=range]{width:20rem}
-img.wide{max-width:100%}.failed{color:#b00020}small{color:#57606a}
+.row{display:flex;flex-wrap:wrap;gap:1rem}.row img{width:36rem;max-width:100%}.failed{color:#b00020}small{color:#57606a}
 """
 
 

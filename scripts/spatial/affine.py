@@ -9,15 +9,17 @@ they show.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.spatial.geometry import LPS, Geometry
+from scripts.errors import InputError
+from scripts.spatial.files import load_itk_transform, load_numbers
+from scripts.spatial.geometry import LPS, Geometry, usable
 
 INITS = ("none", "moments", "affine")
 FOREGROUND = 0.04  # windowed intensities above this belong to the patient
@@ -245,18 +247,17 @@ def mutual_information(fixed: _Prepared, moving: _Prepared, transform: sitk.Tran
 
 def read_linear(path: str) -> NDArray:
     """Reads a linear transform: a (4, 4) text matrix in RAS mm, or an ITK transform file (.tfm, .txt, .mat, .h5)."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"init must be {', '.join(INITS)} or the path of a transform, and {path!r} is no file.")
-    try:
-        matrix = np.loadtxt(path)
-        if matrix.shape == (4, 4) and np.allclose(matrix[3], [0, 0, 0, 1]):
-            return matrix
-    except (ValueError, UnicodeDecodeError):
-        pass
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise ValueError(f"{path} is neither a 4 x 4 matrix nor an ITK transform.") from error
-    if not transform.IsLinear():
-        raise ValueError(f"{path} holds a {transform.GetName()}; an initial alignment must be linear.")
-    return transform_matrix(transform)
+    matrix = load_numbers(path)
+    if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0, 0, 0, 1]):
+        try:
+            transform = load_itk_transform(path)
+        except InputError as error:
+            raise ValueError(f"{path} is neither a 4 x 4 matrix nor an ITK transform.") from error
+        if not transform.IsLinear():
+            raise ValueError(f"{path} holds a {transform.GetName()}; an initial alignment must be linear.")
+        matrix = transform_matrix(transform)
+    if not usable(matrix):
+        raise ValueError(f"{path} holds an affine that is not finite, or cannot be inverted; correct it.")
+    return matrix

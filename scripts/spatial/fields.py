@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.spatial.files import readable
 from scripts.spatial.geometry import LPS, Geometry
 
 VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as it is (LPS), flips the second (RAS)
@@ -48,15 +49,18 @@ def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
         u_lps (*shape, 3) float32, and the grid; a field with one slice is 2-D.
 
     Raises:
+        InputError: the file cannot be read.
         ValueError: the file is not a displacement field, or its intent does not say which frame it is in.
     """
-    image = nib.load(str(path))
-    shape, intent = image.shape, int(image.header["intent_code"])
+    with readable(path, "NIfTI"):
+        image = nib.load(str(path))
+        shape, intent = image.shape, int(image.header["intent_code"])
     if len(shape) != 5 or shape[3] != 1 or shape[4] != 3:
         raise ValueError(f"{path} has shape {shape}; a displacement field has shape (X, Y, Z, 1, 3).")
     if intent not in (VECTOR, DISPLACEMENT):
         raise ValueError(f"{path} has NIfTI intent {intent}; a field needs 1007 (LPS mm) or 1006 (RAS mm).")
-    data = np.array(image.dataobj, np.float32, copy=None)[:, :, :, 0]
+    with readable(path, "NIfTI"):
+        data = np.array(image.dataobj, np.float32, copy=None)[:, :, :, 0]
     if intent == DISPLACEMENT:
         data *= np.diag(LPS)[:3].astype(np.float32)
     if shape[2] == 1:

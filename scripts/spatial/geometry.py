@@ -14,6 +14,7 @@ from scripts.spatial.warp import identity_grid, sample
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 SLAB_VOXELS = 1_000_000
+FARTHEST_MM = 1e6  # anything farther away is a damaged header, and overflows in single precision
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ class Geometry:
 def apply_affine(affine: NDArray, points: NDArray) -> NDArray:
     """Maps points (..., 3) by a (4, 4) matrix."""
     return np.asarray(points) @ affine[:3, :3].T + affine[:3, 3]
+
+
+def usable(affine: NDArray) -> bool:
+    """Whether a (4, 4) affine can be inverted and says lengths that bodies have: finite, no axis lost, below 1 km."""
+    if not np.all(np.isfinite(affine)) or np.abs(affine).max() > FARTHEST_MM:
+        return False
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    return bool(lengths.min() > 1e-6 and abs(np.linalg.det(affine[:3, :3])) > 1e-12)
 
 
 def extent_text(geometry: Geometry) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scripts.errors import InputError
 from scripts.spatial.affine import transform_matrix
 from scripts.spatial.chain import Field, Linear, Step
+from scripts.spatial.files import load_itk_transform
 from scripts.spatial.geometry import LPS, Geometry
 
 ITK_SUFFIXES = (".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
@@ -95,13 +96,7 @@ def read_itk_transform(path: str | Path, reference: Geometry | None = None) -> l
     Raises:
         InputError: the file is no transform that ITK reads.
     """
-    try:
-        transform = sitk.ReadTransform(str(path))
-    except RuntimeError as error:
-        raise InputError(
-            f"{path} cannot be read as an ITK transform; it may be damaged or another format than its name says."
-        ) from error
-    return from_itk(transform, reference)
+    return from_itk(load_itk_transform(path), reference)
 
 
 def write_itk_transform(path: str | Path, steps: Sequence[Step]) -> None:

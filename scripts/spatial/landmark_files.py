@@ -153,7 +153,7 @@ def _read_markups(path: Path, text: str):
         labels = [str(p.get("label", "")) for p in points]
     except InputError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a markups file of 3D Slicer (no control points with positions).") from error
     if len(frames) > 1:
         raise InputError(f"{path} mixes the coordinate systems {', '.join(sorted(frames))}; save them in one.")

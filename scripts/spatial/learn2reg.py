@@ -10,23 +10,20 @@ displacements in voxels of the full one.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from scripts.errors import InputError
 from scripts.spatial.chain import Field, GridMap, Step
+from scripts.spatial.files import readable
 from scripts.spatial.geometry import LPS, Geometry
 
 LAYOUTS = ("last", "first")
-UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, ImageFileError)
 
 
 def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = None) -> Field:
@@ -65,20 +62,13 @@ def disp_array(path: str | Path) -> NDArray:
         InputError: unreadable or truncated.
     """
     path = Path(path)
-    try:
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                if not archive.files:
-                    raise InputError(f"{path} holds no array.")
-                return archive[archive.files[0]].astype(np.float32)
-        image = nib.load(path)
-        data = np.asarray(image.dataobj, np.float32)
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
-    except UNREADABLE as e:
-        raise InputError(f"{path} cannot be read ({str(e).splitlines()[0]}); it may be truncated.") from e
+    if path.suffix.lower() == ".npz":
+        with readable(path, "npz"), np.load(path, allow_pickle=False) as archive:
+            if not archive.files:
+                raise InputError(f"{path} holds no array.")
+            return archive[archive.files[0]].astype(np.float32)
+    with readable(path, "NIfTI"):
+        data = np.asarray(nib.load(path).dataobj, np.float32)
     return data[:, :, :, 0] if data.ndim == 5 and data.shape[3] == 1 else data
 
 

@@ -3,19 +3,18 @@
 
 from __future__ import annotations
 
-import zlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 
 from scripts.errors import InputError
 from scripts.spatial.chain import Field, GridMap, Linear, Step, same_grid
 from scripts.spatial.fields import VECTOR, read_field, write_field
-from scripts.spatial.geometry import LPS, Geometry
+from scripts.spatial.files import load_numbers, quiet_itk, there
+from scripts.spatial.geometry import FARTHEST_MM, LPS, Geometry, usable
 from scripts.spatial.itk_transforms import (
     ITK_SUFFIXES,
     field_of,
@@ -34,7 +33,7 @@ WRITABLE = (*NIFTI, *VECTOR_IMAGES, *ITK_SUFFIXES, ".npz")
 
 def transform_names(transforms: str | Path | Sequence[str | Path]) -> list[str]:
     """The paths of a list, or of one text with commas between them."""
-    if isinstance(transforms, str) and not (transforms and Path(transforms).exists()):
+    if isinstance(transforms, str) and not there(transforms):
         return [name.strip().strip("[]'\" ") for name in transforms.split(",") if name.strip("[]'\" ")]
     if isinstance(transforms, (str, Path)):
         return [str(transforms)]
@@ -73,6 +72,7 @@ def read_chain(
     steps: list[Step] = []
     for name in names:
         found = _read(_file(name.removeprefix(INVERSE)), fixed, moving, learn2reg)
+        _check(found, name)
         if name.startswith(INVERSE):
             if not all(isinstance(s, Linear) for s in found):
                 raise InputError(f"{name}: only affines are inverted on the way; run `invert` on a field first.")
@@ -150,11 +150,11 @@ def suffix_of(path: str | Path, known: Sequence[str]) -> str:
 
 def _file(name: str) -> Path:
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / FIELD_NAME
         if not path.exists():
             raise InputError(f"{name} is a folder without {FIELD_NAME}; give a result folder or a transform file.")
-    if not path.exists():
+    if not there(path):
         raise InputError(f"{path} does not exist; give the path of a transform.")
     return path
 
@@ -170,9 +170,8 @@ def _read(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg
     if kind in VECTOR_IMAGES:
         return [_read_vector_image(path)]
     if kind == ".txt":
-        try:
-            matrix = np.loadtxt(path)
-        except (ValueError, UnicodeDecodeError):
+        matrix = load_numbers(path)
+        if not matrix.size:
             return read_itk_transform(path, fixed)
         if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0, 0, 0, 1]):
             raise InputError(f"{path} holds numbers of shape {matrix.shape}; an affine is 4 x 4 with 0 0 0 1 below.")
@@ -182,26 +181,33 @@ def _read(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg
 
 def _read_nifti(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg: bool) -> Field:
     try:
-        u, grid = read_field(path)
+        return Field(*read_field(path))
     except InputError:
         raise
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} cannot be read ({str(error).splitlines()[0]}); it may be truncated.") from error
     except ValueError as error:
         if learn2reg:
             if fixed is None:
                 raise InputError(f"{path} is a Learn2Reg field; name the fixed image with --reference.") from error
             return read_learn2reg(path, fixed, moving)
         raise InputError(str(error)) from error
-    if not np.isfinite(u).all():
-        raise InputError(f"{path} holds NaN or infinite displacements.")
-    return Field(u, grid)
+
+
+def _check(steps: Sequence[Step], name: str) -> None:
+    """Raises :class:`InputError` for numbers that no transform of a body has; they would come out as an empty image."""
+    for step in steps:
+        if isinstance(step, Field) and not step.u_lps.size:
+            raise InputError(f"{name} is a field of shape {step.u_lps.shape}, which has no voxel.")
+        if not usable(step.matrix if isinstance(step, Linear) else step.grid.affine):
+            raise InputError(f"{name} has an affine that is not finite, or cannot be inverted; correct its header.")
+        if isinstance(step, Field) and not -FARTHEST_MM < step.u_lps.min() <= step.u_lps.max() < FARTHEST_MM:
+            raise InputError(f"{name} holds displacements that are NaN, infinite or beyond {FARTHEST_MM:g} mm.")
 
 
 def _read_vector_image(path: Path) -> Field:
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        with quiet_itk():
+            image = sitk.ReadImage(str(path))
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as an image.") from error
     if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
         raise InputError(

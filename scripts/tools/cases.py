@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from scripts.errors import InputError
+from scripts.spatial.files import there
 from scripts.spatial.transform_files import transform_names
 
 SPLITS = ("eval_pairs", "registration_val", "registration_test")
@@ -53,7 +54,7 @@ class Case:
             given = [r for r in ("moving", "fixed") if getattr(self, f"{r}_{role}")]
             if len(given) == 1:
                 raise InputError(f"Case {self.name}: only the {given[0]}_{role} is named; both or none are needed.")
-        missing = [f for f in self.files() if not Path(f).exists()]
+        missing = [f for f in self.files() if not there(f)]
         if missing:
             raise InputError(f"Case {self.name}: {missing[0]} does not exist.")
 
@@ -72,7 +73,7 @@ def read_cases(path: str | Path) -> list[Case]:
     try:
         text = path.read_text(encoding="utf-8")
         rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} cannot be read; give a CSV or JSON list of cases.") from error
     if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) for r in rows):
         raise InputError(f"{path} holds no list of cases.")
@@ -86,6 +87,9 @@ def read_cases(path: str | Path) -> list[Case]:
         if not given.get("transforms"):
             raise InputError(f"{path}, case {number + 1} names no transforms.")
         name = str(given.pop("name", number + 1))
+        for key, value in given.items():
+            if not (isinstance(value, str) or (key == "transforms" and _all_text(value))):
+                raise InputError(f"{path}, case {number + 1} has {value!r} as {key}; give a path.")
         chain = ",".join(_beside(path, n) for n in transform_names(given.pop("transforms")))
         cases.append(Case(name, chain, **{k: _beside(path, v) for k, v in given.items()}))
     return _checked(path, cases)
@@ -107,7 +111,7 @@ def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
         content = json.loads(dataset.read_text(encoding="utf-8"))
         pairs = next(content[k] for k in SPLITS if content.get(k))
         images = [(dataset.parent / p["fixed"], dataset.parent / p["moving"]) for p in pairs]
-    except (OSError, UnicodeDecodeError, ValueError, AttributeError, KeyError, TypeError, StopIteration) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, StopIteration, RecursionError) as error:
         raise InputError(f"{dataset} has none of {', '.join(SPLITS)} with pairs of fixed and moving images.") from error
     cases = []
     for fixed, moving in images:
@@ -148,6 +152,10 @@ def pair_name(fixed: str | Path, moving: str | Path) -> str:
 def _sibling(image: Path, folder: str, ending: str) -> Path:
     """``labelsTr/x.nii.gz`` of ``imagesTr/x.nii.gz``."""
     return image.parent.parent / image.parent.name.replace("images", folder) / image.name.replace(".nii.gz", ending)
+
+
+def _all_text(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
 def _beside(path: Path, name: str) -> str:

@@ -17,7 +17,7 @@ from scripts.metrics.jacobian import regularity
 from scripts.metrics.overlap import assd, dice, hd95, target_registration_error
 from scripts.metrics.pair import mean_known, plain
 from scripts.spatial.chain import Field, Linear, Step, map_points
-from scripts.spatial.geometry import Geometry, voxel_displacement
+from scripts.spatial.geometry import Geometry, usable, voxel_displacement
 from scripts.spatial.landmark_files import read_landmark_file
 from scripts.spatial.resampling import resample_image
 from scripts.spatial.transform_files import as_field, read_chain, transform_names
@@ -118,7 +118,13 @@ def _aligned(case: Case) -> dict[str, list[Step]]:
     record = Path(names[0]) / RECORD if len(names) == 1 else Path()
     if not record.is_file():
         return {}
-    matrix = np.asarray(json.loads(record.read_text(encoding="utf-8")).get("initial_transform_ras_mm", np.eye(4)))
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        matrix = np.asarray(content.get("initial_transform_ras_mm", np.eye(4)), float)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{record} is damaged; give the field in its folder instead of the folder.") from error
+    if matrix.shape != (4, 4) or not usable(matrix):
+        raise InputError(f"{record} holds no usable initial_transform_ras_mm; give the field in its folder instead.")
     return {} if np.allclose(matrix, np.eye(4)) else {"aligned": [Linear(matrix)]}
 
 

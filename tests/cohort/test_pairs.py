@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from scripts.cohort.pairs import Entry, is_folder_name, read_pairs
+from scripts.cohort.pairs import Entry, is_folder_name, read_entries
 from scripts.errors import InputError
 
 COLUMNS = ("moving", "fixed", "moving_label", "fixed_label", "moving_frame", "fixed_frame")
@@ -34,8 +34,8 @@ def test_csv_and_json_give_the_same_pairs(tmp_path):
                          "moving_label": f"{base}/l.nii.gz"}),
         Entry("c_to_d_2", {"moving": f"{base}/sub/c.nii.gz", "fixed": f"{base}/d.mha"}),
     ]  # fmt: skip
-    assert read_pairs(tmp_path / "a.csv", COLUMNS) == expected
-    assert read_pairs(tmp_path / "a.json", COLUMNS) == expected
+    assert read_entries(tmp_path / "a.csv", COLUMNS) == expected
+    assert read_entries(tmp_path / "a.json", COLUMNS) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,16 +63,16 @@ def test_csv_and_json_give_the_same_pairs(tmp_path):
 def test_what_is_no_list_is_said(tmp_path, name, text, message):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
-        read_pairs(tmp_path / name, COLUMNS)
+        read_entries(tmp_path / name, COLUMNS)
 
 
 def test_unreadable_lists(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"moving,fixed\n\xff\xfe,b\n")
     for path in (tmp_path / "gone.csv", tmp_path / "bytes.csv", tmp_path, "nul\0.csv"):
         with pytest.raises(InputError, match=r"cannot be read; give a CSV or JSON file"):
-            read_pairs(path, COLUMNS)
+            read_entries(path, COLUMNS)
     with pytest.raises(InputError, match="No list of pairs was given"):
-        read_pairs(None, COLUMNS)
+        read_entries(None, COLUMNS)
 
 
 @pytest.mark.parametrize("ending", ["csv", "json"])
@@ -110,7 +110,7 @@ def test_damaged_lists_are_read_or_refused(tmp_path, ending):
             data[place : place + chance.choice([0, 1, 1, 8, 200])] = junk
         path.write_bytes(bytes(data))
         try:
-            entries = read_pairs(path, COLUMNS)
+            entries = read_entries(path, COLUMNS)
         except InputError as error:
             outcomes.append("refused")
             assert "\n" not in str(error)[:60]

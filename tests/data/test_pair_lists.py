@@ -43,6 +43,15 @@ def test_bad_lists(tmp_path, name, text, message):
         read_pairs(tmp_path / name)
 
 
+def test_words_stay_words_and_files_start_at_the_list(tmp_path):
+    (tmp_path / "here").write_text("", encoding="utf-8")
+    rows = [{"moving": "here", "fixed": "here", "init": init, "moving_subject": 7} for init in ("affine", "m.txt")]
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    found = read_pairs(tmp_path / "a.json")
+    assert [pair["init"] for pair in found] == ["affine", str(tmp_path / "m.txt")]
+    assert found[0]["moving_subject"] == "7"
+
+
 def test_missing_list(tmp_path):
     with pytest.raises(InputError, match="cannot be read; give a CSV or JSON file"):
         read_pairs(tmp_path / "gone.csv")
