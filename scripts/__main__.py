@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import fire
 from monai.bundle import ConfigParser
 
+from scripts.cohort import register as verb
 from scripts.cohort.plan import plan_text
-from scripts.cohort.register import resolve, run
 from scripts.engine.outcome import input_error
 from scripts.engine.run import BUNDLE, run_bundle
 from scripts.tools.compose import compose
@@ -20,42 +21,14 @@ from scripts.tools.invert import invert
 from scripts.tools.warp import warp
 
 
-def register(
-    moving: str | None = None,
-    fixed: str | None = None,
-    output_dir: str | None = None,
-    pairs: str | None = None,
-    method: str = "samreg",
-    preset: str = "default",
-    dry_run: bool = False,
-    device: str = "auto",
-    seed: int = 0,
-    **options: Any,
-) -> None:
-    """Registers two images, or all pairs of a list, with the help of Segment Anything and writes the results.
-
-    Args:
-        moving: image to move: NIfTI, NRRD, MHA, PNG, JPEG, or a folder with a DICOM series.
-        fixed: image that stays.
-        output_dir: folder of the results.
-        pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
-        method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network.
-        preset: of samreg: default, abdomen_ct, cardiac_mr, prostate_mr or retina; explicit options win.
-        dry_run: print the plan and stop.
-        device: auto, cpu, cuda or mps.
-        seed: of everything random.
-        options: any key of configs/samreg.json, e.g. --init affine --window ct --sam vit_b --image_weight 1; of
-            configs/inference.json for the network, e.g. --moving_mask A --fixed_mask B --instance_steps 30.
-
-    Raises:
-        InputError: an unknown method, or input that cannot be registered.
-    """
-    options = {"device": device, "seed": seed, **options}
-    configs, values = resolve(moving, fixed, output_dir, pairs, preset, options, method)
+@functools.wraps(verb.register)  # fire shows its arguments and its help
+def register(*arguments: Any, dry_run: bool = False, **options: Any) -> None:
+    """What the verb does in Python; here the plan is printed, and the exit code says how it went."""
+    configs, values = verb.resolve(*arguments, **options)
     if dry_run:
         sys.stdout.write(plan_text(configs, values))
     else:
-        run(configs, values)
+        verb.run(configs, values)
 
 
 def correspond(moving: str, fixed: str, output_dir: str, device: str = "auto", seed: int = 0, **options: Any) -> None:
@@ -114,6 +87,8 @@ def masks(
 
 def main() -> None:
     """Runs the command; bad input ends it with one sentence and exit code 1."""
+    if sys.argv[-1] in ("--help", "-h"):  # a verb with free options would take it for one of them
+        sys.argv[-1:] = ["--", "--help"]
     try:
         verbs = {"register": register, "correspond": correspond, "masks": masks}
         verbs |= {"warp": warp, "invert": invert, "compose": compose, "evaluate": evaluate}

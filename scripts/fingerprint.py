@@ -14,7 +14,7 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor, nn
 
-SILENT = ("output_dir", "progress")  # attributes that change no result
+SILENT = ("output_dir", "progress", "method")  # attributes that change no result
 
 
 def fingerprint(*values: Any) -> str:

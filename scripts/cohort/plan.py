@@ -19,6 +19,7 @@ from scripts.engine.device import pick_device
 from scripts.engine.outcome import unwrapped
 from scripts.engine.run import BUNDLE, check_options
 from scripts.errors import InputError
+from scripts.report.page import method_text
 from scripts.spatial.geometry import grid_text, overlap
 
 _IDENTITY = np.eye(4)
@@ -52,6 +53,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
         item = {key: parser.get(key) for key in parser.get("dataset#data") if key in options}
         lines = [*pair_lines(item, wanted), f"writes to {target}: {', '.join(output_names(item, wanted))}"]
     model = parser.get_parsed_content("network_def", instantiate=False).get_config()
+    lines.append(f"method: {method_text(parser.get_parsed_content('method'))}")
     lines.append(f"configs: {', '.join(configs)}")
     lines.append(f"model: {_words({k: v for k, v in model.items() if not k.startswith('_')})}")
     lines.append(f"settings: {_words(parser.get_parsed_content('parameters'))}")

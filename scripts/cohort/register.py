@@ -9,13 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
 from scripts.cohort.lock import locked
+from scripts.cohort.method import AUTO, METHODS, choose
+from scripts.cohort.pairs import read_entries
+from scripts.cohort.plan import plan_text
 from scripts.engine.outcome import unwrapped
-from scripts.engine.run import BUNDLE, run_bundle
+from scripts.engine.run import BUNDLE, check_options, run_bundle
 from scripts.errors import InputError
 from scripts.report.outputs import check_output_dir
 
-METHODS = {"samreg": "samreg.json", "network": "inference.json"}
+LISTS = {"samreg": ["cohort.json"], "network": ["cohort.json", "cohort_network.json"]}
 
 
 def register(
@@ -26,33 +31,34 @@ def register(
     pairs: str | None = None,
     method: str = "samreg",
     preset: str = "default",
-    device: str = "auto",
-    seed: int = 0,
+    dry_run: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Registers two images, or all pairs of a list, and writes the results.
 
     Args:
-        moving: path of the image to move.
-        fixed: path of the image that stays.
+        moving: image to move: NIfTI, NRRD, MHA, PNG, JPEG, or a folder with a DICOM series.
+        fixed: image that stays.
         output_dir: folder of the results.
-        pairs: CSV or JSON list of pairs instead of two images.
-        method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network.
-        preset: default, or the name of a file in configs/presets.
-        device: auto, cpu, cuda or mps.
-        seed: of everything random.
-        options: values by key of configs/samreg.json, or configs/inference.json for the network; they win over the
-            preset.
+        pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
+        method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network; "auto"
+            takes the network for the images it was trained for, and says why.
+        preset: of samreg: default, or the name of a file in configs/presets; explicit options win.
+        dry_run: only say what would be done.
+        options: device (auto, cpu, cuda, mps), seed, and any key of configs/samreg.json, e.g. init="affine",
+            window="ct", sam="vit_b", image_weight=1; of configs/inference.json for the network, e.g.
+            instance_steps=30.
 
     Returns:
         the content of correspondence.json, whose "pairs" are empty when no regions matched; of a list that of
-        summary.json.
+        summary.json; of a dry run the text under "plan".
 
     Raises:
         InputError: what cannot be used, in one sentence.
     """
-    options = {"device": device, "seed": seed, **options}
-    configs, values = resolve(moving, fixed, output_dir, pairs, preset, options, method)
+    configs, values = resolve(moving, fixed, output_dir, pairs=pairs, method=method, preset=preset, **options)
+    if dry_run:
+        return {"plan": plan_text(configs, values)}
     # Exit codes are for the command line; what happened stands in the result.
     with unwrapped(), contextlib.suppress(SystemExit):
         run(configs, values)
@@ -70,36 +76,57 @@ def run(configs: list[str], values: Mapping[str, Any]) -> None:
 
 
 def resolve(
-    moving: str | None,
-    fixed: str | None,
-    output_dir: str | None,
-    pairs: str | None,
-    preset: str,
-    options: Mapping[str, Any],
+    moving: str | None = None,
+    fixed: str | None = None,
+    output_dir: str | None = None,
+    *,
+    pairs: str | None = None,
     method: str = "samreg",
+    preset: str = "default",
+    **options: Any,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Config files and values of a call of ``register``.
+    """Config files and values of a call of :func:`register`.
 
     Raises:
         InputError: an unknown method or preset, no output folder, or both or neither of two images and a list.
     """
-    if method not in METHODS:
-        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}.")
-    if method != "samreg" and preset != "default":
+    if method not in (*METHODS, AUTO):
+        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}, {AUTO}.")
+    if method == "network" and preset != "default":
         raise InputError(f"The preset {preset!r} is for the method samreg; leave it out, or give --method samreg.")
     if pairs is not None and (moving is not None or fixed is not None):
         raise InputError("Give either two images or --pairs with a list of pairs, not both.")
     if output_dir is None:
         raise InputError("No --output_dir was given; name the folder of the results.")
-    configs = [METHODS[method], *preset_files(preset)]
+    overlays = preset_files(preset)
     values = {**options, "output_dir": str(output_dir)}
     if pairs is not None:
-        lists = ["cohort.json", *(["cohort_network.json"] if method == "network" else [])]
-        return [*configs, *lists], {**values, "pairs": str(pairs)}
-    for role, path in (("moving", moving), ("fixed", fixed)):
-        if path is None:
-            raise InputError(f"No {role} image was given; name two images, or a list of pairs with --pairs.")
-    return configs, {**values, "moving": str(moving), "fixed": str(fixed)}
+        values["pairs"] = str(pairs)
+    else:
+        for role, path in (("moving", moving), ("fixed", fixed)):
+            if path is None:
+                raise InputError(f"No {role} image was given; name two images, or a list of pairs with --pairs.")
+            values[role] = str(path)
+    if method == AUTO:
+        method, values["method_reason"] = _chosen(values, preset, options)
+    return [METHODS[method], *overlays, *(LISTS[method] if pairs is not None else [])], values
+
+
+def _chosen(values: Mapping[str, Any], preset: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The method for these images, and why."""
+    known, files = {}, {name: _paths([config, *LISTS[name]]) for name, config in METHODS.items()}
+    for name in METHODS:
+        known[name] = ConfigParser.load_config_files(files[name])
+    check_options([*files["samreg"], *files["network"]], options)
+    items = [values]
+    if "pairs" in values:
+        items = [entry.item for entry in read_entries(values["pairs"], known["network"]["columns"])]
+    choice = choose(items, preset, options, known)
+    return choice.method, choice.reason
+
+
+def _paths(configs: list[str]) -> list[str]:
+    return [str(BUNDLE / "configs" / name) for name in configs]
 
 
 def preset_files(name: str) -> list[str]:

@@ -47,6 +47,7 @@ class Cohort:
         preprocessing: loads a pair.
         postprocessing: of the evaluator, for its settings.
         parameters: the record of the settings that the evaluator writes.
+        method: "name" and "reason", for the summary.
         seed: set anew for every pair, so that a pair's result depends on no other pair.
     """
 
@@ -58,9 +59,11 @@ class Cohort:
         preprocessing: Callable[[Mapping], dict],
         postprocessing: Callable,
         parameters: Mapping[str, Any],
+        method: Mapping[str, str | None] | None = None,
         seed: int = 0,
     ) -> None:
         self.entries, self.output_dir, self.seed = list(entries), Path(output_dir), seed
+        self.method = dict(method or {})
         self.evaluator, self.preprocessing = evaluator, preprocessing
         self.described = (preprocessing, evaluator.inferer, evaluator.network, postprocessing, dict(parameters), seed)
         self.error: BaseException | None = None
@@ -95,7 +98,8 @@ class Cohort:
                 shutil.rmtree(self.output_dir / case.RUNNING, ignore_errors=True)
                 records = [case.read_record(self.output_dir / e.name) for e in self.entries]
                 seconds = round(time.perf_counter() - began, 1)
-                facts = {"done_before": done, "seconds": seconds, "processes": size, "slices": slices}
+                facts = {"method": self.method, "done_before": done, "seconds": seconds, "processes": size}
+                facts["slices"] = slices
                 summary = summarise([r for r in records if r is not None], facts)
                 with self._full_disk_is_said():
                     write_summary(self.output_dir, summary)

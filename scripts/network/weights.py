@@ -9,6 +9,13 @@ from scripts.errors import InputError
 from scripts.network.model import CrossFusionNet
 from scripts.weights import load_weights, read_checkpoint
 
+BUNDLED = Path(__file__).resolve().parents[2] / "models" / "model.pt"
+
+
+def is_bundled(path: str | Path | None) -> bool:
+    """Whether these are the weights that come with the bundle."""
+    return path is not None and Path(path).resolve() == BUNDLED
+
 
 def load_network(network: CrossFusionNet, path: str | Path | None) -> CrossFusionNet:
     """Loads weights into a network; None leaves it as it is.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from torch import Tensor
 
-from scripts.report.page import details, page, picture, table, warnings
+from scripts.report.page import details, method_line, page, picture, table, warnings
 from scripts.report.panels import Draw, best_view, png
 from scripts.roi.registration import Registration
 from scripts.spatial.warp import warp
@@ -52,7 +52,7 @@ def case_page(record: Mapping[str, Any], pictures: Mapping[str, bytes], panels: 
     """
     names = [Path(record[role]).name for role in ("moving", "fixed")]
     title = f"{names[0]} → {names[1]}"
-    body = [f"<h1>{escape(title)}</h1>", *warnings([*record["warnings"], *doubts(record)])]
+    body = [f"<h1>{escape(title)}</h1>", *method_line(record), *warnings([*record["warnings"], *doubts(record)])]
     body += ["<h2>Before and after</h2>", comparison(pictures)]
     body += ["<h2>Numbers</h2>", table(("", "initial", "aligned", "final"), metric_rows(record["metrics"]))]
     if "field" in record["metrics"]:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from scripts.report.page import Html, page, table, warnings
+from scripts.report.page import Html, method_line, page, table, warnings
 
 NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "tre_mm": "TRE (mm)"}
 STAGES = ("initial", "aligned", "final")
@@ -25,6 +25,7 @@ def cohort_page(summary: Mapping[str, Any], pages: set[str]) -> str:
     title = f"Cohort of {len(rows)} pairs"
     counts = f"{summary['registered']} registered, {summary['nothing_found']} without matched regions, "
     body = [f"<h1>{title}</h1>", f"<p>{counts}{summary['failed']} failed; {summary['seconds']} s in the last run</p>"]
+    body += method_line(summary)
     body += warnings([f"{r['name']}: {r.get('error', 'failed')}" for r in rows if r["status"] == "failed"])
     means = []
     for key, name in NAMES.items():

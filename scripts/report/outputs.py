@@ -67,8 +67,10 @@ class SaveRegistration(Transform):
         parameters: what to record of the run, JSON-ready.
         overview: also draw ``overview.png`` and write ``report.html``.
         inverse: also write the inverse field, which pulls the fixed image to the moving grid.
+        method: to record: "name", and "reason" where it was chosen, not asked for.
 
-    Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`).
+    Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`); what it has
+    under "warnings" is recorded before the warnings of the registration.
 
     Output: the same dict with "metrics" and "files". In the folder: ``moving_rois.nii.gz`` and ``fixed_rois.nii.gz``
     (equal numbers are pairs), ``correspondence.json``, and with a dense field ``ddf.nii.gz`` (LPS mm),
@@ -84,16 +86,18 @@ class SaveRegistration(Transform):
         parameters: Mapping[str, Any] | None = None,
         overview: bool = True,
         inverse: bool = False,
+        method: Mapping[str, str | None] | None = None,
     ) -> None:
         self.output_dir, self.parameters = Path(output_dir), dict(parameters or {})
-        self.overview, self.inverse = overview, inverse
+        self.overview, self.inverse, self.method = overview, inverse, dict(method or {})
 
     def __call__(self, data: Mapping) -> dict:
         pair: Pair = data["pair"]
         result: Registration = data["pred"]
         began = time.perf_counter()
         output_dir = check_output_dir(data.get("output_dir") or self.output_dir)
-        for sentence in result.warnings:
+        said = [*data.get("warnings", ()), *result.warnings]
+        for sentence in said:
             logger.warning(sentence)
         ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu().float(), pair.fixed.geometry.shape)
         metrics = pair_metrics(pair, ddf)
@@ -109,7 +113,7 @@ class SaveRegistration(Transform):
                     overview(part / "overview.png", drawn, self._title(pair, metrics))
                 result.seconds["write"] = time.perf_counter() - began
                 # The record is moved last: where it stands, everything it names stands too.
-                record = self._record(pair, result, metrics)
+                record = self._record(pair, result, metrics, said)
                 text = json.dumps(record, indent=2, allow_nan=False)
                 (part / "correspondence.json").write_text(text, encoding="utf-8")
                 if self.overview:
@@ -173,7 +177,7 @@ class SaveRegistration(Transform):
                 folder / "moved_landmarks.csv", fixed_to_moving(pair.fixed_landmarks, ddf, grid, pair.transform)
             )
 
-    def _record(self, pair: Pair, result: Registration, metrics: dict) -> dict:
+    def _record(self, pair: Pair, result: Registration, metrics: dict, said: list[str]) -> dict:
         spacing = pair.working.spacing
         unit = float(np.prod([s for a, s in enumerate(spacing)]))
         pairs = []
@@ -201,7 +205,8 @@ class SaveRegistration(Transform):
             "fixed": pair.fixed.path,
             "pairs": pairs,
             "regions_found": {"moving": len(result.moving), "fixed": len(result.fixed)},
-            "warnings": result.warnings,
+            "warnings": said,
+            "method": self.method,
             "metrics": metrics,
             "initial_transform_ras_mm": pair.transform.round(6).tolist(),
             "working_grid": {"shape": list(pair.working.shape), "spacing_mm": [round(s, 4) for s in spacing]},

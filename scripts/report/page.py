@@ -67,6 +67,16 @@ def details(title: str, values: Mapping[str, Any]) -> str:
     return f"<details><summary>{escape(title)}</summary>{table(('', ''), list(values.items()))}</details>"
 
 
+def method_text(method: Mapping[str, str | None]) -> str:
+    """The name of a method, and why it was chosen where it was not asked for."""
+    return method["name"] + (f", because {method['reason']}" if method["reason"] else "")
+
+
+def method_line(record: Mapping[str, Any]) -> list[str]:
+    """A line on the method, where the record knows it."""
+    return [f"<p>Method: {escape(method_text(record['method']))}</p>"] if record.get("method") else []
+
+
 def warnings(sentences: Sequence[str]) -> list[str]:
     """One box a sentence."""
     return [f'<p class="warn">{escape(s)}</p>' for s in sentences]

@@ -9,10 +9,13 @@ import subprocess
 import sys
 
 import monai
+import numpy as np
 import pytest
 from monai.bundle import ConfigParser
+from PIL import Image
 
 import scripts
+from scripts import register
 from scripts.cohort.plan import plan_text
 from scripts.cohort.register import preset_files, resolve
 from scripts.engine.run import check_options
@@ -72,7 +75,7 @@ def test_the_plan_of_a_list(heart_files, tmp_path):
         {"name": "gone", "moving": "gone.nii.gz", "fixed": heart_files["fixed"]},
     ]
     listed = write_list(tmp_path / "list.json", rows)
-    text = plan_text(*resolve(None, None, str(tmp_path / "out"), listed, "default", {"dense": False}))
+    text = plan_text(*resolve(output_dir=str(tmp_path / "out"), pairs=listed, dense=False))
     assert "good:\n    moving: " in text
     assert f"gone:\n    will fail: {tmp_path}/gone.nii.gz does not exist" in text
     assert "2 pairs, 1 of them will fail\n" in text
@@ -83,22 +86,23 @@ def test_the_plan_of_a_list(heart_files, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "b", "out", "list.csv", "default", {}), "either two images or --pairs"),
-        (("a", "b", None, None, "default", {}), "No --output_dir"),
-        (("a", None, "out", None, "default", {}), "No fixed image was given; name two images, or a list"),
-        (("a", "b", "out", None, "heart", {}), "'heart'; choose one of default, abdomen_ct, cardiac_mr, prostate_mr"),
-        (("a", "b", "out", None, "../samreg", {}), "Unknown preset"),
+        (("a", "b", "out", "list.csv", "default"), "either two images or --pairs"),
+        (("a", "b", None, None, "default"), "No --output_dir"),
+        (("a", None, "out", None, "default"), "No fixed image was given; name two images, or a list"),
+        (("a", "b", "out", None, "heart"), "'heart'; choose one of default, abdomen_ct, cardiac_mr, prostate_mr"),
+        (("a", "b", "out", None, "../samreg"), "Unknown preset"),
     ],
 )
 def test_what_cannot_be_resolved_is_said(arguments, message):
+    moving, fixed, out, listed, preset = arguments
     with pytest.raises(InputError, match=message):
-        resolve(*arguments)
+        resolve(moving, fixed, out, pairs=listed, preset=preset)
 
 
 def test_settings_are_checked_without_running(heart_files, tmp_path):
     for options, message in (({"epsilon": 2.0}, "epsilon must lie"), ({"epsilom": 1}, "did you mean --epsilon")):
         with pytest.raises(InputError, match=message):
-            plan_text(*resolve(heart_files["moving"], heart_files["fixed"], str(tmp_path), None, "default", options))
+            plan_text(*resolve(heart_files["moving"], heart_files["fixed"], str(tmp_path), **options))
 
 
 def test_the_package_is_imported_without_its_weight(bundle):
@@ -140,11 +144,23 @@ def test_the_same_in_words_of_monai(bundle, phantoms, undisturbed, tmp_path):
     assert results(tmp_path, ["heart0"]) == results(undisturbed, ["heart0"])
 
 
+def test_the_compact_sam_says_what_it_has_not_seen(phantoms, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 48, 40, 3), np.uint8)
+    for role, array in zip(("moving", "fixed"), pixels):
+        Image.fromarray(array).resize((120, 144)).save(tmp_path / f"{role}.png")
+    photos = register(str(tmp_path / "moving.png"), str(tmp_path / "fixed.png"), str(tmp_path / "photos"), **QUICK)
+    assert [w.split(" is unlike what the compact SAM has seen ")[0] for w in photos["warnings"]] == [
+        str(tmp_path / f"{role}.png") for role in ("moving", "fixed")
+    ]
+    hearts = register(phantoms[0]["moving"], phantoms[0]["fixed"], str(tmp_path / "hearts"), **QUICK)
+    assert not any("unlike" in w for w in hearts["warnings"])
+
+
 def test_the_method_chooses_the_config():
-    assert resolve("a", "b", "out", None, "default", {}, "network")[0] == ["inference.json"]
-    listed = resolve(None, None, "out", "list.csv", "default", {}, "network")[0]
+    assert resolve("a", "b", "out", method="network")[0] == ["inference.json"]
+    listed = resolve(output_dir="out", pairs="list.csv", method="network")[0]
     assert listed == ["inference.json", "cohort.json", "cohort_network.json"]
     with pytest.raises(InputError, match="Unknown method 'best'; choose one of samreg, network"):
-        resolve("a", "b", "out", None, "default", {}, "best")
+        resolve("a", "b", "out", method="best")
     with pytest.raises(InputError, match="preset 'cardiac_mr' is for the method samreg"):
-        resolve("a", "b", "out", None, "cardiac_mr", {}, "network")
+        resolve("a", "b", "out", method="network", preset="cardiac_mr")

@@ -67,11 +67,26 @@ def test_without_masks_it_registers_and_says_so(monkeypatch, heart_files, tmp_pa
     assert (tmp_path / "ddf.nii.gz").exists()
 
 
+def test_the_shipped_network_says_what_it_has_not_seen(monkeypatch, heart_files, tmp_path):
+    """A negative of a heart is no heart to it; the fixed image and own weights give no reason to doubt."""
+    image = nib.load(heart_files["moving"])
+    negative = np.asarray(image.dataobj).max() - np.asarray(image.dataobj)
+    nib.save(nib.Nifti1Image(negative, image.affine), tmp_path / "negative.nii.gz")
+    words = ["scripts", "register", str(tmp_path / "negative.nii.gz"), heart_files["fixed"], "--method", "network"]
+    words += ["--moving_mask", heart_files["moving_label"], "--fixed_mask", heart_files["fixed_label"]]
+    monkeypatch.setattr(sys, "argv", [*words, "--output_dir", str(tmp_path / "out"), "--progress", "False"])
+    cli.main()
+    record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))
+    (said,) = record["warnings"]
+    assert said.startswith(f"{tmp_path}/negative.nii.gz is unlike what the registration network has seen")
+    assert said.replace("'", "&#x27;") in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--checkpoint", "gone.pt"], "The weights of the registration network are not at gone.pt"),
-        (["--method", "best"], "Unknown method 'best'; choose one of samreg, network."),
+        (["--method", "best"], "Unknown method 'best'; choose one of samreg, network, auto."),
         (["--epsilon", "0.7"], "There is no option --epsilon"),
         (["--instance_steps", "-2"], "must not be negative, got -2"),
         (["--structures", "[heart]", "--network_def#structures", "3"], "holds the label 3, but there are 1 structures"),
