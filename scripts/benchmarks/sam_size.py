@@ -25,6 +25,7 @@ from scripts.benchmarks.sam import COVERED_IOU, LEAST_SHARE, measured_slices
 from scripts.benchmarks.sam_measures import coverage, point_answers
 from scripts.benchmarks.sam_models import Model
 from scripts.benchmarks.sam_slices import LabelledSlice
+from scripts.engine.outcome import plain_errors
 from scripts.engine.run import BUNDLE
 from scripts.sam.build import MODELS
 
@@ -126,9 +127,7 @@ def main(
     pictures = measured_slices(data_dir, "validation", slices, 0) if samples else []
     write = sys.stdout.write
     write(f"{hardware()}; {samples} samples each\n")
-    write(
-        "| tokens | mask | IoU of a random point | covered | seconds a slice | seconds trained |\n"
-    )
+    write("| tokens | mask | IoU of a random point | covered | seconds a slice | seconds trained |\n")
     write("|---|---|---|---|---|---|\n")
     models = []
     for size in sizes:
@@ -145,4 +144,5 @@ def main(
 
 
 if __name__ == "__main__":
+    plain_errors()
     fire.Fire(main)
