@@ -67,7 +67,7 @@ def test_vista3d_overlay_asks_for_what_the_bundle_takes(bundle):
 ANATOMY = [TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
 
 
-@pytest.mark.parametrize("names", [*FILES.values(), ["train_sam.json"], *ANATOMY, *NETWORK])
+@pytest.mark.parametrize("names", [*FILES.values(), ["train_sam.json"], ["distill_sam.json"], *ANATOMY, *NETWORK])
 def test_expressions_stay_one_short_line(bundle, names):
     config = ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
 
@@ -85,7 +85,7 @@ def test_expressions_stay_one_short_line(bundle, names):
         assert "\n" not in text and len(text) < 100, text
 
 
-@pytest.mark.parametrize("name", ["samreg.json", "inference.json", "train.json"])
+@pytest.mark.parametrize("name", ["samreg.json", "inference.json", "train.json", "train_sam.json", "distill_sam.json"])
 def test_options_of_the_config_are_all_used(bundle, name):
     """A key that nothing refers to is a flag that does nothing."""
     text = (bundle / "configs" / name).read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ from scripts.benchmarks.acdc import acdc_items
 from scripts.benchmarks.common import Registrar, hardware, mean_sd
 from scripts.data.pair import one_pair
 from scripts.engine.batches import image_batch
+from scripts.engine.outcome import plain_errors
 from scripts.metrics.pair import pair_metrics
 from scripts.roi.registration import working_image
 from scripts.spatial.warp import resize_ddf
@@ -117,4 +118,5 @@ def main(
 
 
 if __name__ == "__main__":
+    plain_errors()
     fire.Fire(main)

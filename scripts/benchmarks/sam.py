@@ -29,6 +29,7 @@ from scripts.benchmarks.sam_slices import (
     some,
 )
 from scripts.benchmarks.sam_unseen import region_count, unseen
+from scripts.engine.outcome import plain_errors
 from scripts.errors import InputError
 from scripts.sam.build import MODELS
 
@@ -210,4 +211,5 @@ def main(
 
 
 if __name__ == "__main__":
+    plain_errors()
     fire.Fire(main)

@@ -83,6 +83,6 @@ def coverage(
 def correlation(answers: list[PointAnswer]) -> float:
     """Pearson's r of predicted and true IoU over all masks of all points; nan where either is the same everywhere."""
     predicted, true = (np.array([v for a in answers for v in getattr(a, key)]) for key in ("predicted", "true"))
-    if predicted.size < 2 or not predicted.std() or not true.std():
+    if not all(values.size and np.ptp(values) for values in (predicted, true)):
         return float("nan")
     return float(np.corrcoef(predicted, true)[0, 1])

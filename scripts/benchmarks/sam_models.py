@@ -10,6 +10,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from segment_anything.modeling import Sam
 
+from scripts.engine.outcome import unwrapped
 from scripts.engine.run import BUNDLE, check_options
 from scripts.errors import InputError
 from scripts.roi.regions import RegionFilter
@@ -42,9 +43,11 @@ class Model:
             parser = ConfigParser()
             parser.read_config(files)
             parser.update({"bundle_root": str(BUNDLE), "checkpoint": checkpoint, **options})
-            self.everything[kind] = parser.get_parsed_content("everything")
-            self.keep[kind] = parser.get_parsed_content("region_filter")
-        self.sam: Sam = parser.get_parsed_content("network")
+            with unwrapped():
+                self.everything[kind] = parser.get_parsed_content("everything")
+                self.keep[kind] = parser.get_parsed_content("region_filter")
+        with unwrapped():
+            self.sam: Sam = parser.get_parsed_content("network")
 
 
 def load_models(weights: str | Sequence[str], options: dict[str, Any]) -> list[Model]:

@@ -25,6 +25,7 @@ from scripts.benchmarks.sam import COVERED_IOU, LEAST_SHARE, measured_slices
 from scripts.benchmarks.sam_measures import coverage, point_answers
 from scripts.benchmarks.sam_models import Model
 from scripts.benchmarks.sam_slices import LabelledSlice
+from scripts.engine.outcome import plain_errors
 from scripts.engine.run import BUNDLE
 from scripts.sam.build import MODELS
 
@@ -143,4 +144,5 @@ def main(
 
 
 if __name__ == "__main__":
+    plain_errors()
     fire.Fire(main)

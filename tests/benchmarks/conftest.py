@@ -1,4 +1,4 @@
-"""A data set of phantom pairs, two to train on and one to measure, described by an overlay as in configs/datasets."""
+"""The models and pictures of the tests of SAM, and a data set of phantom pairs."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import pytest
 
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
+from tests.sam.conftest import bundled, picture
+
+__all__ = ["bundled", "phantom_overlay", "picture"]
 
 
 @pytest.fixture(scope="session")
 def phantom_overlay(tmp_path_factory) -> str:
+    """Two pairs to train on and one to measure, described by an overlay as in configs/datasets."""
     folder = tmp_path_factory.mktemp("phantoms")
     lists = {}
     for part, seeds in (("training", (0, 1)), ("validation", (2,))):

@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import center_of_mass
 
-from scripts.metrics.overlap import dice, hd95, target_registration_error
+from scripts.metrics.overlap import centroid_error, dice, hd95, target_registration_error
 
 
 def box(shape, low, high, value=1) -> torch.Tensor:
@@ -31,6 +32,17 @@ def test_hd95_of_a_shift_is_the_shift_in_mm():
     assert hd95(a, b, [1], (2.0, 1.0, 3.0))[1] == pytest.approx(8.0)
     assert hd95(a, a, [1], (2.0, 1.0, 3.0))[1] == 0
     assert math.isnan(hd95(a, torch.zeros_like(a), [1], (1, 1, 1))[1])
+
+
+def test_centroid_error_equals_scipy():
+    rng = np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.integers(0, 3, (9, 8, 7))) for _ in range(2))
+    spacing = (2.0, 1.0, 3.5)
+    centres = [np.array(center_of_mass(np.ones(x.shape), x.numpy(), [1, 2])) for x in (a, b)]
+    expected = np.linalg.norm((centres[0] - centres[1]) * spacing, axis=1)
+    found = centroid_error(a, b, [1, 2, 5], spacing)
+    np.testing.assert_allclose([found[1], found[2]], expected)
+    assert math.isnan(found[5])
 
 
 def test_landmark_error():

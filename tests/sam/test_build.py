@@ -43,6 +43,15 @@ def test_hash_is_checked(small_vit, tmp_path):
     assert not build_sam("vit_b", str(path), sha256=None).training
 
 
+def test_a_training_stands_for_its_averaged_weights(bundled, tmp_path):
+    """The state of configs/train_sam.json, whose network and average differ."""
+    average = {f"sam.{k}": v for k, v in bundled.state_dict().items()}
+    other = {k: v + 1 if v.is_floating_point() else v for k, v in average.items()}
+    torch.save({"network": other, "ema": average, "engine": {"epoch": 3}}, tmp_path / "last.pt")
+    built = build_sam("compact", str(tmp_path / "last.pt")).state_dict()
+    assert all(torch.equal(v, built[k]) for k, v in bundled.state_dict().items())
+
+
 def test_truncated_and_foreign_files(small_vit, tmp_path):
     whole, cut = tmp_path / "whole.pth", tmp_path / "cut.pth"
     torch.save(small_vit().state_dict(), whole)

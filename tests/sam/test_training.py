@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from torch.utils.data import default_collate
 
 from scripts.data.sam_views import SamViews, touching
@@ -143,6 +144,23 @@ def test_unions_are_of_structures_that_touch():
         areas = sorted((sample["masks"][0, :expected].float() / 255).mean(dim=(1, 2)).tolist())
         if unions:  # the union is as large as its two parts together
             assert areas[-1] == pytest.approx(areas[-2] + areas[-3], rel=1e-3)
+
+
+def test_overlays_name_what_they_change(bundle):
+    configs = bundle / "configs"
+    base = ConfigParser.load_config_files(str(configs / "train_sam.json"))
+    names = ["datasets/acdc_sam.json", "datasets/abdomen_ct_sam.json", "train_sam_no_contrast.json"]
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in ("train_sam.json", *names)])
+    parser.update({"bundle_root": "B", "data_dir": "DATA"})
+    paths = {key: parser.get_parsed_content(key) for key in ("acdc_dir", "abdomen_dir", "split_dir", "weights")}
+    assert paths == {"acdc_dir": "DATA/acdc", "abdomen_dir": "DATA/abdomen_ct", "split_dir": "DATA/splits",
+                     "weights": "B/runs/sam_no_contrast/compact_sam.pt"}  # fmt: skip
+    weights = {**base["loss_weights"], "prototype": 0.0, "dense": 0.0}
+    assert parser.get_parsed_content("loss_function").weights == weights
+    for name in names:  # an overlay with a key that the config does not know would do nothing
+        changed = {key.split("#")[0] for key in json.loads((configs / name).read_text(encoding="utf-8"))}
+        assert changed - {"data_dir"} <= set(base)
 
 
 def test_missing_data_is_one_sentence(tmp_path):
