@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 
+import fire
 import pytest
 
 from scripts.benchmarks import ablation, compare, tuning
 from scripts.benchmarks.tables import read_metrics
 from scripts.errors import InputError
+from tests.test_commands import commands
 
 
 def lines_of(path) -> dict[str, dict[str, str]]:
@@ -64,10 +67,14 @@ def test_no_time_left_trains_nothing(phantom_overlay, tmp_path, capsys):
     assert "both: 0 of 1 epochs, not in the table yet" in capsys.readouterr().out
 
 
-def test_compare_measures_once(phantom_overlay, tmp_path, monkeypatch, capsys):
+def test_compare_measures_once(bundle, phantom_overlay, tmp_path, monkeypatch):
+    """The README's command, on other pairs and with some of its rows."""
     rows = [compare.FIXED_MASKS, "demons", "network, no masks"]
     arguments = {"data_dir": ".", "output_dir": str(tmp_path), "dataset": phantom_overlay}
-    compare.main(rows=rows, **arguments)
+    (line,) = [line for line in commands(bundle) if "scripts.benchmarks.compare" in line]
+    words = [arguments["data_dir"] if word == "DATA" else word for word in shlex.split(line)[3:]]
+    words += ["--output_dir", str(tmp_path), "--dataset", phantom_overlay, "--rows", str(rows)]
+    fire.Fire(compare.main, command=words)
     table = lines_of(tmp_path / "compare.csv")
     assert list(table) == ["before", *rows]
     for name in ("demons", "network, no masks"):
