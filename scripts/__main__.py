@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import fire
@@ -14,11 +15,13 @@ from monai.bundle import ConfigParser
 from scripts.cohort import register as verb
 from scripts.cohort.plan import plan_text
 from scripts.engine.outcome import input_error
-from scripts.engine.run import BUNDLE, run_bundle
+from scripts.engine.run import BUNDLE, PATHS, run_bundle
 from scripts.tools.compose import compose
 from scripts.tools.evaluate import evaluate, summary_text
 from scripts.tools.invert import invert
 from scripts.tools.warp import warp
+
+FILES = ("source", "output", "transforms", "reference", "cases", "fields", "submission")  # of the other verbs
 
 
 @functools.wraps(verb.register)  # fire shows its arguments and its help
@@ -85,13 +88,18 @@ def masks(
     run_bundle(files, {**chosen, "device": device, "source_options": of_source, **settings})
 
 
+def spelled(function: Callable) -> Callable:
+    """A verb whose file names are taken as they are written: fire would read 1e3 as a number and end a#b at the #."""
+    as_written = dict.fromkeys((*PATHS, *FILES), lambda text: None if text == "None" else text)
+    return fire.decorators.SetParseFns(**as_written)(function)
+
+
 def main() -> None:
     """Runs the command; bad input ends it with one sentence and exit code 1."""
     if sys.argv[-1] in ("--help", "-h"):  # a verb with free options would take it for one of them
         sys.argv[-1:] = ["--", "--help"]
     try:
-        verbs = {"register": register, "correspond": correspond, "masks": masks}
-        verbs |= {"warp": warp, "invert": invert, "compose": compose, "evaluate": evaluate}
+        verbs = {f.__name__: spelled(f) for f in (register, correspond, masks, warp, invert, compose, evaluate)}
         fire.Fire(verbs, name="python -m scripts", serialize=shown)
     except Exception as error:
         plain = input_error(error)

@@ -98,15 +98,25 @@ def check_free(folder: Path) -> None:
 def publish(stage: Path, target: Path) -> None:
     """Puts a complete folder in the place of an old one, which goes only when the new one stands."""
     old = stage.with_name(f"{stage.name}.old")
-    if target.exists():
+    if os.path.lexists(target):
         target.rename(old)
     stage.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    remove(old)
+
+
+def remove(folder: Path) -> None:
+    """Deletes a folder; of a link the link alone."""
+    if folder.is_symlink():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recover(output_dir: Path) -> None:
     """Clears what a killed run left: half-made folders go, an old result that was just being replaced comes back."""
     running = output_dir / RUNNING
+    if running.is_symlink():  # what it points to is not ours
+        running.unlink()
     for old in running.glob("*.old"):
         target = output_dir / old.name.removesuffix(".old")
         if not target.exists():

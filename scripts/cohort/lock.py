@@ -38,7 +38,7 @@ def locked(folder: str | Path) -> Iterator[None]:
 def _acquire(path: Path) -> int:
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise InputError(
                 f"Nothing can be written to {path.parent} ({error.strerror or error}); give another --output_dir."

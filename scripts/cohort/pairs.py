@@ -12,6 +12,7 @@ from typing import Any
 from scripts.data.pair_rows import pair_rows
 from scripts.errors import InputError
 
+SUMMARIES = ("summary.csv", "summary.json", "report.html")  # files that the cohort writes beside the folders
 ENDINGS = re.compile(r"(\.nii)?\.[A-Za-z0-9]+$")
 
 
@@ -60,8 +61,8 @@ def read_entries(path: str | Path | None, columns: Sequence[str]) -> list[Entry]
 
 
 def is_folder_name(name: str) -> bool:
-    """Whether a folder of this name lies directly in the output folder, on every file system."""
-    plain = not re.search(r'[\x00-\x1f<>:"/\\|?*]', name)
+    """Whether a folder of this name lies directly in the output folder, on every file system, beside the summary."""
+    plain = not re.search(r'[\x00-\x1f<>:"/\\|?*]', name) and name.casefold() not in SUMMARIES
     return plain and not name.startswith(".") and not name.endswith((".", " ")) and 0 < len(name.encode()) <= 200
 
 

@@ -17,7 +17,7 @@ from scripts.data.pair import working_grid
 from scripts.data.reader import Volume, read_volume
 from scripts.engine.device import pick_device
 from scripts.engine.outcome import unwrapped
-from scripts.engine.run import BUNDLE, check_options
+from scripts.engine.run import BUNDLE, check_options, config_values
 from scripts.errors import InputError
 from scripts.report.page import method_text
 from scripts.spatial.geometry import grid_text, overlap
@@ -41,7 +41,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     check_options(files, options)
     parser = ConfigParser()
     parser.read_config(files)
-    parser.update({"bundle_root": str(BUNDLE), **options, "device": str(pick_device(options.get("device", "auto")))})
+    parser.update({**config_values(options), "device": str(pick_device(options.get("device", "auto")))})
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
     wanted = {key: parser.get_parsed_content(key) for key in ("overview", "max_size", "header")}
@@ -50,7 +50,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     if options.get("pairs"):
         lines = _cohort_lines(read_entries(options["pairs"], parser.get("columns")), target, wanted)
     else:
-        item = {key: parser.get(key) for key in parser.get("dataset#data") if key in options}
+        item = {key: options[key] for key in parser.get("dataset#data") if key in options}
         lines = [*pair_lines(item, wanted), f"writes to {target}: {', '.join(output_names(item, wanted))}"]
     model = parser.get_parsed_content("network_def", instantiate=False).get_config()
     lines.append(f"method: {method_text(parser.get_parsed_content('method'))}")

@@ -15,6 +15,12 @@ from scripts.engine.device import pick_device
 from scripts.errors import InputError
 
 BUNDLE = Path(__file__).resolve().parents[2]
+# Options that name files: they are text, never an expression of MONAI's config language or a Python literal.
+PATHS = (
+    "moving", "fixed", "moving_label", "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks",
+    "fixed_landmarks", "mask", "output_dir", "pairs", "images", "init", "checkpoint", "cache_dir", "dataset_dir",
+)  # fmt: skip
+SPECIAL = "#@%$"  # have a meaning in a config
 
 
 def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
@@ -32,7 +38,7 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
     """
     files = [str(BUNDLE / "configs" / name) for name in configs]
     check_options(files, options)
-    values = {"bundle_root": str(BUNDLE), **options}
+    values = config_values(options)
     if "device" in values:
         values["device"] = f"$torch.device('{pick_device(values['device'])}')"
     with warnings.catch_warnings():
@@ -49,6 +55,19 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
         workflow.run()
         workflow.finalize()
     return workflow
+
+
+def config_values(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options and the root of the bundle as a config takes them: a file is called what it is called."""
+    values = {"bundle_root": str(BUNDLE), **options}
+    return {k: literal(v) if k in ("bundle_root", *PATHS) and isinstance(v, str) else v for k, v in values.items()}
+
+
+def literal(text: str) -> str:
+    """What a config reads as this text, whatever characters of the config language it holds."""
+    if not any(c in SPECIAL for c in text):
+        return text
+    return "$" + "".join(f"\\x{ord(c):02x}" if c in SPECIAL else c for c in repr(text))
 
 
 def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:

@@ -12,6 +12,9 @@ from scripts.weights import load_weights, read_checkpoint
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "model.pt"
 
 
+FITTING = "this registration network (--strides, --attention_window and --structures must be those of its training)"
+
+
 def is_bundled(path: str | Path | None) -> bool:
     """Whether these are the weights that come with the bundle."""
     return path is not None and Path(path).resolve() == BUNDLED
@@ -32,5 +35,5 @@ def load_network(network: CrossFusionNet, path: str | Path | None) -> CrossFusio
     if not Path(path).is_file():
         raise InputError(f"The weights of the registration network are not at {path}; train them or give --checkpoint.")
     state = read_checkpoint(path)
-    load_weights(network, state.get("model", state), path, "this registration network")
+    load_weights(network, state.get("model", state), path, FITTING)
     return network
