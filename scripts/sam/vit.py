@@ -38,8 +38,11 @@ class StripBlock(Block):
         for rows in strips(x.shape[1], side or ROWS):
             strip = x[:, rows]
             if side:
-                windows, padded = window_partition(self.norm1(strip), side)
-                strip = strip + window_unpartition(self.attn(windows), side, padded, strip.shape[1:3])
+                # What fills up a window is zero before the projection, so the bias alone after it.
+                projected = F.linear(self.norm1(strip), self.attn.qkv.weight)
+                windows, padded = window_partition(projected, side)
+                read = self.attn.mixed(windows + self.attn.qkv.bias)
+                strip = strip + self.attn.proj(window_unpartition(read, side, padded, strip.shape[1:3]))
             done[:, rows] = strip + self.mlp(self.norm2(strip))
         return done
 
@@ -49,27 +52,30 @@ class StripAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
-        batch, height, width, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
+        return self.proj(self.mixed(self.qkv(x)))
+
+    def mixed(self, projected: Tensor) -> Tensor:
+        """The values (B, H, W, C) that every place reads, from its query, key and value (B, H, W, 3 * C)."""
+        batch, height, width, _ = projected.shape
+        projected = projected.view(batch, height * width, 3, self.num_heads, -1)
+        q, k, v = projected.permute(2, 0, 3, 1, 4).flatten(1, 2)
         asking = q.unflatten(1, (height, width))
-        down = along = None
         if self.use_rel_pos:
             down = torch.einsum("nrwc,rkc->nrwk", asking, get_rel_pos(height, height, self.rel_pos_h).to(q))
             along = torch.einsum("nrwc,wkc->nrwk", asking, get_rel_pos(width, width, self.rel_pos_w).to(q))
         read = torch.empty_like(v)
-        row = height * width * width  # scores of a row of queries
-        few = max(1, SCORES // (row * height))
-        bias = None
-        for some in strips(len(q), few):
-            for rows in strips(height, max(1, SCORES // row) if few == 1 else height):
+        of_a_row = height * width * width  # scores
+        for some in strips(len(q), max(1, SCORES // (of_a_row * height))):
+            for rows in strips(height, max(1, SCORES // of_a_row)):
                 part = slice(rows.start * width, rows.stop * width)
+                bias = None
                 if self.use_rel_pos:
-                    bias = (down[some, rows, :, :, None] + along[some, rows, :, None]).flatten(3).flatten(1, 2)[None]
+                    bias = down[some, rows, :, :, None] + along[some, rows, :, None]
+                    bias = bias.flatten(3).flatten(1, 2)[None]
                 read[some, part] = F.scaled_dot_product_attention(
                     q[None, some, part], k[None, some], v[None, some], attn_mask=bias, scale=self.scale
                 )[0]
-        read = read.unflatten(0, (batch, -1)).unflatten(2, (height, width)).permute(0, 2, 3, 1, 4).flatten(3)
-        return self.proj(read)
+        return read.unflatten(0, (batch, -1)).unflatten(2, (height, width)).permute(0, 2, 3, 1, 4).flatten(3)
 
 
 def strips(count: int, few: int) -> list[slice]:
