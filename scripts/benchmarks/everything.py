@@ -1,7 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Everything mode against SamAutomaticMaskGenerator on the same weights: ``python -m scripts.benchmarks.everything``.
 
-Each generator runs in a process of its own, so that peak memory is its own; times are medians over repeats in it.
+Each generator has a process of its own, so that peak memory is its own. They run in turn, so that whatever else the
+machine does slows both; times are medians over the turns.
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ def picture(size: int = 256) -> np.ndarray:
     return np.repeat(((image + 125) / 400 * 255).round().astype(np.uint8)[..., None], 3, axis=2)
 
 
-def measure(which: str, model: str, settings: dict, repeats: int, precision: str) -> dict:
-    """Seconds and peak memory (MB over the model and the image at rest) of one generator."""
+def serve(which: str, model: str, settings: dict, precision: str) -> None:
+    """Runs one generator for every line of the standard input and answers with a line of JSON.
+
+    That is seconds, peak memory (MB over the model and the image at rest) and the number of masks.
+    """
     torch.manual_seed(0)
     # The released weights need not be there: time and memory of a model do not depend on them, what it finds does.
     sam = build_sam("compact") if model == "compact" else sam_model_registry[model]().eval()
@@ -52,12 +56,12 @@ def measure(which: str, model: str, settings: dict, repeats: int, precision: str
         def run() -> int:
             return len(generator.generate(image))
 
-    seconds = []
-    for _ in range(repeats):
+    for _ in sys.stdin:
         began = time.perf_counter()
         found = run()
-        seconds.append(time.perf_counter() - began)
-    return {"seconds": seconds, "memory_mb": peak_memory_mb() - rest, "masks": found}
+        answer = {"seconds": time.perf_counter() - began, "memory_mb": peak_memory_mb() - rest, "masks": found}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 def main(
@@ -78,9 +82,9 @@ def main(
         pred_iou_thresh: quality threshold of both.
         stability_score_thresh: stability threshold of both.
         stability_score_offset: shift of the mask threshold in both stabilities, in logits.
-        repeats: runs of each; the median counts.
+        repeats: turns of each; the median counts.
         precision: of our image encoder; the package's is always float32.
-        only: "ours" or "theirs" measures one in this process and prints JSON; used by the command itself.
+        only: "ours" or "theirs" serves one in this process; used by the command itself.
     """
     settings = {
         "points_per_side": points_per_side,
@@ -89,25 +93,40 @@ def main(
         "stability_score_offset": stability_score_offset,
     }
     if only:
-        sys.stdout.write(json.dumps(measure(only, model, settings, repeats, precision)) + "\n")
+        serve(only, model, settings, precision)
         return
-    found = {}
+    workers = {}
     for which in ("theirs", "ours"):
         command = [sys.executable, "-m", "scripts.benchmarks.everything", "--only", which, "--model", model]
-        command += [f"--{k}={v}" for k, v in settings.items()] + [f"--repeats={repeats}", f"--precision={precision}"]
-        answer = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=True)
-        found[which] = json.loads(answer.stdout.strip().splitlines()[-1])
+        command += [f"--{k}={v}" for k, v in settings.items()] + [f"--precision={precision}"]
+        workers[which] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+    turns: dict[str, list[dict]] = {which: [] for which in workers}
+    for _ in range(repeats):
+        for which, worker in workers.items():
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
+            if not answer:
+                raise RuntimeError(f"The measurement of {which!r} ended early; its own message stands above.")
+            turns[which].append(json.loads(answer))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
     names = {"theirs": "SamAutomaticMaskGenerator", "ours": "EverythingMode"}
-    medians = {w: statistics.median(f["seconds"]) for w, f in found.items()}
+    seconds = {which: [t["seconds"] for t in found] for which, found in turns.items()}
+    medians = {which: statistics.median(s) for which, s in seconds.items()}
+    memory = {which: max(t["memory_mb"] for t in found) for which, found in turns.items()}
     sys.stdout.write(f"{model}, {points_per_side} x {points_per_side} points, 256 x 256 slice, {hardware()}\n")
-    for which, result in found.items():
-        spread = f"{min(result['seconds']):.2f}..{max(result['seconds']):.2f}"
+    for which, found in turns.items():
+        spread = f"{min(seconds[which]):.2f}..{max(seconds[which]):.2f}"
         sys.stdout.write(
-            f"{names[which]}: {medians[which]:.2f} s ({spread}), {result['memory_mb']:.0f} MB over the model, "
-            f"{result['masks']} masks\n"
+            f"{names[which]}: {medians[which]:.2f} s ({spread}), {memory[which]:.0f} MB over the model, "
+            f"{found[-1]['masks']} masks\n"
         )
     faster = medians["theirs"] / medians["ours"]
-    share = found["ours"]["memory_mb"] / max(found["theirs"]["memory_mb"], 1e-9)
+    share = memory["ours"] / max(memory["theirs"], 1e-9)
     sys.stdout.write(f"{faster:.1f} times faster, {share:.0%} of the memory\n")
 
 

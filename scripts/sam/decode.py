@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import torch
 from segment_anything.modeling import MaskDecoder
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scripts.sam.two_way import two_way
 
@@ -43,27 +44,42 @@ def decode_tokens(decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, spa
     """
     tokens = with_output_tokens(decoder, sparse)
     hidden, image = decoder.transformer(embedding, image_pe.expand(len(sparse), -1, -1, -1), tokens)
-    return decoded(decoder, hidden, image)
+    return DecodedTokens(hidden[:, 1 : 1 + decoder.num_mask_tokens], decoder.iou_prediction_head(hidden[:, 0]), image)
 
 
 def decode_grouped(
-    decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, sparse: Tensor, group: int
-) -> Iterator[DecodedTokens]:
-    """As :func:`decode_tokens` for many prompts that share one embedding (C, h, w), a group of prompts at a time."""
+    decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, sparse: Tensor, least: float, group: int, few: int
+) -> Iterator[tuple[Tensor, DecodedTokens]]:
+    """As :func:`decode_tokens` for many prompts that share one embedding, as far as they are worth it.
+
+    Args:
+        decoder: the decoder of any Segment Anything model.
+        embedding: (C, h, w) image embedding plus dense prompt embedding.
+        image_pe: (1, C, h, w) positional encoding.
+        sparse: (B, N, C) sparse prompt embeddings.
+        least: predicted quality that one of the masks 1..3 of a prompt must exceed.
+        group: prompts that have image tokens of their own at once.
+        few: prompts of a group whose image tokens are worked on together.
+
+    Yields:
+        of at most ``few`` prompts worth it their numbers, (b,), and what the attention leaves for them.
+    """
     tokens = with_output_tokens(decoder, sparse)
-    for hidden, image in two_way(decoder.transformer, embedding, image_pe[0], tokens, group):
-        yield decoded(decoder, hidden, image)
+    masks = slice(1, 1 + decoder.num_mask_tokens)
+    first = 0
+    for prompts in two_way(decoder.transformer, embedding, image_pe[0], tokens, 1, group, few):
+        iou = decoder.iou_prediction_head(prompts.early[:, 0])
+        worth = (iou[:, 1:] > least).any(dim=1).nonzero()[:, 0]
+        for some in worth.split(few) if len(worth) else ():
+            chosen = prompts[some]
+            yield first + some, DecodedTokens(chosen.tokens(masks), iou[some], chosen.image)
+        first += len(iou)
 
 
 def with_output_tokens(decoder: MaskDecoder, sparse: Tensor) -> Tensor:
     """The tokens of quality and masks before the prompt tokens (B, N, C) of each prompt."""
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     return torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1)
-
-
-def decoded(decoder: MaskDecoder, hidden: Tensor, image: Tensor) -> DecodedTokens:
-    """Sorts the transformer's tokens (B, T, C) and image tokens (B, h * w, C) by what they are for."""
-    return DecodedTokens(hidden[:, 1 : 1 + decoder.num_mask_tokens], decoder.iou_prediction_head(hidden[:, 0]), image)
 
 
 def draw_masks(decoder: MaskDecoder, tokens: DecodedTokens, size: tuple[int, int], outputs: slice) -> Tensor:
@@ -78,8 +94,17 @@ def draw_masks(decoder: MaskDecoder, tokens: DecodedTokens, size: tuple[int, int
     Returns:
         (B, n, 4h, 4w) mask logits.
     """
-    image = tokens.image.transpose(1, 2).unflatten(2, size)
-    upscaled = decoder.output_upscaling(image)
     chosen = range(decoder.num_mask_tokens)[outputs]
-    weights = torch.stack([decoder.output_hypernetworks_mlps[i](tokens.masks[:, i]) for i in chosen], dim=1)
-    return (weights @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])
+    weights = torch.stack([decoder.output_hypernetworks_mlps[i](tokens.masks[:, i]) for i in chosen], dim=2)
+    first, norm, activate, second, activate_last = decoder.output_upscaling
+    larger = F.layer_norm(quartered(first, tokens.image), norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    larger = activate_last(quartered(second, activate(larger)))
+    masks = larger.flatten(1, 3) @ weights  # only the few numbers left of a pixel are put in their places
+    masks = masks.view(len(masks), *size, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return masks.reshape(*masks.shape[:2], 4 * size[0], 4 * size[1])
+
+
+def quartered(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """A transposed convolution with kernel and stride 2 of pixels (B, ..., C): each becomes four, (B, ..., 4, D)."""
+    weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
+    return F.linear(x, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))

@@ -25,13 +25,13 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from scripts.errors import InputError
-from scripts.sam.decode import DecodedTokens, decode_grouped, draw_masks
+from scripts.sam.decode import decode_grouped, draw_masks
 from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
 from scripts.sam.suppress import keep_distinct
 
-CACHE_BYTES = 5 << 19  # measured: batches beyond it are half as fast
-LEAST_BATCH = 4  # fewer prompts read the weights of the token MLP too often, measured with ViT-B
-FIRST_READING = 64  # prompts that read the image together the first time
+GROUP_BYTES = 24 << 20  # image tokens of a group; blocks of memory beyond 32 MB are never kept for reuse
+CACHE_BYTES = 5 << 18  # image tokens worked on together; measured: half and four times as many are slower
+FIRST_READING = 256  # prompts that read the image together the first time
 
 
 class EverythingMode:
@@ -39,8 +39,8 @@ class EverythingMode:
 
     Args:
         points_per_side: side of the point grid.
-        points_per_batch: prompts that have image tokens of their own at once; 0 chooses: as many as fit the cache of
-            a CPU, 256 on a GPU.
+        points_per_batch: prompts that have image tokens of their own at once; 0 chooses: 24 MB of them on a CPU, 256
+            prompts on a GPU.
         pred_iou_thresh: least predicted quality, in [0, 1].
         stability_score_thresh: least stability, in [0, 1].
         stability_score_offset: shift of the threshold for the stability score, in logits.
@@ -123,10 +123,11 @@ class EverythingMode:
         points = points * points.new_tensor([width, height])
         to_input = points.new_tensor([scaled[1] / width, scaled[0] / height])
         valid = tuple(crop.logits.shape[1:])
-        group = self.points_per_batch or fitting_batch(embedding)
-        pieces = []
+        group, few = fitting(embedding)
+        group = self.points_per_batch or group
+        pieces = [(crop.logits, crop.predicted_iou, crop.stability, crop.points)]
         for chunk in points.split(max(group, FIRST_READING)):
-            pieces += self._decode(sam, embedding, chunk, chunk * to_input, valid, group)
+            pieces += self._decode(sam, embedding, chunk, chunk * to_input, valid, (group, few))
         logits, iou, stability, prompts = (torch.cat(p) for p in zip(*pieces))
         if self.min_mask_region_area and len(logits):
             cell = height * width / (crop.cells[0] * crop.cells[1])
@@ -147,23 +148,27 @@ class EverythingMode:
         return masks
 
     def _decode(
-        self, sam: Sam, embedding: Tensor, points: Tensor, inputs: Tensor, valid: tuple[int, int], group: int
+        self,
+        sam: Sam,
+        embedding: Tensor,
+        points: Tensor,
+        inputs: Tensor,
+        valid: tuple[int, int],
+        at_once: tuple[int, int],
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Masks of points that pass both thresholds, by groups: logits, quality, stability, points."""
         labels = torch.ones(len(inputs), 1, device=inputs.device)
         sparse, dense = sam.prompt_encoder(points=(inputs[:, None], labels), boxes=None, masks=None)
         # Without a mask prompt the dense embedding is one vector everywhere: the sum is one image for all prompts.
         place = sam.prompt_encoder.get_dense_pe()
-        groups = decode_grouped(sam.mask_decoder, embedding + dense[0], place, sparse, group)
-        for tokens, own in zip(groups, points.split(group)):
-            good = tokens.iou[:, 1:] > self.pred_iou_thresh
-            worth = good.any(dim=1)
-            tokens, good = DecodedTokens(*(t[worth] for t in tokens)), good[worth]
+        image = embedding + dense[0]
+        for prompts, tokens in decode_grouped(sam.mask_decoder, image, place, sparse, self.pred_iou_thresh, *at_once):
             drawn = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], slice(1, 4))
+            good = tokens.iou[:, 1:] > self.pred_iou_thresh
             logits = drawn[good][:, : valid[0], : valid[1]]
             stability = stability_score(logits, sam.mask_threshold, self.stability_score_offset)
             stable = stability >= self.stability_score_thresh
-            own = own[worth][:, None].expand(-1, 3, -1)[good]
+            own = points[prompts][:, None].expand(-1, 3, -1)[good]
             yield logits[stable], tokens.iou[:, 1:][good][stable], stability[stable], own[stable]
 
     def _merge(self, crops: list[SliceMasks]) -> SliceMasks:
@@ -178,11 +183,13 @@ class EverythingMode:
         return joined[nms(joined.boxes, 1 / extent.prod(dim=1).float(), self.crop_nms_thresh)]
 
 
-def fitting_batch(embedding: Tensor) -> int:
-    """Prompts whose image tokens together stay in the cache of a CPU; a GPU wants many."""
+def fitting(embedding: Tensor) -> tuple[int, int]:
+    """Prompts whose tokens, and prompts whose image tokens, are best worked on together; a GPU wants many."""
     if embedding.device.type != "cpu":
-        return 256
-    return max(LEAST_BATCH, CACHE_BYTES // (embedding.numel() * embedding.element_size()))
+        return 256, 256
+    size = embedding.numel() * embedding.element_size()
+    together = max(torch.get_num_threads(), CACHE_BYTES // size)  # a product of matrices for every thread
+    return max(1, GROUP_BYTES // size), together
 
 
 def encode(sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -1,50 +1,92 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The attention of segment_anything's image encoder a few rows at a time: same weights, same result, less memory.
+"""The blocks of segment_anything's image encoder a strip of rows at a time: same weights, same result, less memory.
 
-The package writes down all scores of a layer, 800 MB and more for a 1024-pixel image and 12 heads. A few rows of
-queries need all keys but only their own scores, which then stay in the cache of a CPU.
+The package writes down all scores of a layer, 800 MB and more for a 1024-pixel image and 12 heads, and the wide
+layers of all perceptrons. Windows attend to themselves only and a perceptron knows no neighbours, so a strip of rows
+goes through a whole block while it is in the cache of a CPU; where all attend to all, some rows of queries need all
+keys but only their own scores.
 """
 
 from __future__ import annotations
 
 import torch
 from segment_anything.modeling import Sam
-from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT, get_rel_pos
+from segment_anything.modeling.image_encoder import (
+    Attention,
+    Block,
+    ImageEncoderViT,
+    get_rel_pos,
+    window_partition,
+    window_unpartition,
+)
 from torch import Tensor
+from torch.nn import functional as F
 
-ROWS = 2  # rows of queries at a time; measured: 1 and 4 take half as long again
+SCORES = 1 << 22  # scores held at once; measured: a quarter and four times as many are slower
+ROWS = 16  # rows of a strip where there are no windows
 
 
-class RowAttention(Attention):
+class StripBlock(Block):
+    """A transformer block of ViTDet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H, W, C)."""
+        side = self.window_size
+        if side == 0:
+            x = x + self.attn(self.norm1(x))
+        done = torch.empty_like(x)
+        for rows in strips(x.shape[1], side or ROWS):
+            strip = x[:, rows]
+            if side:
+                # What fills up a window is zero before the projection, so the bias alone after it.
+                projected = F.linear(self.norm1(strip), self.attn.qkv.weight)
+                windows, padded = window_partition(projected, side)
+                read = self.attn.mixed(windows + self.attn.qkv.bias)
+                strip = strip + self.attn.proj(window_unpartition(read, side, padded, strip.shape[1:3]))
+            done[:, rows] = strip + self.mlp(self.norm2(strip))
+        return done
+
+
+class StripAttention(Attention):
     """Multi-head self-attention with the relative position bias of ViTDet."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) to (B, H, W, C)."""
-        batch, height, width, _ = x.shape
-        q, k, v = self.qkv(x).reshape(batch, height * width, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).flatten(1, 2)
-        keys = (k * self.scale).transpose(1, 2)
+        return self.proj(self.mixed(self.qkv(x)))
+
+    def mixed(self, projected: Tensor) -> Tensor:
+        """The values (B, H, W, C) that every place reads, from its query, key and value (B, H, W, 3 * C)."""
+        batch, height, width, _ = projected.shape
+        projected = projected.view(batch, height * width, 3, self.num_heads, -1)
+        q, k, v = projected.permute(2, 0, 3, 1, 4).flatten(1, 2)
+        asking = q.unflatten(1, (height, width))
         if self.use_rel_pos:
-            down = get_rel_pos(height, height, self.rel_pos_h).to(q)
-            along = get_rel_pos(width, width, self.rel_pos_w).to(q)
+            down = torch.einsum("nrwc,rkc->nrwk", asking, get_rel_pos(height, height, self.rel_pos_h).to(q))
+            along = torch.einsum("nrwc,wkc->nrwk", asking, get_rel_pos(width, width, self.rel_pos_w).to(q))
         read = torch.empty_like(v)
-        for first in range(0, height, ROWS):
-            rows = slice(first, min(first + ROWS, height))
-            part = slice(rows.start * width, rows.stop * width)
-            scores = q[:, part] @ keys
-            if self.use_rel_pos:
-                asking = q[:, part].unflatten(1, (-1, width))
-                bias = torch.einsum("brwc,rkc->brwk", asking, down[rows])[..., None]
-                by_place = scores.view(*asking.shape[:3], height, width)
-                by_place += bias
-                by_place += torch.einsum("brwc,wkc->brwk", asking, along)[:, :, :, None]
-            read[:, part] = scores.softmax(dim=-1) @ v
-        read = read.unflatten(0, (batch, -1)).unflatten(2, (height, width)).permute(0, 2, 3, 1, 4).flatten(3)
-        return self.proj(read)
+        of_a_row = height * width * width  # scores
+        for some in strips(len(q), max(1, SCORES // (of_a_row * height))):
+            for rows in strips(height, max(1, SCORES // of_a_row)):
+                part = slice(rows.start * width, rows.stop * width)
+                bias = None
+                if self.use_rel_pos:
+                    bias = down[some, rows, :, :, None] + along[some, rows, :, None]
+                    bias = bias.flatten(3).flatten(1, 2)[None]
+                read[some, part] = F.scaled_dot_product_attention(
+                    q[None, some, part], k[None, some], v[None, some], attn_mask=bias, scale=self.scale
+                )[0]
+        return read.unflatten(0, (batch, -1)).unflatten(2, (height, width)).permute(0, 2, 3, 1, 4).flatten(3)
+
+
+def strips(count: int, few: int) -> list[slice]:
+    """Slices of a few numbers each that together cover ``count``."""
+    return [slice(first, min(first + few, count)) for first in range(0, count, few)]
 
 
 def save_memory(sam: Sam) -> Sam:
-    """Gives every attention of a released image encoder the row-wise form; other encoders stay as they are."""
+    """Gives every block of a released image encoder the form that works by strips; other encoders stay as they are."""
     if isinstance(sam.image_encoder, ImageEncoderViT):
         for block in sam.image_encoder.blocks:
-            block.attn.__class__ = RowAttention  # the parameters and their names stay what they are
+            # The parameters and their names stay what they are.
+            block.__class__, block.attn.__class__ = StripBlock, StripAttention
     return sam

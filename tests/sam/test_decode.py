@@ -18,7 +18,8 @@ def test_equals_the_packages_decoder(bundled):
     sparse, dense = bundled.prompt_encoder(points=points, boxes=None, masks=None)
     pe = bundled.prompt_encoder.get_dense_pe()
     masks, iou = bundled.mask_decoder(embedding, pe, sparse, dense, multimask_output=True)
-    groups = decode_grouped(bundled.mask_decoder, (embedding + dense)[0], pe, sparse, 2)
+    numbers, groups = zip(*decode_grouped(bundled.mask_decoder, (embedding + dense)[0], pe, sparse, -9.0, 3, 2))
+    assert torch.cat(numbers).tolist() == [0, 1, 2, 3, 4]
     shared = DecodedTokens(*(torch.cat(parts) for parts in zip(*groups)))
     tokens = decode_tokens(bundled.mask_decoder, embedding + dense, pe, sparse)
     for a, b in zip(shared, tokens):
@@ -45,7 +46,10 @@ def test_transformer_of_any_shape_equals_the_packages(depth, rate):
         torch.nn.init.normal_(p, std=0.3)  # biases too, which start at zero
     image, pe, tokens = (torch.randn(*s, dtype=torch.float64) for s in ((32, 5, 7), (32, 5, 7), (3, 6, 32)))
     expected = transformer(image.expand(3, -1, -1, -1), pe.expand(3, -1, -1, -1), tokens)
-    groups = list(two_way(transformer, image, pe, tokens, 2))
-    assert [len(queries) for queries, _ in groups] == [2, 1]
-    for a, b in zip(map(torch.cat, zip(*groups)), expected):
-        torch.testing.assert_close(a, b)
+    groups = list(two_way(transformer, image, pe, tokens, 3, 2, 1))
+    assert [len(g.image) for g in groups] == [2, 1]
+    torch.testing.assert_close(torch.cat([g.tokens(slice(None)) for g in groups]), expected[0])
+    torch.testing.assert_close(torch.cat([g.image for g in groups]), expected[1])
+    torch.testing.assert_close(torch.cat([g.early for g in groups]), expected[0][:, :3])
+    some = groups[0][torch.tensor([1])]
+    torch.testing.assert_close(some.tokens(slice(2, 4)), expected[0][1:2, 2:4])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 
-from scripts.sam.vit import RowAttention, save_memory
+from scripts.sam.vit import StripAttention, save_memory
 
 
 @pytest.mark.parametrize(("size", "positions"), [((7, 5), True), ((6, 6), True), ((5, 8), False)])
@@ -17,7 +17,7 @@ def test_equals_the_packages_attention(size, positions):
         torch.nn.init.normal_(parameter, std=0.5)  # relative positions start at zero
     x = torch.randn(2, *size, 24, dtype=torch.float64)
     expected = attention(x)
-    attention.__class__ = RowAttention
+    attention.__class__ = StripAttention
     torch.testing.assert_close(attention(x), expected)
 
 
@@ -33,6 +33,6 @@ def test_an_encoder_keeps_its_weights_and_its_answer():
     sam = torch.nn.Module()
     sam.image_encoder = encoder
     save_memory(sam)
-    assert all(type(block.attn) is RowAttention for block in encoder.blocks)
+    assert all(type(block.attn) is StripAttention for block in encoder.blocks)
     assert list(encoder.state_dict()) == names
     torch.testing.assert_close(encoder(x), expected, atol=1e-5, rtol=1e-4)
