@@ -55,6 +55,8 @@ def train(tokens: int, samples: int, folder: Path, data_dir: str | None, slices_
     workflow = ConfigWorkflow(
         [str(BUNDLE / "configs" / name) for name in configs],
         workflow_type="train",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=str(BUNDLE / "configs" / "logging.conf"),
         bundle_root=str(BUNDLE),
         output_dir=str(folder),
         weights=str(folder / "compact_sam.pt"),
