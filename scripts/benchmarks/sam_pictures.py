@@ -29,7 +29,7 @@ from scripts.benchmarks.sam_unseen import photographs, unseen
 from scripts.data.shapes import shape_image
 from scripts.engine.outcome import plain_errors
 from scripts.report.outputs import check_output_dir
-from scripts.report.overview import outline
+from scripts.report.panels import outline
 from scripts.sam.build import MODELS
 from scripts.sam.prompts import EncodedSlices, Prompt
 

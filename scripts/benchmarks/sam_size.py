@@ -55,6 +55,8 @@ def train(tokens: int, samples: int, folder: Path, data_dir: str | None, slices_
     workflow = ConfigWorkflow(
         [str(BUNDLE / "configs" / name) for name in configs],
         workflow_type="train",
+        meta_file=str(BUNDLE / "configs" / "metadata.json"),
+        logging_file=str(BUNDLE / "configs" / "logging.conf"),
         bundle_root=str(BUNDLE),
         output_dir=str(folder),
         weights=str(folder / "compact_sam.pt"),
@@ -137,10 +139,12 @@ def main(
     rounds = [[seconds_a_slice(model, 1) for model in models] for _ in range(repeats)]
     for number, (size, model) in enumerate(zip(sizes, models)):
         seconds = list(chain.from_iterable(one[number] for one in rounds))
-        best, covered = quality(model, pictures, points) if samples else (float("nan"), float("nan"))
-        write(f"| {model.name} | {4 * size} x {4 * size} | {best:.3f} | {covered:.1%} | ")
-        write(f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | ")
-        write(f"{taken[size]:.0f} |\n" if samples else "- |\n")
+        spent = f"{statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+        cells = ["-", "-", spent, "-"]
+        if samples:
+            best, covered = quality(model, pictures, points)
+            cells = [f"{best:.3f}", f"{covered:.1%}", spent, f"{taken[size]:.0f}"]
+        write(f"| {model.name} | {4 * size} x {4 * size} | {' | '.join(cells)} |\n")
 
 
 if __name__ == "__main__":
