@@ -30,7 +30,7 @@ from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
 from scripts.sam.suppress import keep_distinct
 
 GROUP_BYTES = 24 << 20  # image tokens of a group; blocks of memory beyond 32 MB are never kept for reuse
-CACHE_BYTES = 5 << 18  # image tokens worked on together; measured: half and four times as many are slower
+CACHE_BYTES = 5 << 18  # image tokens worked on together
 FIRST_READING = 256  # prompts that read the image together the first time
 
 
