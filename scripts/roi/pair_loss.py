@@ -30,7 +30,7 @@ class PairLoss:
         self.fixed = fixed
         self.boxes = [_box(mask) for mask in moving]
         self.crops = [mask[tuple(slice(a, b) for a, b in box)] for mask, box in zip(moving, self.boxes)]
-        self.sums = [((f / 255).sum(), (f / 255).square().sum()) for f in fixed]
+        self.squares = [(f / 255).square().sum() for f in fixed]
 
     def __call__(self, ddf: Tensor, gradient: Tensor | None = None) -> float:
         """The loss at a field.
@@ -46,7 +46,7 @@ class PairLoss:
         # is read at that voxel wherever the field points.
         margin = [int(size > 1) for size in shape]
         total = ddf.new_zeros(())
-        for box, crop, fixed, (area, square) in zip(self.boxes, self.crops, self.fixed, self.sums):
+        for box, crop, fixed, square in zip(self.boxes, self.crops, self.fixed, self.squares):
             window = _window(box, reach, shape)
             leaf = ddf[(..., *window)].detach().requires_grad_(gradient is not None)
             mask = F.pad(crop.to(ddf)[None, None] / 255, [m for m in reversed(margin) for _ in range(2)])
@@ -55,7 +55,8 @@ class PairLoss:
             target = fixed[window].to(ddf) / 255
             outside = square - target.square().sum()
             error = ((warped - target).square().sum() + outside) / math.prod(shape)
-            loss = error + 1 - (2 * (warped * target).sum() + 1e-5) / (warped.sum() + area + 1e-5)
+            both = 2 * (warped * target).sum()
+            loss = error + 1 - (both + 1e-5) / (warped.square().sum() + square + 1e-5)
             total += loss.detach()
             if gradient is not None:
                 gradient[(..., *window)] += torch.autograd.grad(loss, leaf)[0]

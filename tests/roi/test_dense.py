@@ -110,7 +110,7 @@ def test_a_first_step_uphill_does_not_end_the_search():
     moving = torch.stack([disc(shape, c, 3.0) for c in centres])
     shifts = (torch.rand(25, 2, generator=generator) * 6 - 3).tolist()
     fixed = torch.stack([disc(shape, [c + d for c, d in zip(cs, ds)], 3.0) for cs, ds in zip(centres, shifts)])
-    settings = DenseSettings(smoothness=1.0, learning_rate=1.0, patience=4)
+    settings = DenseSettings(smoothness=1.0, learning_rate=1.5, patience=4)
     coarse = roi_to_dense(moving, fixed, (1, 1), settings).history[0]
     assert min(coarse[1 : settings.patience + 1]) > coarse[0]  # uphill for as long as the patience
     assert min(coarse) < coarse[0]
