@@ -39,10 +39,11 @@ from scripts.spatial.warp import resize_ddf
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "segment-anything", "SimpleITK", "scipy")
+STORE = ".cache"  # folder in the output folder where masks are kept by default
 
 
 def check_output_dir(path: str | Path) -> Path:
-    """Makes sure that results can be written before any work is done.
+    """Makes sure that results can be written before any work is done, and that the store of masks is in the folder.
 
     Raises:
         InputError: the folder cannot be made or written.
@@ -52,6 +53,8 @@ def check_output_dir(path: str | Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        if (path / STORE).is_symlink():  # results stay in their folder; --cache_dir names another place
+            (path / STORE).unlink()
     except OSError as error:
         raise InputError(
             f"Nothing can be written to {path} ({error.strerror or error}); give another --output_dir."

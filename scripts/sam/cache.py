@@ -18,6 +18,8 @@ from scripts.sam.slice_masks import SliceMasks
 
 logger = logging.getLogger(__name__)
 
+SUFFIX = ".masks.pt"  # of our own files, the only ones that are ever deleted
+
 
 class CachedEverything:
     """Everything mode with a bounded store on disk of embeddings and masks.
@@ -51,7 +53,7 @@ class CachedEverything:
 
     def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
         """Finds the masks of every slice (N, 3, H, W) in 0..255, see :class:`EverythingMode`."""
-        path = None if self._folder is None else self._folder / f"{self._key(sam, slices)}.pt"
+        path = None if self._folder is None else self._folder / f"{self._key(sam, slices)}{SUFFIX}"
         found = None if path is None else _read(path, slices.device)
         self._counts["computed" if found is None else "reused"] += len(slices)
         if found is None:
@@ -82,7 +84,7 @@ class CachedEverything:
     def _trim(self, newest: Path) -> None:
         """Deletes the longest unused files until the folder fits; other processes may do so at the same time."""
         files = []
-        for path in newest.parent.glob("*.pt"):
+        for path in newest.parent.glob(f"*{SUFFIX}"):
             try:
                 state = path.stat()
             except FileNotFoundError:

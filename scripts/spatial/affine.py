@@ -10,6 +10,7 @@ they show.
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,16 +127,15 @@ def align(fixed: NDArray, fixed_geometry: Geometry, moving: NDArray, moving_geom
     shifts = [[0.0] * ndim, moments.GetTranslation(), *translation_peaks(*coarse)]
     if ndim == 3:
         shifts += translation_peaks(*(i.coarse(SEARCH_SIDE) for i in normal))
-    refined = [_refine(*coarse, _similarity(moments.GetCenter(), shift), [1]) for shift in shifts]
+    with ThreadPoolExecutor() as pool:
+        similarities = [_similarity(moments.GetCenter(), shift) for shift in shifts]
+        refined = pool.map(lambda t: _refine(*coarse, t, [1]), similarities)
     refined = [moments, *(t for t in refined if t is not None)]
     refined.sort(key=lambda t: mutual_information(*coarse, t), reverse=True)
-    finals = []
-    for start in refined[:FINALISTS]:
-        affine = sitk.AffineTransform(ndim)
-        affine.SetCenter(start.GetCenter())
-        affine.SetMatrix(start.GetMatrix())
-        affine.SetTranslation(start.GetTranslation())
-        finals += [affine, _refine(*matched, sitk.AffineTransform(affine), [4, 2, 1])]
+    starts = [_affine(t) for t in refined[:FINALISTS]]
+    with ThreadPoolExecutor() as pool:
+        ends = pool.map(lambda t: _refine(*matched, sitk.AffineTransform(t), [4, 2, 1]), starts)
+    finals = [t for pair in zip(starts, ends) for t in pair]
     chosen = max((t for t in finals if t is not None), key=lambda t: mutual_information(*matched, t))
     return world_transform(chosen, fixed_geometry, moving_geometry)
 
@@ -196,9 +196,20 @@ def _similarity(center, translation) -> sitk.Transform:
     return transform
 
 
+def _affine(similar: sitk.Transform) -> sitk.Transform:
+    affine = sitk.AffineTransform(similar.GetDimension())
+    affine.SetCenter(similar.GetCenter())
+    affine.SetMatrix(similar.GetMatrix())
+    affine.SetTranslation(similar.GetTranslation())
+    return affine
+
+
 def _refine(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform, shrink: list[int]) -> sitk.Transform | None:
     """Maximises the mutual information over a pyramid; None where the images lose each other."""
     method = sitk.ImageRegistrationMethod()
+    # Several threads add up the metric in the order in which they finish, so the result would change from run to run.
+    method.SetNumberOfThreads(1)
+    method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     voxels = fixed.image.GetNumberOfPixels()

@@ -206,6 +206,15 @@ def test_unwritable_folder(tmp_path):
         check_output_dir("/proc/nowhere")
 
 
+def test_a_store_of_masks_that_is_a_link_is_not_followed(tmp_path):
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    elsewhere.mkdir(), out.mkdir()
+    (elsewhere / "thesis.txt").write_text("mine")
+    (out / ".cache").symlink_to(elsewhere)
+    check_output_dir(out)
+    assert list(out.iterdir()) == [] and (elsewhere / "thesis.txt").read_text() == "mine"
+
+
 def test_failure_leaves_the_old_result(written, tmp_path, monkeypatch):
     _, data, _ = written
     (tmp_path / "correspondence.json").write_text("old")

@@ -42,7 +42,7 @@ def test_a_hit_is_what_was_computed(sam, slices, tmp_path):
         cached = CachedEverything(everything(), tmp_path)
         assert same(cached(sam, slices), fresh)
         assert cached.counts == counts
-    assert [p.suffix for p in tmp_path.iterdir()] == [".pt"]
+    assert [p.suffixes for p in tmp_path.iterdir()] == [[".masks", ".pt"]]
 
 
 def test_another_question_is_no_hit(sam, slices, tmp_path):
@@ -63,6 +63,14 @@ def test_the_folder_stays_within_its_bound_and_keeps_what_is_used(sam, slices, t
         cached(sam, slices + shift)
     assert cached.counts == {"computed": 8, "reused": 6}
     assert sum(p.stat().st_size for p in (tmp_path / "kept").iterdir()) <= 2.5 * size
+
+
+def test_only_files_of_the_store_are_deleted(sam, slices, tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"mine")
+    cached = CachedEverything(everything(), tmp_path, max_gb=1e-9)
+    cached(sam, slices), cached(sam, slices + 1)
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.pt"] and weights.read_bytes() == b"mine"
 
 
 def test_without_a_folder_nothing_is_written(sam, slices, tmp_path, monkeypatch):

@@ -47,9 +47,8 @@ def test_the_same_images_give_the_same_affine():
     moving, fixed = (
         Geometry(i.shape, a) for i, a in ((pair.moving, pair.moving_affine), (pair.fixed, pair.fixed_affine))
     )
-    first, second = (align(pair.fixed, fixed, pair.moving, moving, "affine") for _ in range(2))
-    corners = apply_affine(fixed.affine, np.array(list(np.ndindex(2, 2, 2))) * fixed.shape)
-    np.testing.assert_allclose(apply_affine(first, corners), apply_affine(second, corners), atol=1e-3)
+    found = {align(pair.fixed, fixed, pair.moving, moving, "affine").tobytes() for _ in range(4)}
+    assert len(found) == 1
 
 
 def test_moments_bring_distant_images_together():
