@@ -1,10 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """ROI-to-dense: a displacement field from corresponding regions, equation 2 of Huang et al. 2024.
 
-The reference takes 10,000 Adam steps on the voxels of the full grid. Here the unknown is a smooth field on half the
-resolution, refined from coarse to fine from a closed-form start, and stopped where it no longer improves; the best
-state is returned. The objective is the paper's: the sum over pairs of mean squared error and Dice, plus the gradient
-of the field.
+The reference takes 10,000 Adam steps on the voxels of the full grid. Here every level from coarse to fine adds a small
+smooth motion to a closed-form start, with steps that fade out, stops where nothing changes any more, and keeps its best
+state. The objective is the paper's: the sum over pairs of mean squared error and Dice, plus the gradient of the field
+(of what it adds to the linear start).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scripts.errors import InputError
-from scripts.losses.overlap import roi_loss
 from scripts.losses.similarity import lncc
 from scripts.losses.smoothness import diffusion
-from scripts.spatial.warp import identity_grid, integrate, resize_ddf, sample
+from scripts.roi.pair_loss import PairLoss
+from scripts.spatial.warp import compose, identity_grid, integrate, resize_ddf, warp
+
+SIGMA = 0.7  # of the smoothing of every motion, in the shortest voxel side of its level
 
 
 @dataclass(frozen=True)
@@ -31,28 +33,27 @@ class DenseSettings:
     Attributes:
         smoothness: lambda of equation 2, weight of the mean squared field gradient (mm per mm).
         image_weight: weight of 1 - LNCC of the images; 0 is the paper's objective, more makes a hybrid.
-        diffeomorphic: the field is the exponential of a velocity field (scaling and squaring) and cannot fold.
+        diffeomorphic: the motion of every level is the exponential of a velocity field (scaling and squaring), so that
+            their composition cannot fold.
         levels: resolutions, each half the next.
         steps: most optimiser steps a level.
-        learning_rate: step size in voxels of the parameter grid.
-        patience: steps without improvement that end a level.
+        learning_rate: first step size in the shortest voxel side of each level; the last is 0.
+        patience: steps without change that end a level.
         lncc_kernel: window of LNCC in voxels of each level.
         max_voxels: the finest level has at most so many voxels.
         max_work: the finest level has at most so many voxels times pairs, which bounds the time whatever K is.
-        chunk_voxels: masks are warped in groups of at most so many voxels, which bounds the memory whatever K is.
     """
 
     smoothness: float = 12.0
     image_weight: float = 0.0
     diffeomorphic: bool = True
     levels: int = 3
-    steps: int = 60
-    learning_rate: float = 0.12
+    steps: int = 40
+    learning_rate: float = 0.2
     patience: int = 12
     lncc_kernel: int = 9
     max_voxels: int = 600_000
     max_work: int = 10_000_000
-    chunk_voxels: int = 4_000_000
 
     def __post_init__(self) -> None:
         if self.smoothness < 0 or self.image_weight < 0:
@@ -79,75 +80,55 @@ class DenseResult:
 
 
 class _Level:
-    """The problem at one resolution: masks, images, and the step from parameters to a field."""
+    """The problem at one resolution: masks, images, and the step from the unknown to a field."""
 
     def __init__(self, shape, extent_mm: Tensor, masks: tuple[Tensor, Tensor], images, settings: DenseSettings) -> None:
         self.shape, self.settings = tuple(shape), settings
-        self.extent = extent_mm
         self.spacing = extent_mm / extent_mm.new_tensor(self.shape)
-        # Whole numbers of 1/255 take a quarter of the memory; K masks are only floats group by group.
-        self.moving, self.fixed = (_shrink_masks(m, self.shape) for m in masks)
+        # One unit of the unknown is the same length along every axis: thick slices do not jump.
+        self.unit = (self.spacing.min() / self.spacing).view(1, -1, *[1] * len(self.shape))
+        self.sigmas = (SIGMA * self.unit).flatten().tolist()
+        self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks))
         self.images = None
         if settings.image_weight and images is not None:
             self.images = tuple(_shrink(i[None], self.shape) for i in images)
-        self.group = max(1, settings.chunk_voxels // max(1, self.moving[0].numel() if len(self.moving) else 1))
-        self.parameter_shape = tuple(max(2, (s + 1) // 2) if s > 3 else s for s in self.shape)
-        self.parameter_spacing = extent_mm / extent_mm.new_tensor(self.parameter_shape)
 
-    def deformation(self, parameters: Tensor) -> Tensor:
-        """Displacement (1, n, *parameter_shape) in mm of parameters of the same shape in mm."""
-        n = parameters.shape[1]
-        scale = self.parameter_spacing.view(1, n, *[1] * n)
-        smooth = gaussian_smooth(parameters) / scale
-        return (integrate(smooth) if self.settings.diffeomorphic else smooth) * scale
+    def displacement(self, unknown: Tensor, carry: Tensor) -> Tensor:
+        """Displacement in voxels: what coarser levels found, ``carry``, read through the small motion of this level."""
+        motion = gaussian_smooth(unknown, self.sigmas) * self.unit
+        if self.settings.diffeomorphic:
+            motion = integrate(motion, squarings(motion))
+        return compose(carry, motion)
 
     def ddf(self, displacement: Tensor, start: Tensor) -> Tensor:
-        """DDF (1, n, *shape) in voxels of this level: the displacement, then the linear start map, both in mm."""
-        n = displacement.shape[1]
+        """DDF in voxels: the displacement, then the linear start map (mm)."""
+        n = len(self.shape)
         scale = self.spacing.view(1, n, *[1] * n)
-        parameter_scale = self.parameter_spacing.view(1, n, *[1] * n)
-        fine = resize_ddf(displacement / parameter_scale, self.shape) * scale
-        grid = identity_grid(self.shape, fine.device, fine.dtype)
-        place = (grid + 0.5) * scale + fine
+        grid = identity_grid(self.shape, displacement.device, displacement.dtype)
+        place = (grid + 0.5 + displacement) * scale
         mapped = torch.einsum("ij,bj...->bi...", start[:, :n], place) + start[:, n].view(1, n, *[1] * n)
         return mapped / scale - 0.5 - grid
 
-    def roi_objective(self, ddf: Tensor, backward: bool) -> float:
-        """Sum over pairs of MSE + Dice; adds its gradient to ``ddf.grad`` group by group."""
-        total = 0.0
-        places = identity_grid(self.shape, ddf.device, ddf.dtype)
-        for first in range(0, len(self.moving), self.group):
-            part = slice(first, first + self.group)
-            warped = sample(self.moving[part].to(ddf)[None] / 255, places + ddf, padding="zeros")[0]
-            loss = roi_loss(warped, self.fixed[part].to(ddf) / 255).sum()
-            if backward:
-                loss.backward()
-            total += float(loss.detach())
-        return total
-
-    def image_objective(self, ddf: Tensor, backward: bool) -> float:
-        """``image_weight * (1 - LNCC)``; adds its gradient to ``ddf.grad``."""
+    def image_objective(self, ddf: Tensor, gradient: Tensor | None) -> float:
+        """``image_weight * (1 - LNCC)``; its derivative is added to ``gradient``."""
         if self.images is None:
             return 0.0
         moving, fixed = self.images
-        warped = sample(moving, identity_grid(self.shape, ddf.device, ddf.dtype) + ddf)
-        loss = self.settings.image_weight * (1 - lncc(warped, fixed, self.settings.lncc_kernel))
-        if backward:
-            loss.backward()
+        leaf = ddf.detach().requires_grad_(gradient is not None)
+        loss = self.settings.image_weight * (1 - lncc(warp(moving, leaf), fixed, self.settings.lncc_kernel))
+        if gradient is not None:
+            gradient += torch.autograd.grad(loss, leaf)[0]
         return float(loss.detach())
 
-    def objective(self, displacement: Tensor, start: Tensor, backward: bool = True) -> tuple[float, Tensor | None]:
-        """Equation 2 at a displacement (mm), and its gradient with respect to it."""
+    def objective(self, displacement: Tensor, start: Tensor, backward: bool = True) -> float:
+        """Equation 2 at a displacement (voxels) before the start map; adds its gradient to what led there."""
         ddf = self.ddf(displacement, start)
-        leaf = ddf.detach().requires_grad_(backward)
-        total = self.roi_objective(leaf, backward) + self.image_objective(leaf, backward)
-        smooth = self.settings.smoothness * diffusion(
-            displacement / self.parameter_spacing.view(1, -1, *[1] * (displacement.ndim - 2)),
-            self.parameter_spacing.tolist(),
-        )
+        gradient = torch.zeros_like(ddf) if backward else None
+        total = self.pairs(ddf.detach(), gradient) + self.image_objective(ddf.detach(), gradient)
+        smooth = self.settings.smoothness * diffusion(displacement, self.spacing.tolist())
         if backward:
-            torch.autograd.backward([ddf, smooth], [leaf.grad, torch.ones_like(smooth)])
-        return total + float(smooth.detach()), ddf
+            torch.autograd.backward([ddf, smooth], [gradient, torch.ones_like(smooth)])
+        return total + float(smooth.detach())
 
 
 def roi_to_dense(
@@ -188,52 +169,48 @@ def roi_to_dense(
         _Level(s, extent, (moving_masks, fixed_masks), images, settings)
         for s in level_shapes(shape, spacing, settings, len(moving_masks))
     ]
-    identity = torch.eye(n, n + 1, device=device)
-    chosen, start_used = identity, False
+    carry = torch.zeros(1, n, *levels[0].shape, device=device)
+    chosen, start_used = torch.eye(n, n + 1, device=device), False
     if start is not None and len(moving_masks):
-        still = torch.zeros(1, n, *levels[0].parameter_shape, device=device)
+        start = start.to(chosen)
         with torch.no_grad():
-            losses = [levels[0].objective(still, s.to(identity), backward=False)[0] for s in (identity, start)]
+            losses = [levels[0].objective(carry, s, backward=False) for s in (chosen, start)]
         if losses[1] < losses[0]:
-            chosen, start_used = start.to(identity), True
-    parameters = torch.zeros(1, n, *levels[0].parameter_shape, device=device)
+            chosen, start_used = start, True
     history: list[list[float]] = []
     for level in levels:
-        if tuple(parameters.shape[2:]) != level.parameter_shape:
-            mode = "bilinear" if n == 2 else "trilinear"
-            parameters = F.interpolate(parameters, level.parameter_shape, mode=mode, align_corners=False)
-        parameters, losses = _descend(level, parameters, chosen, settings, progress)
+        carry, losses = _descend(level, resize_ddf(carry, level.shape), chosen, settings, progress)
         history.append(losses)
-    with torch.no_grad():
-        ddf = levels[-1].ddf(levels[-1].deformation(parameters), chosen)
-        return DenseResult(resize_ddf(ddf, shape), history, start_used)
+    return DenseResult(resize_ddf(levels[-1].ddf(carry, chosen), shape), history, start_used)
 
 
 @torch.enable_grad()  # MONAI's evaluators switch gradients off
 def _descend(
-    level: _Level, parameters: Tensor, start: Tensor, settings: DenseSettings, progress
+    level: _Level, carry: Tensor, start: Tensor, settings: DenseSettings, progress
 ) -> tuple[Tensor, list[float]]:
-    """Adam until the plateau; returns the best parameters and the objective of every step."""
-    unit = level.parameter_spacing.view(1, -1, *[1] * (parameters.ndim - 2))
-    unknown = (parameters / unit).clone().requires_grad_()
-    optimiser = torch.optim.Adam([unknown], lr=settings.learning_rate)
-    best, best_loss, reached, since, losses = parameters, float("inf"), float("inf"), 0, []
+    """Adam with fading steps until the plateau; the best displacement (voxels) and the objective of every step."""
+    unknown = torch.zeros_like(carry, requires_grad=True)
+    # Few steps, so the averages are short.
+    optimiser = torch.optim.Adam([unknown], lr=settings.learning_rate, betas=(0.8, 0.95))
+    fade = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    best, best_loss, losses = carry, float("inf"), []
     for step in range(settings.steps):
         optimiser.zero_grad(set_to_none=True)
-        loss, _ = level.objective(level.deformation(unknown * unit), start)
+        displacement = level.displacement(unknown, carry)
+        loss = level.objective(displacement, start)
         losses.append(loss)
         if progress is not None:
             progress(1, loss)
-        if step:  # Adam's first steps may lead uphill: the plateau is one of the descent, not of the start
-            since = 0 if loss < reached - 1e-3 * abs(loss) else since + 1
-            reached = min(reached, loss)
         if loss < best_loss:
-            best, best_loss = (unknown * unit).detach().clone(), loss
-        if since >= settings.patience:
+            best, best_loss = displacement.detach(), loss
+        # Adam's first steps may lead uphill, so a plateau is where nothing changes rather than where nothing improves.
+        recent = losses[-settings.patience :]
+        if len(recent) == settings.patience and max(recent) - min(recent) <= 1e-3 * abs(loss):
             if progress is not None:
                 progress(settings.steps - step - 1, loss)
             break
         optimiser.step()
+        fade.step()
     return best, losses
 
 
@@ -252,18 +229,22 @@ def _coarser(shape: Sequence[int], spacing: Sequence[float], target: float) -> t
     return tuple(s if d >= target else max(min(s, 8), round(s * d / target)) for s, d in zip(shape, spacing))
 
 
-def gaussian_smooth(x: Tensor, sigma: float = 1.0) -> Tensor:
-    """Separable Gaussian of ``sigma`` voxels along each axis of (B, C, *shape), borders repeated."""
-    radius = max(1, round(3 * sigma))
-    weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
-    weights = weights / weights.sum()
-    for axis in range(2, x.ndim):
-        if x.shape[axis] == 1:
-            continue
-        line = x.movedim(axis, -1)
-        flat = F.pad(line.reshape(-1, 1, line.shape[-1]), (radius, radius), mode="replicate")
-        x = F.conv1d(flat, weights[None, None]).reshape(line.shape).movedim(-1, axis)
+def gaussian_smooth(x: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """Separable Gaussian of (B, C, *shape), ``sigmas`` in voxels along each axis, borders repeated."""
+    for axis, (size, sigma) in enumerate(zip(x.shape[2:], sigmas), start=2):
+        radius = round(3 * sigma)
+        if size > 1 and radius:
+            weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
+            # As a matrix: several times faster on a CPU than convolutions of many short lines.
+            impulses = F.pad(torch.eye(size, device=x.device, dtype=x.dtype)[None], (radius, radius), mode="replicate")
+            matrix = impulses[0].unfold(1, 2 * radius + 1, 1) @ (weights / weights.sum())
+            x = torch.tensordot(x, matrix, ([axis], [0])).movedim(-1, axis)
     return x
+
+
+def squarings(velocity: Tensor, longest: float = 0.5) -> int:
+    """Squarings after which the first step of scaling and squaring is at most ``longest`` voxels; at least one."""
+    return max(1, math.ceil(math.log2(max(float(velocity.detach().abs().max()) / longest, 1.0))))
 
 
 def _shrink(x: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -39,7 +39,7 @@ def prepared(folder, *, transform=None, phantom=None):
         for v, t in ((pair.moving_label, pair.transform), (pair.fixed_label, None))
     ]
     result = perfect_registration(*labels, [1, 2, 3], pair.working)
-    register = ROIRegistration(EverythingMode(), None, DenseSettings(smoothness=0.5), progress=False)
+    register = ROIRegistration(EverythingMode(), None, DenseSettings(smoothness=6.0), progress=False)
     moving, fixed = data["image"][0].as_tensor().chunk(2)
     register.fill_dense(result, pair.working, moving, fixed)
     return {**data, "pred": result}
