@@ -2,7 +2,8 @@
 """Classical registration tools behind one call, for comparing: demons, B-splines, SyN (ANTs), elastix.
 
 A tool is a dataclass of its parameters that is called with two images on one grid and returns the field. The defaults
-are those found best on training patients by ``python -m scripts.benchmarks.tuning``, see docs/reproduce.md.
+of both demons and of elastix are those found best on training patients by ``python -m scripts.benchmarks.tuning``; the
+others have not been tuned, see docs/reproduce.md.
 """
 
 from __future__ import annotations
