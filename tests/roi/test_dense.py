@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from scripts.benchmarks.dense import plain_loop, roi_dice
 from scripts.errors import InputError
 from scripts.losses.overlap import roi_loss
 from scripts.metrics.jacobian import regularity
@@ -56,6 +57,22 @@ def test_pure_shift_is_recovered_by_the_start():
     torch.testing.assert_close(result.ddf[:, 0].mean(), torch.tensor(8.0), atol=0.3, rtol=0)
     wrong = torch.tensor([[1.0, 0, -60.0], [0, 1.0, 0]])
     assert not roi_to_dense(moving, fixed, spacing.tolist(), DenseSettings(steps=1), start=wrong).start_used
+
+
+def test_regions_overlap_no_less_than_after_plain_steps_on_the_full_grid():
+    moving, fixed = scene((48, 44), 3.0, 1.25)
+    settings = DenseSettings(smoothness=3.0)
+    before = roi_dice(moving, fixed, None)
+    plain = roi_dice(moving, fixed, plain_loop(moving, fixed, (1.0, 1.0), settings.smoothness, 2000))
+    ours = roi_dice(moving, fixed, roi_to_dense(moving, fixed, (1.0, 1.0), settings).ddf)
+    assert before < 0.75 < plain <= ours
+
+
+@pytest.mark.parametrize("shape", [(40, 38), (26, 24, 8)])
+def test_regions_that_lie_on_each_other_stay(shape):
+    """Also their borders, where a voxel is covered in part."""
+    moving = scene(shape, 0.0, 1.0)[0]
+    assert roi_to_dense(moving, moving.clone(), [1.0] * len(shape)).ddf.abs().max() < 0.01
 
 
 @pytest.mark.parametrize("shape", [(32, 30), (20, 18, 7), (24, 22, 1)])
