@@ -71,10 +71,10 @@ def main(data_dir: str, patients: int = 2, steps: int = 10_000, max_pairs: int =
             middle = time.perf_counter()
             plain = plain_loop(moving, fixed, spacing, settings.smoothness, steps)
             seconds = middle - began, time.perf_counter() - middle
-            write(f"{name}, K = {len(moving)}, ROI Dice before {roi_dice(moving, fixed, None):.3f}\n")
+            write(f"{name}, K = {len(moving)}, ROI Dice before {roi_dice(moving, fixed, None):.4f}\n")
             for label, ddf, took in (("ours", ours.ddf, seconds[0]), (f"{steps} plain steps", plain, seconds[1])):
                 folds = regularity(ddf)["folds_percent"]
-                write(f"  {label}: {took:.1f} s, ROI Dice {roi_dice(moving, fixed, ddf):.3f}, folds {folds:.3f} %\n")
+                write(f"  {label}: {took:.1f} s, ROI Dice {roi_dice(moving, fixed, ddf):.4f}, folds {folds:.3f} %\n")
             write(f"  {seconds[1] / seconds[0]:.0f} times faster\n")
 
 
