@@ -74,3 +74,19 @@ def test_processes_of_torchrun_share_the_pairs(bundle, phantoms, undisturbed, tm
     assert summary["processes"] == 2
     assert summary["metrics"] == alone["metrics"]
     assert sum(summary["slices"].values()) == 6
+
+
+def test_another_process_writes_the_same_bytes(bundle, phantoms, tmp_path):
+    """With what computes in threads: the affine start, the compact SAM, the dense field."""
+    row = phantoms[1]
+    options = {"device": "cpu", "init": "affine", "overview": False, "inverse": True}
+    register(row["moving"], row["fixed"], str(tmp_path / "here"), **options)
+    words = [f"--{name}={value}" for name, value in options.items()]
+    verb = [sys.executable, "-m", "scripts", "register", row["moving"], row["fixed"], "--output_dir"]
+    run = subprocess.run(
+        [*verb, str(tmp_path / "there"), *words], cwd=bundle, env=environment(), capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    here, there = (results(tmp_path, [name]) for name in ("here", "there"))
+    assert any(key.endswith("inverse_ddf.nii.gz") for key in here)
+    assert list(here.values()) == list(there.values())
