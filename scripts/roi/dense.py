@@ -48,7 +48,7 @@ class DenseSettings:
     image_weight: float = 0.0
     diffeomorphic: bool = True
     levels: int = 3
-    steps: int = 50
+    steps: int = 60
     learning_rate: float = 0.2
     patience: int = 12
     lncc_kernel: int = 9
