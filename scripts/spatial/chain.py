@@ -77,11 +77,19 @@ def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         (C, ..., X).
     """
-    grid = torch.empty(*index.shape[1:], len(shape))
+    # PyTorch reads one image after the other, each by one thread: every thread gets its own share of the places.
+    n, count, threads = len(shape), index[0].numel(), torch.get_num_threads()
+    share = -(-count // threads)
+    places = torch.empty(n, threads * share)
+    places[:, count:] = 0
     for axis, size in enumerate(shape):
         # With aligned corners an axis of one voxel is read at its only voxel whatever the coordinate.
-        torch.add(torch.tensor(-1.0), index[axis], alpha=2 / max(size - 1, 1), out=grid[..., axis])
-    return F.grid_sample(image, grid[None], mode="bilinear", padding_mode="border", align_corners=True)[0]
+        torch.add(torch.tensor(-1.0), index[axis].reshape(-1), alpha=2 / max(size - 1, 1), out=places[axis, :count])
+    grid = places.view(n, threads, share, *[1] * (n - 1)).movedim(0, -1)
+    images = image.expand(threads, *image.shape[1:])
+    values = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    values = values.view(threads, -1, share).transpose(0, 1).reshape(-1, threads * share)
+    return values[:, :count].reshape(-1, *index.shape[1:])
 
 
 def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Tensor:

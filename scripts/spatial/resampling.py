@@ -16,7 +16,7 @@ from scripts.spatial.chain import GridMap, Step, inside_of, read_linear
 from scripts.spatial.geometry import Geometry
 
 INTERPOLATIONS = ("linear", "cubic", "nearest")
-SLAB_VOXELS = 1_000_000
+SLAB_VOXELS = 250_000
 
 
 def resample_image(
