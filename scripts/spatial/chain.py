@@ -174,7 +174,9 @@ class GridMap:
     def _interpolated(self, k: int, field: Field, base, terms, start: int, stop: int) -> Tensor:
         index = self._combine(np.linalg.inv(field.grid.affine), field.grid.ndim, base, terms, start, stop)
         if k not in self._values:
-            self._values[k] = torch.from_numpy(field.u_lps).permute(*reversed(range(field.u_lps.ndim)))[None].float()
+            # The components of a voxel lie side by side, so that a place is read from a third of the memory lines.
+            u = torch.from_numpy(field.u_lps).float().movedim(-1, 0).permute(0, *range(field.grid.ndim, 0, -1))
+            self._values[k] = u.movedim(0, -1).contiguous().movedim(-1, 0)[None]
         return read_linear(self._values[k], index, field.grid.shape).mul_(inside_of(index, field.grid.shape))
 
     def _combine(self, matrix: NDArray, n: int, base, terms, start: int, stop: int) -> Tensor:
@@ -183,12 +185,13 @@ class GridMap:
         offset = m[:, 3] + m[:, self.reference.ndim - 1] * start
         result = torch.empty(n, *reversed(sizes))
         for c in range(n):
-            total: Tensor | float = float(offset[c])
+            total = torch.tensor(offset[c], dtype=torch.float64)
             for axis, size in enumerate(sizes):
                 # The sum of one line per axis: what is not a field costs one pass over the slab.
-                line = torch.arange(size, dtype=torch.float64) * float(m[c, axis])
-                total = total + line.view(-1, *[1] * axis)
-            result[c] = total
+                line = (torch.arange(size, dtype=torch.float64) * float(m[c, axis])).view(-1, *[1] * axis)
+                if axis < len(sizes) - 1:
+                    total = total + line
+            torch.add(total.float(), line.float(), out=result[c])
             for linear, u in terms:
                 for j, weight in enumerate((matrix[:3, :3] @ linear)[c]):
                     if abs(weight) > 1e-12:
