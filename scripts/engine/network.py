@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from scripts.errors import InputError
 from scripts.losses.prototype import prototypes, structure_masks
-from scripts.network.model import CrossFusionNet
+from scripts.network.pair_network import PairNetwork
 from scripts.network.refine import RefineSettings, refine
 from scripts.roi.matching import Matches, cosine_similarity
 from scripts.roi.regions import Regions
@@ -32,7 +32,7 @@ class NetworkRegistration:
     def __init__(self, settings: RefineSettings, progress: bool = True) -> None:
         self.settings, self.progress = settings, progress
 
-    def __call__(self, inputs: Tensor, network: CrossFusionNet) -> Registration:
+    def __call__(self, inputs: Tensor, network: PairNetwork) -> Registration:
         """Registers one pair.
 
         Args:

@@ -1,11 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The registration network of section 3.2: one tensor with images and masks in, a displacement field out."""
+"""The registration network of section 3.2."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,26 +13,13 @@ from torch.utils.checkpoint import checkpoint
 from scripts.network.decoder import FieldLevel
 from scripts.network.encoder import Encoder
 from scripts.network.padding import crop_far, multiples, pad_far
+from scripts.network.pair_network import PairNetwork, Prediction
 from scripts.spatial.warp import integrate, resize_ddf, warp
 
 HEAD_CHANNELS = 8
 
 
-class Prediction(NamedTuple):
-    """What the network computes of a pair.
-
-    Attributes:
-        ddf: (B, n, H, W[, D]) voxels.
-        moving: image features of the moving image, unwarped, (B, channels[l], ...) a level, fine to coarse.
-        fixed: image features of the fixed image.
-    """
-
-    ddf: Tensor
-    moving: list[Tensor]
-    fixed: list[Tensor]
-
-
-class CrossFusionNet(nn.Module):
+class CrossFusionNet(PairNetwork):
     """Coarse-to-fine registration by cross attention of image and mask features.
 
     Args:
@@ -61,12 +47,7 @@ class CrossFusionNet(nn.Module):
         diffeomorphic: bool = False,
         checkpointing: bool = False,
     ) -> None:
-        super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
-        if structures < 1:
-            raise ValueError(f"The masks need at least one structure, got {structures}.")
-        self.spatial_dims, self.structures = spatial_dims, structures
+        super().__init__(spatial_dims, structures)
         self.diffeomorphic, self.checkpointing = diffeomorphic, checkpointing
         step, window = (_per_axis(v, spatial_dims) for v in (strides, window))
         self.total_stride = tuple(s ** (len(channels) - 1) for s in step)
@@ -77,32 +58,12 @@ class CrossFusionNet(nn.Module):
             FieldLevel(spatial_dims, c, max(1, c // HEAD_CHANNELS), window, mlp_ratio) for c in channels
         )
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Registers.
-
-        Args:
-            image: (B, 4, H, W[, D]): moving and fixed image in [0, 1], moving and fixed mask labels 0 to K; all on the
-                fixed grid. Masks of zeros are allowed.
-
-        Returns:
-            DDF (B, n, H, W[, D]) in voxels, pulls from the moving image.
-
-        Raises:
-            ValueError: another shape.
-        """
-        return self.predict(image).ddf
-
-    def predict(self, image: Tensor) -> Prediction:
-        """As :meth:`forward`, with the image features that the prototype losses need."""
-        n = self.spatial_dims
-        if image.ndim != n + 2 or image.shape[1] != 4:
-            raise ValueError(
-                f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
-            )
+    def compute(self, image: Tensor) -> Prediction:
+        """See :class:`PairNetwork`."""
         shape = image.shape[2:]
         image = self.pad(image)
         pictures, masks = torch.cat([image[:, 0:1], image[:, 1:2]]), torch.cat([image[:, 2:3], image[:, 3:4]])
-        values = torch.arange(1, self.structures + 1, device=image.device).view(1, -1, *[1] * n)
+        values = torch.arange(1, self.structures + 1, device=image.device).view(1, -1, *[1] * self.spatial_dims)
         images = [x.chunk(2) for x in self.image_encoder(pictures)]
         masks = [x.chunk(2) for x in self.mask_encoder((masks.round() == values).to(image.dtype))]
 

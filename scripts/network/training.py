@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scripts.losses.registration import feature_terms, field_terms
-from scripts.network.model import CrossFusionNet
+from scripts.network.pair_network import PairNetwork
 
 
 class PairTraining(nn.Module):
@@ -27,7 +27,7 @@ class PairTraining(nn.Module):
 
     def __init__(
         self,
-        network: CrossFusionNet,
+        network: PairNetwork,
         feature_level: int | None = 1,
         temperature: float = 1.0,
         lncc_kernel: int = 9,

@@ -9,12 +9,12 @@ import torch
 from monai.networks.nets import VoxelMorph, VoxelMorphUNet
 from torch import Tensor, nn
 
-from scripts.network.model import Prediction
 from scripts.network.padding import crop_far, multiples, pad_far
+from scripts.network.pair_network import PairNetwork, Prediction
 
 
-class VoxelMorphNet(nn.Module):
-    """VoxelMorph behind the one-tensor contract of :class:`scripts.network.model.CrossFusionNet`.
+class VoxelMorphNet(PairNetwork):
+    """VoxelMorph behind the contract of :class:`PairNetwork`.
 
     It looks at the two images only; masks take part in the losses of its training, if at all.
 
@@ -37,8 +37,7 @@ class VoxelMorphNet(nn.Module):
         final_channels: Sequence[int] = (16, 16),
         integration_steps: int = 7,
     ) -> None:
-        super().__init__()
-        self.spatial_dims, self.structures = spatial_dims, structures
+        super().__init__(spatial_dims, structures)
         self.total_stride = (2 ** (len(channels) // 2),) * spatial_dims
         backbone = VoxelMorphUNet(spatial_dims, 2, 32, channels, final_channels)
         self.net = VoxelMorph(backbone, integration_steps, spatial_dims=spatial_dims)
@@ -47,27 +46,8 @@ class VoxelMorphNet(nn.Module):
         nn.init.normal_(last.weight, std=1e-5)
         nn.init.zeros_(last.bias)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Registers.
-
-        Args:
-            image: (B, 4, H, W[, D]): moving and fixed image in [0, 1], and two masks that are not looked at; any size.
-
-        Returns:
-            DDF (B, n, H, W[, D]) in voxels, pulls from the moving image.
-
-        Raises:
-            ValueError: another shape.
-        """
-        return self.predict(image).ddf
-
-    def predict(self, image: Tensor) -> Prediction:
-        """As :meth:`forward`; the only features of each image by itself are its intensities."""
-        n = self.spatial_dims
-        if image.ndim != n + 2 or image.shape[1] != 4:
-            raise ValueError(
-                f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
-            )
+    def compute(self, image: Tensor) -> Prediction:
+        """See :class:`PairNetwork`; the only features of each image by itself are its intensities."""
         moving, fixed = image[:, 0:1], image[:, 1:2]
         field = self.net.backbone(self.pad(image[:, :2]))
         if self.net.diffeomorphic:

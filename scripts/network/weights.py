@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from scripts.errors import InputError
-from scripts.network.model import CrossFusionNet
+from scripts.network.pair_network import PairNetwork
 from scripts.weights import load_weights, read_checkpoint
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "model.pt"
@@ -20,7 +20,7 @@ def is_bundled(path: str | Path | None) -> bool:
     return path is not None and Path(path).resolve() == BUNDLED
 
 
-def load_network(network: CrossFusionNet, path: str | Path | None) -> CrossFusionNet:
+def load_network(network: PairNetwork, path: str | Path | None) -> PairNetwork:
     """Loads weights into a network; None leaves it as it is.
 
     Args:

@@ -1,0 +1,70 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The contract of a registration network: one tensor with images and masks in, a displacement field out."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Prediction(NamedTuple):
+    """What a network computes of a pair.
+
+    Attributes:
+        ddf: (B, n, H, W[, D]) voxels.
+        moving: image features of the moving image, unwarped, (B, channels[l], ...) a level, fine to coarse.
+        fixed: image features of the fixed image.
+    """
+
+    ddf: Tensor
+    moving: list[Tensor]
+    fixed: list[Tensor]
+
+
+class PairNetwork(nn.Module):
+    """Base of the networks; one of them only says how it computes a :class:`Prediction`, in ``compute``.
+
+    Args:
+        spatial_dims: 2 or 3.
+        structures: number K of anatomical structures in the masks; their labels are 1 to K.
+
+    Raises:
+        ValueError: other dimensions, or no structure.
+    """
+
+    def __init__(self, spatial_dims: int, structures: int) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
+        if structures < 1:
+            raise ValueError(f"The masks need at least one structure, got {structures}.")
+        self.spatial_dims, self.structures = spatial_dims, structures
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Registers.
+
+        Args:
+            image: (B, 4, H, W[, D]): moving and fixed image in [0, 1], moving and fixed mask labels 0 to K; all on the
+                fixed grid. Masks of zeros are allowed, and so is any size.
+
+        Returns:
+            DDF (B, n, H, W[, D]) in voxels, pulls from the moving image.
+
+        Raises:
+            ValueError: another shape.
+        """
+        return self.predict(image).ddf
+
+    def predict(self, image: Tensor) -> Prediction:
+        """As :meth:`forward`, with the image features that the prototype losses need."""
+        n = self.spatial_dims
+        if image.ndim != n + 2 or image.shape[1] != 4:
+            raise ValueError(
+                f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
+            )
+        return self.compute(image)
+
+    def compute(self, image: Tensor) -> Prediction:
+        """The prediction of an image (B, 4, H, W[, D]) whose shape has been checked."""
+        raise NotImplementedError
