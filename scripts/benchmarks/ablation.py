@@ -20,8 +20,9 @@ import fire
 from scripts.anatomy.bundled import MODELS
 from scripts.anatomy.net import NETS
 from scripts.benchmarks.common import hardware
-from scripts.benchmarks.tables import FINAL, INITIAL, Pairs, averages, gain, markdown, write_csv
+from scripts.benchmarks.tables import FINAL, INITIAL, Pairs, averages, gain, markdown
 from scripts.benchmarks.workflows import measured, run_configs
+from scripts.data.tables import write_csv
 from scripts.engine.outcome import plain_errors
 from scripts.errors import InputError
 from scripts.weights import read_checkpoint

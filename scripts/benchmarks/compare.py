@@ -24,8 +24,10 @@ from tqdm import tqdm
 from scripts.anatomy.bundled import MODELS
 from scripts.benchmarks.classical import TOOLS, Tool, missing_package
 from scripts.benchmarks.common import hardware
-from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown, write_csv
+from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown
 from scripts.benchmarks.workflows import CONFIGS, kept, measured, stamp_of
+from scripts.data.tables import write_csv
+from scripts.data.writer import whole_file
 from scripts.engine.cohort import flat_metrics
 from scripts.engine.outcome import plain_errors
 from scripts.engine.run import BUNDLE
@@ -97,10 +99,8 @@ def registered(tool: Tool, image: Tensor, spacing: Sequence[float], kept_in: Pat
     ddf = tool(image[0], image[1], spacing)
     seconds = time.perf_counter() - began
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part.npz")
-        np.savez_compressed(part, ddf=ddf.numpy(), seconds=seconds)
-        part.replace(path)
+        with whole_file(path) as part:
+            np.savez_compressed(part, ddf=ddf.numpy(), seconds=seconds)
     return ddf, seconds
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from scripts.anatomy.build import build_source
 from scripts.cohort.method import HEART, is_heart
+from scripts.data.pair_lists import acdc_frames
 from scripts.data.reader import Volume, read_volume
 from scripts.data.splits import split_of
 from scripts.spatial.geometry import Geometry
@@ -24,7 +25,8 @@ IN_PLANE_MM, SLICE_MM, SIDE, SLICES = 2.0, 8.0, 128, 10  # of a stack cut from C
 def hearts(data_dir: Path, subset: str, step: int) -> Iterator[Volume]:
     """Every ``step``-th patient of a split of ACDC, end-diastole and end-systole."""
     for patient in split_of(data_dir / "splits", "acdc", subset)[::step]:
-        yield from (read_volume(path) for path in sorted((data_dir / "acdc" / patient).glob("*_frame??.nii.gz")))
+        folder = data_dir / "acdc" / patient
+        yield from (read_volume(folder / f"{stem}.nii.gz") for stem in acdc_frames(folder).values())
 
 
 def stacks(data_dir: Path, step: int) -> Iterator[Volume]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from scripts.data.pair_lists import acdc_frames
 from scripts.data.reader import read_volume
 from scripts.data.seen import SHARES, quartiles
 from scripts.data.splits import split_of
@@ -27,8 +28,9 @@ def measure(data_dir: str, subset: str) -> dict[str, NDArray]:
     """
     rows: dict[str, list] = {"whole": [], "cropped": []}
     for patient in tqdm(split_of(Path(data_dir) / "splits", "acdc", subset), desc=subset, leave=False):
-        for path in sorted((Path(data_dir) / "acdc" / patient).glob("*_frame??.nii.gz")):
-            array = read_volume(path).array
+        folder = Path(data_dir) / "acdc" / patient
+        for stem in acdc_frames(folder).values():
+            array = read_volume(folder / f"{stem}.nii.gz").array
             start = [max(0, (n - CROP) // 2) for n in array.shape[1:3]]
             centre = array[:, start[0] : start[0] + CROP, start[1] : start[1] + CROP]
             rows["whole"].append(quartiles(array, "mr"))

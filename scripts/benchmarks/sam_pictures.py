@@ -24,9 +24,10 @@ from torch import Tensor
 
 from scripts.benchmarks.sam_measures import iou
 from scripts.benchmarks.sam_models import Model, load_models
-from scripts.benchmarks.sam_slices import LabelledSlice, abdomen_slices, evenly, heart_slices, phantom_slices
+from scripts.benchmarks.sam_slices import LabelledSlice, abdomen_slices, heart_slices, phantom_slices
 from scripts.benchmarks.sam_unseen import photographs, unseen
 from scripts.data.shapes import shape_image
+from scripts.data.splits import evenly
 from scripts.engine.outcome import plain_errors
 from scripts.report.outputs import check_output_dir
 from scripts.report.panels import outline

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.phantoms.pair import PhantomPair
 from scripts.data.reader import Volume, read_volume
-from scripts.data.splits import split_of
+from scripts.data.splits import evenly, split_of
 from scripts.engine.batches import plain
 from scripts.roi.slicing import plan_slices
 from scripts.spatial.geometry import Geometry
@@ -122,10 +122,3 @@ def some(images: Iterator[list[LabelledSlice]], count: int) -> list[LabelledSlic
     """``count`` slices with a structure, evenly from all of them; all where there are no more or ``count`` is 0."""
     found = [one for image in images for one in image if one.structures()]
     return evenly(found, count)
-
-
-def evenly(items: Sequence, count: int) -> list:
-    """``count`` items at even distances; all of them where there are no more or ``count`` is 0."""
-    if not count or count >= len(items):
-        return list(items)
-    return [items[int((k + 0.5) * len(items) / count)] for k in range(count)]

@@ -34,18 +34,6 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         return [{k: v if k == "name" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(stream)]
 
 
-def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows with the columns that any of them has; only a complete file replaces an old one."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(k for row in rows for k in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-    part.replace(path)
-
-
 def numbers(pairs: Pairs, key: str) -> np.ndarray:
     """One number of every pair; nan where it is missing."""
     return np.asarray([np.nan if p.get(key) is None else p[key] for p in pairs], dtype=float)

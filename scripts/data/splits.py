@@ -1,9 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Which subjects are for training and which for validation."""
+"""Which subjects are for training and which for validation, and a few of many."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts.errors import InputError
@@ -27,3 +28,10 @@ def split_of(split_dir: str | Path | None, data: str, subset: str) -> list[str]:
         return json.loads(path.read_text(encoding="utf-8"))[subset]
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} has no list of {subset} subjects; give the folder of the splits.") from error
+
+
+def evenly(items: Sequence, count: int) -> list:
+    """``count`` items at even distances; all of them where there are no more or ``count`` is 0."""
+    if not count or count >= len(items):
+        return list(items)
+    return [items[int((k + 0.5) * len(items) / count)] for k in range(count)]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
@@ -13,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+
+from scripts.data.tables import write_csv
+from scripts.data.writer import whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,23 +58,16 @@ class CohortTable:
             self.rows = sorted((row for shard in shards for row in shard), key=lambda row: row["name"])
             if dist.get_rank():
                 return
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         columns = list(dict.fromkeys(k for row in self.rows for k in row))
-        part = self.output_dir / "metrics.csv.part"
-        with part.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        part.replace(self.output_dir / "metrics.csv")
+        write_csv(self.output_dir / "metrics.csv", self.rows)
         summary = {"pairs": len(self.rows)}
         for column in columns[1:]:
             values = [row[column] for row in self.rows if row.get(column) is not None]
             if values:
                 summary[column] = {"mean": float(np.mean(values)), "sd": float(np.std(values)), "n": len(values)}
                 logger.info("%s: %.4f ± %.4f (%d)", column, np.mean(values), np.std(values), len(values))
-        part = self.output_dir / "summary.json.part"
-        part.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-        part.replace(self.output_dir / "summary.json")
+        with whole_file(self.output_dir / "summary.json") as part:
+            part.write_text(json.dumps(summary, indent=2), encoding="utf-8")
 
 
 def flat_metrics(metrics: Mapping, structures: Sequence[str]) -> dict[str, float | None]:

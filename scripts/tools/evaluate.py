@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from scripts.data.reader import read_volume
+from scripts.data.tables import write_csv
 from scripts.data.writer import whole_file
 from scripts.errors import InputError
 from scripts.spatial.learn2reg import LAYOUTS, write_learn2reg
@@ -168,8 +168,7 @@ def summary_text(report: dict) -> str:
 
 def write_tables(folder: Path, report: dict, titles: dict[str, str]) -> None:
     """Writes metrics.json, cases.csv, structures.csv and summary.csv."""
-    with whole_file(folder / "summary.csv") as path:
-        _write_csv(path, report["summary"])
+    write_csv(folder / "summary.csv", report["summary"])
     wide, long = [], []
     for name, metrics in report["cases"].items():
         row: dict = {"case": name}
@@ -184,11 +183,9 @@ def write_tables(folder: Path, report: dict, titles: dict[str, str]) -> None:
             for key in STRUCTURED:
                 entry |= {f"{key}_{stage}": metrics[key][stage][structure] for stage in metrics[key]}
             long.append(entry)
-    with whole_file(folder / "cases.csv") as path:
-        _write_csv(path, wide)
+    write_csv(folder / "cases.csv", wide)
     if long:
-        with whole_file(folder / "structures.csv") as path:
-            _write_csv(path, long)
+        write_csv(folder / "structures.csv", long)
     # Last: where it stands, the tables stand too.
     with whole_file(folder / "metrics.json") as path:
         path.write_text(json.dumps(report, indent=2, allow_nan=False, ensure_ascii=False), encoding="utf-8")
@@ -218,11 +215,3 @@ def _names(names: str | dict | None) -> dict[str, str]:
 
 def _number(text: str) -> float:
     return float(text) if text.lstrip("-").isdigit() else -1.0
-
-
-def _write_csv(path: Path, rows: list[dict]) -> None:
-    columns = list(dict.fromkeys(k for row in rows for k in row))
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)

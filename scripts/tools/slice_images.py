@@ -15,6 +15,7 @@ from tqdm import tqdm
 from scripts.data.images import SUFFIXES, image_items
 from scripts.data.intensity import apply_window
 from scripts.data.reader import check_intensities, read_volume
+from scripts.data.splits import evenly
 from scripts.errors import InputError
 from scripts.fingerprint import fingerprint
 from scripts.roi.slicing import plan_slices
@@ -87,11 +88,9 @@ def _cut(path: Path, target: Path, window: str, axis: int | str, most: int) -> N
     stack = plan_slices(volume.geometry, axis).cut(torch.as_tensor(shown)).round().to(torch.uint8)
     bright = (stack > DARK).flatten(1).float().mean(dim=1) >= LEAST_BRIGHT
     numbers = bright.nonzero()[:, 0].tolist()
-    if len(numbers) > most:
-        numbers = [numbers[int((k + 0.5) * len(numbers) / most)] for k in range(most)]
     part = target.with_name(target.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
-    for number in numbers:
+    for number in evenly(numbers, most):
         picture = np.ascontiguousarray(torch.as_tensor(stack[number]).permute(1, 2, 0).numpy())
         Image.fromarray(picture).save(part / f"{number:04d}.png")
     part.rename(target)

@@ -10,10 +10,11 @@ import torch
 from scripts.benchmarks import sam_measures, sam_rank, sam_slices
 from scripts.benchmarks.sam_measures import PointAnswer, correlation, coverage, point_answers
 from scripts.benchmarks.sam_rank import Rank, Ranking, Sought, candidate_masks, chance, largest_slices, mean_reciprocal
-from scripts.benchmarks.sam_slices import LabelledSlice, cut, evenly, heart_slices, some
+from scripts.benchmarks.sam_slices import LabelledSlice, cut, heart_slices, some
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.phantoms.textures import TEXTURES, repaint
 from scripts.data.reader import Volume
+from scripts.data.splits import evenly
 from scripts.roi.regions import RegionFilter
 from scripts.sam.everything import encode
 from scripts.sam.slice_masks import SliceMasks

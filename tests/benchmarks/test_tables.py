@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from scripts.benchmarks.ablation import ROWS, table_lines
-from scripts.benchmarks.tables import averages, gain, markdown, read_metrics, write_csv
+from scripts.benchmarks.tables import averages, gain, markdown, read_metrics
+from scripts.data.tables import write_csv
 
 
 def pairs(**columns) -> list[dict]:
