@@ -9,6 +9,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import LRScheduler
+
+# What a schedule has done; its length and rates are those of the present config, so that a training can be prolonged.
+PROGRESS = ("last_epoch", "_step_count", "_last_lr")
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class Resume:
             )
         for name, obj in self.objects.items():
             try:
-                obj.load_state_dict(states[name])
+                obj.load_state_dict(_wanted(obj, states[name]))
             except (RuntimeError, ValueError, KeyError) as error:
                 reason = str(error).splitlines()[0]
                 raise ValueError(
@@ -69,3 +73,10 @@ class Resume:
         engine.load_state_dict(states["engine"])
         engine.state.max_epochs = max_epochs
         logger.info("resumed from %s at epoch %d", self.path, engine.state.epoch)
+
+
+def _wanted(obj: Any, state: dict[str, Any]) -> dict[str, Any]:
+    """The saved state, but of a learning rate schedule its progress only."""
+    if not isinstance(obj, LRScheduler):
+        return state
+    return obj.state_dict() | {key: state[key] for key in PROGRESS}

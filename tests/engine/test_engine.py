@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import TimeLimit
 from monai.engines import SupervisedTrainer
+from monai.optimizers import WarmupCosineSchedule
 from torch.utils.data import DataLoader
 
 from scripts.engine import outcome
@@ -82,6 +84,30 @@ def test_a_stopped_training_goes_on(tmp_path):
         trainer_of([Resume(str(tmp_path / "last.pt"), {"network": other})], 5, torch.nn.Linear(2, 1)).run()
     with pytest.raises(ValueError, match="has no state of optimiser"):
         trainer_of([Resume(str(tmp_path / "last.pt"), {"optimiser": other})], 5).run()
+
+
+def test_a_prolonged_training_follows_the_longer_schedule(tmp_path):
+    rates = {}
+    for steps, until in ((4, 3), (12, 12)):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+        schedule = WarmupCosineSchedule(optimizer, warmup_steps=1, t_total=steps)
+
+        def step(engine, batch, optimizer=optimizer, schedule=schedule):
+            rates[engine.state.iteration] = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            schedule.step()
+
+        engine = Engine(step)
+        engine.state.device = "cpu"
+        Resume(str(tmp_path / "last.pt"), {"optimizer": optimizer, "schedule": schedule}).attach(engine)
+        engine.run(range(1), max_epochs=until)
+
+    def cosine(step: int, total: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * (step - 1) / (total - 1)))
+
+    assert rates[3] == pytest.approx(cosine(2, 4))
+    for iteration in range(5, 13):  # the first step after the stop still has the rate that was set before it
+        assert rates[iteration] == pytest.approx(cosine(iteration - 1, 12))
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tmp_path, monkeypatch):
