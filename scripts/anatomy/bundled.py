@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.inferers import SlidingWindowInferer
 from scipy.ndimage import gaussian_filter
+from scipy.signal.windows import gaussian
 from torch import Tensor, nn
 
 from scripts.anatomy.grid import as_volume, native_labels, working_grid
@@ -23,6 +24,7 @@ from scripts.spatial.geometry import grid_text, resample
 from scripts.weights import load_weights, read_checkpoint
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
+MIDDLE_SD = 0.35  # of the prior for the place of an organ, as a share of the image
 MIN_VOXELS = 24  # along an axis of the working grid that is resampled; less shows no organ
 
 
@@ -101,6 +103,11 @@ class BundledNet(nn.Module):
         density = gaussian_filter(
             (1 - scores[0]).cpu().numpy(), [size / 6 for size in self.spec.patch], mode="constant"
         )
+        # An organ that an image was taken of lies near its middle; of two finds the outer one is likelier a mistake.
+        for axis in self.spec.focus:
+            size = density.shape[axis]
+            prior = gaussian(size, MIDDLE_SD * size)
+            density *= prior.reshape([-1 if a == axis else 1 for a in range(density.ndim)])
         middle = np.unravel_index(density.argmax(), density.shape)
         window = [slice(None)] * scores.ndim
         for axis in self.spec.focus:

@@ -84,6 +84,16 @@ def test_a_second_look_is_taken_around_what_was_found(untrained):
     assert (source._scores(torch.zeros(1, 160, 160, 8)).argmax(dim=0) == 0).all()
 
 
+def test_of_two_finds_the_one_near_the_middle_is_looked_at(untrained):
+    source = build_source("cardiac", {"checkpoint": untrained["cardiac"]})
+    source.net = Bright()
+    image = torch.zeros(1, 320, 320, 8)
+    image[:, 140:180, 130:170] = 1.0
+    image[:, 272:316, 4:48] = 1.0  # a fifth larger, in the corner
+    found = source._scores(image).argmax(dim=0)
+    assert (found[140:180, 130:170] == 1).all() and found.sum() == 40 * 40 * 8
+
+
 def test_half_turn_is_averaged(untrained):
     source = BundledNet("cardiac", untrained["cardiac"], flips=True)
     volume = volume_of()
