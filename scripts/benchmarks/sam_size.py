@@ -30,6 +30,8 @@ from scripts.engine.run import BUNDLE
 from scripts.sam.build import MODELS
 
 BATCH = 4
+# The share of the steps that the averaged weights remember; with the usual momentum a short training is mostly its start.
+AVERAGED = 0.1
 
 
 def train(tokens: int, samples: int, folder: Path, data_dir: str | None, slices_dir: str, start: str | None) -> float:
@@ -66,6 +68,7 @@ def train(tokens: int, samples: int, folder: Path, data_dir: str | None, slices_
         batch_size=BATCH,
         samples_per_epoch=max(BATCH, samples // 10),
         max_epochs=10,
+        ema_momentum=min(1.0, BATCH / (AVERAGED * samples)),
         **{"validate#slices#phantoms": 2, "validate#dataset#length": 2 * BATCH, "train#handlers#0#interval": 10},
         **options,
     )
