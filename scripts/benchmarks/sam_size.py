@@ -30,7 +30,7 @@ from scripts.engine.run import BUNDLE
 from scripts.sam.build import MODELS
 
 BATCH = 4
-# The share of the steps that the averaged weights remember; with the usual momentum a short training is mostly its start.
+# Share of the steps that the averaged weights remember; by the usual momentum a short training is mostly its start.
 AVERAGED = 0.1
 
 
