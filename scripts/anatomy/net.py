@@ -67,9 +67,9 @@ NETS = {
         ),
         modality="ct",
         layout="LPS",
-        spacing_mm=(2.5, 2.5, 2.5),
-        patch=(80, 80, 80),
-        filters=(16, 32, 64, 128, 160),
+        spacing_mm=(4.0, 4.0, 4.0),  # a patch holds nearly all organs, so that few steps teach them all
+        patch=(64, 64, 64),
+        filters=(8, 32, 64, 128, 160),
         kernels=(_CUBE,) * 5,
         strides=((1, 1, 1),) + ((2, 2, 2),) * 4,
     ),

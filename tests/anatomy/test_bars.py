@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scripts.anatomy.bundled import MODELS, BundledNet
-from scripts.anatomy.training import acdc_items
-from scripts.benchmarks.anatomy import score
+from scripts.anatomy.training import abdomen_items, acdc_items
+from scripts.benchmarks.anatomy import LEFT_OUT, score
 
 
 @pytest.mark.slow
@@ -17,3 +17,12 @@ def test_cardiac_dice_on_the_validation_patients(real_data):
     items = acdc_items(real_data / "acdc", real_data / "splits", "validation")
     assert len(items) == 20
     assert np.mean([np.mean(list(score(source, item)[0].values())) for item in items]) >= 0.86
+
+
+@pytest.mark.slow
+def test_abdominal_dice_on_the_validation_subjects(real_data):
+    source = BundledNet("abdomen")
+    items = abdomen_items(real_data / "abdomen_ct", real_data / "splits", "validation")
+    assert len(items) == 6
+    scores = [value for item in items for name, value in score(source, item)[0].items() if name != LEFT_OUT]
+    assert np.mean(scores) >= 0.64
