@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Prediction(NamedTuple):
     fixed: list[Tensor]
 
 
-class PairNetwork(nn.Module):
+class PairNetwork(nn.Module, ABC):
     """Base of the networks; one of them only says how it computes a :class:`Prediction`, in ``compute``.
 
     Args:
@@ -65,6 +66,6 @@ class PairNetwork(nn.Module):
             )
         return self.compute(image)
 
+    @abstractmethod
     def compute(self, image: Tensor) -> Prediction:
         """The prediction of an image (B, 4, H, W[, D]) whose shape has been checked."""
-        raise NotImplementedError
