@@ -64,6 +64,8 @@ class LoadPair(Transform):
         header: see :func:`scripts.data.reader.read_volume`.
         fill_nan: replaces NaN and infinite voxels; None refuses them.
         landmark_frame: "ras", "lps" or "voxel".
+        affine_size: most voxels along any axis of 3-D images of which an affine transform is found. More take longer
+            and find the same (docs/reproduce.md).
 
     Input: a dict with paths "moving" and "fixed", and where wanted "moving_frame", "fixed_frame", "moving_label",
     "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init"; empty values count as
@@ -84,8 +86,9 @@ class LoadPair(Transform):
         header: str = "auto",
         fill_nan: float | None = None,
         landmark_frame: str = "ras",
+        affine_size: int = 96,
     ) -> None:
-        self.window, self.init, self.max_size = window, init, max_size
+        self.window, self.init, self.max_size, self.affine_size = window, init, max_size, affine_size
         self.header, self.fill_nan, self.landmark_frame = header, fill_nan, landmark_frame
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -105,8 +108,9 @@ class LoadPair(Transform):
         try:
             grey = {role: apply_window(torch.from_numpy(v.array), self.window) for role, v in volumes.items()}
             small = {role: coarsen(grey[role], v.geometry, min(working.spacing)) for role, v in volumes.items()}
+            start = {role: self._for_affine(*i, fixed.geometry) for role, i in small.items()}
             transform = align(
-                *_grey(*small["fixed"]), *_grey(*small["moving"]), str(data.get("init") or self.init or "none")
+                *_grey(*start["fixed"]), *_grey(*start["moving"]), str(data.get("init") or self.init or "none")
             )
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -129,6 +133,11 @@ class LoadPair(Transform):
         )
         stacked = torch.cat(same_channels(*_to_working(small, pair)))
         return {**data, "image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
+
+    def _for_affine(self, image: Tensor, geometry: Geometry, fixed: Geometry) -> tuple[Tensor, Geometry]:
+        if geometry.ndim == 2:
+            return image, geometry
+        return coarsen(image, geometry, max(np.multiply(fixed.shape, fixed.spacing)) / self.affine_size)
 
     def _label(self, data: Mapping, key: str, image: Volume) -> Volume | None:
         path = data.get(key)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from tqdm import tqdm
 
 from scripts.data.pair import LoadPair
 from scripts.data.pair_rows import FILES, pair_rows
@@ -74,6 +76,19 @@ def acdc_frames(folder: Path) -> dict[str, str]:
     return {phase: f"{folder.name}_frame{int(info[phase]):02d}" for phase in ("ED", "ES")}
 
 
+def mask_file(folder: str, stem: str) -> Path:
+    """The masks of an image: named like it, or as ``python -m scripts masks`` names them.
+
+    Raises:
+        InputError: there are none.
+    """
+    choices = [Path(folder) / f"{stem}{end}.nii.gz" for end in ("", "_masks")]
+    for path in choices:
+        if path.exists():
+            return path
+    raise InputError(f"{folder} has no masks of {stem}; it should hold {choices[0].name} or {choices[1].name}.")
+
+
 def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask_dir: str | None = None) -> list[dict]:
     """End-diastole (moving) to end-systole (fixed) of every patient of a split, cropped to the heart in plane.
 
@@ -82,7 +97,7 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
         subset: "training" or "validation".
         cache_dir: the cropped files are kept here.
         crop: in-plane side in pixels; slices stay native.
-        mask_dir: folder of mask files named like the images, uncropped; None for pairs without masks.
+        mask_dir: folder of uncropped masks, see :func:`mask_file`; None for pairs without masks.
     """
     pairs = []
     for patient in split_of(Path(data_dir) / "splits", "acdc", subset):
@@ -93,7 +108,7 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
             stem = frames[phase]
             sources = {role: folder / f"{stem}.nii.gz", f"{role}_label": folder / f"{stem}_gt.nii.gz"}
             if mask_dir:
-                sources[f"{role}_mask"] = Path(mask_dir) / f"{stem}.nii.gz"
+                sources[f"{role}_mask"] = mask_file(mask_dir, stem)
             for key, source in sources.items():
                 target = Path(cache_dir) / f"crop_{crop}" / key / source.name
                 fresh = target.exists() and target.stat().st_mtime >= source.stat().st_mtime
@@ -102,37 +117,38 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
     return pairs
 
 
-def abdomen_pairs(data_dir: str, subset: str, cache_dir: str, mask_dir: str | None = None) -> list[dict]:
+def abdomen_pairs(
+    data_dir: str, subset: str, cache_dir: str, mask_dir: str | None = None, every: int = 1
+) -> list[dict]:
     """Every ordered pair of two subjects of the abdominal CT split; the affine start is found once and kept.
 
     Args:
         data_dir: folder with ``abdomen_ct/`` and ``splits/abdomen_ct.json``.
         subset: "training" or "validation".
         cache_dir: the affine matrices are kept here.
-        mask_dir: folder of mask files named like the images; None for pairs without masks.
+        mask_dir: folder of masks, see :func:`mask_file`; None for pairs without masks.
+        every: only every so-manieth pair.
     """
     names = split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
     folder, cache = Path(data_dir) / "abdomen_ct", Path(cache_dir) / "affine"
     pairs = []
-    for moving in names:
-        for fixed in names:
-            if moving == fixed:
-                continue
-            pair = {"name": f"{moving} to {fixed}"}
-            for role, number in (("moving", moving), ("fixed", fixed)):
-                pair[role] = str(folder / f"img{number}.nii.gz")
-                pair[f"{role}_label"] = str(folder / f"label{number}.nii.gz")
-                pair[f"{role}_subject"] = number
-                if mask_dir:
-                    pair[f"{role}_mask"] = str(Path(mask_dir) / f"img{number}.nii.gz")
-            matrix = cache / f"{moving}_to_{fixed}.txt"
-            if not matrix.exists():
-                transform = LoadPair("ct", "affine")({k: pair[k] for k in ("moving", "fixed")})["pair"].transform
-                cache.mkdir(parents=True, exist_ok=True)
-                part = matrix.with_suffix(".part")
-                np.savetxt(part, transform)
-                part.replace(matrix)
-            pairs.append({**pair, "init": str(matrix)})
+    for moving, fixed in tqdm(list(permutations(names, 2))[::every], desc="Affine starts"):
+        pair = {"name": f"{moving} to {fixed}"}
+        for role, number in (("moving", moving), ("fixed", fixed)):
+            pair[role] = str(folder / f"img{number}.nii.gz")
+            pair[f"{role}_label"] = str(folder / f"label{number}.nii.gz")
+            pair[f"{role}_subject"] = number
+            if mask_dir:
+                pair[f"{role}_mask"] = str(mask_file(mask_dir, f"img{number}"))
+        matrix = cache / f"{moving}_to_{fixed}.txt"
+        if not matrix.exists():
+            images = {k: pair[k] for k in ("moving", "fixed")}
+            transform = LoadPair("ct", "affine", affine_size=64)(images)["pair"].transform
+            cache.mkdir(parents=True, exist_ok=True)
+            part = matrix.with_suffix(".part")
+            np.savetxt(part, transform)
+            part.replace(matrix)
+        pairs.append({**pair, "init": str(matrix)})
     return pairs
 
 

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
+from scripts.data import pair
 from scripts.data.intensity import apply_window
 from scripts.data.pair import LoadPair, coarsen, one_pair, working_grid
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import pair_list, write_phantom
 from scripts.errors import InputError
-from scripts.spatial.geometry import Geometry
+from scripts.spatial.affine import align
+from scripts.spatial.geometry import Geometry, apply_affine
 from tests.conftest import oblique, rotation
 
 
@@ -93,6 +96,27 @@ def test_alignment_moves_the_moving_image(tmp_path, heart):
     data = LoadPair(init="moments")(paths)
     np.testing.assert_allclose(data["pair"].transform[:3, 3], (400, 0, 0), atol=0.1)
     torch.testing.assert_close(data["image"][0], data["image"][1], atol=0.02, rtol=0)
+
+
+def test_an_affine_is_found_on_coarse_images(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    blobs = ndimage.gaussian_filter(rng.random((180, 150, 60)), 6)
+    array = np.clip((blobs - blobs.min()) / np.ptp(blobs), 0.1, 1).astype(np.float32)
+    truth = np.eye(4)
+    truth[:3, :3] = rotation((0, 0, 1), 5) @ np.diag([1.04, 0.97, 1.0])
+    truth[:3, 3] = (6, -5, 3)
+    affine = np.diag([2.0, 2.0, 4.0, 1.0])
+    paths = {
+        "moving": save(tmp_path / "m.nii.gz", array, truth @ affine),
+        "fixed": save(tmp_path / "f.nii.gz", array, affine),
+    }
+    shapes = []
+    monkeypatch.setattr(pair, "align", lambda *a: shapes.extend([a[0].shape, a[2].shape]) or align(*a))
+    found = LoadPair(init="affine")(paths)["pair"].transform
+    assert all(max(shape) <= 101 and shape[2] == 60 for shape in shapes)  # 4 mm is as fine as it needs
+    corners = np.array([[x, y, z] for x in (60, 300) for y in (60, 240) for z in (40, 200)])
+    errors = np.linalg.norm(apply_affine(found, corners) - apply_affine(truth, corners), axis=1)
+    assert errors.max() < 0.5
 
 
 def test_bad_pairs(tmp_path, heart, heart_files):

@@ -93,14 +93,30 @@ def test_acdc_pairs_are_cropped_in_place(tmp_path):
         acdc_pairs(str(tmp_path), "validation", str(tmp_path / "cache"))
 
 
+def test_masks_of_acdc_pairs(tmp_path):
+    image = make_acdc(tmp_path)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    arguments = (str(tmp_path), "training", str(tmp_path / "cache"), 8, str(masks))
+    with pytest.raises(
+        InputError, match=r"masks has no masks of patient001_frame01; .* or patient001_frame01_masks\.nii"
+    ):
+        acdc_pairs(*arguments)
+    for name in ("patient001_frame01", "patient001_frame12_masks"):  # by hand, and by the masks command
+        nib.save(nib.Nifti1Image(image + 1, np.diag([2, 2, 8, 1])), masks / f"{name}.nii.gz")
+    (pair,) = acdc_pairs(*arguments)
+    for role in ("moving", "fixed"):
+        np.testing.assert_array_equal(nib.load(pair[f"{role}_mask"]).get_fdata(), image[6:14, 4:12] + 1)
+
+
 def test_abdomen_pairs_keep_their_affine(tmp_path, monkeypatch):
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "abdomen_ct.json").write_text('{"training": ["1", "2", "3"]}', encoding="utf-8")
     calls = []
 
     class FakeLoad:
-        def __init__(self, window, init):
-            assert (window, init) == ("ct", "affine")
+        def __init__(self, window, init, affine_size):
+            assert (window, init, affine_size) == ("ct", "affine", 64)
 
         def __call__(self, paths):
             calls.append(paths)
@@ -114,6 +130,7 @@ def test_abdomen_pairs_keep_their_affine(tmp_path, monkeypatch):
     assert {(p["moving_subject"], p["fixed_subject"]) for p in pairs} == {
         (a, b) for a in "123" for b in "123" if a != b
     }
+    assert abdomen_pairs(str(tmp_path), "training", str(tmp_path / "cache"), every=4) == [pairs[0], pairs[4]]
 
 
 def test_phantoms_for_training(tmp_path, monkeypatch):
