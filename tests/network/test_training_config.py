@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
@@ -77,7 +78,13 @@ def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
     assert set(workflow.parser.get_parsed_content("loss_function").terms) == {
         "lncc", "diffusion", "dice", "contrast", "alignment", "contour"
     }  # fmt: skip
-    assert (tmp_path / "best.pt").exists() and list(tmp_path.glob("events.out*"))
+    assert (tmp_path / "best.pt").exists()
+    logged = [EventAccumulator(str(path)).Reload() for path in tmp_path.glob("events.out*")]
+    scalars = {tag: events.Scalars(tag) for events in logged for tag in events.Tags()["scalars"]}
+    assert {"loss", "lncc", "contour", "mean_dice", "initial_dice"} <= set(scalars)
+    assert [event.step for event in scalars["loss"]] == [1, 2, 3, 4]
+    assert [event.step for event in scalars["mean_dice"]] == [1, 2, 3]  # every epoch, and at the end
+    assert sum(len(events.Images(tag)) for events in logged for tag in events.Tags()["images"]) > 0
 
     again = run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=3, **lists, **SMALL))
     assert again.parser.get_parsed_content("train#trainer").state.iteration == 6
