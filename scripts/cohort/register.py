@@ -43,7 +43,8 @@ def register(
         pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
         method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network; "auto"
             takes the network for the images it was trained for, and says why.
-        preset: of samreg: default, or the name of a file in configs/presets; explicit options win.
+        preset: default, or the name of a file in configs/presets (samreg) or configs/presets/network; explicit options
+            win.
         dry_run: only say what would be done.
         options: device (auto, cpu, cuda, mps), seed, and any key of configs/samreg.json, e.g. init="affine",
             window="ct", sam="vit_b", image_weight=1; of configs/inference.json for the network, e.g.
@@ -92,13 +93,11 @@ def resolve(
     """
     if method not in (*METHODS, AUTO):
         raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}, {AUTO}.")
-    if method == "network" and preset != "default":
-        raise InputError(f"The preset {preset!r} is for the method samreg; leave it out, or give --method samreg.")
     if pairs is not None and (moving is not None or fixed is not None):
         raise InputError("Give either two images or --pairs with a list of pairs, not both.")
     if output_dir is None:
         raise InputError("No --output_dir was given; name the folder of the results.")
-    overlays = preset_files(preset)
+    overlays = preset_files(preset, "samreg" if method == AUTO else method)
     values = {**options, "output_dir": str(output_dir)}
     if pairs is not None:
         values["pairs"] = str(pairs)
@@ -109,6 +108,7 @@ def resolve(
             values[role] = str(path)
     if method == AUTO:
         method, values["method_reason"] = _chosen(values, preset, options)
+        overlays = preset_files(preset, method)
     return [METHODS[method], *overlays, *(LISTS[method] if pairs is not None else [])], values
 
 
@@ -129,13 +129,14 @@ def _paths(configs: list[str]) -> list[str]:
     return [str(BUNDLE / "configs" / name) for name in configs]
 
 
-def preset_files(name: str) -> list[str]:
-    """The config overlay of a preset, none for "default".
+def preset_files(name: str, method: str) -> list[str]:
+    """The config overlay of a preset of a method, none for "default".
 
     Raises:
-        InputError: there is no such preset.
+        InputError: the method has no such preset.
     """
-    known = sorted(p.stem for p in (BUNDLE / "configs" / "presets").glob("*.json"))
+    folder = "presets" if method == "samreg" else f"presets/{method}"
+    known = sorted(p.stem for p in (BUNDLE / "configs" / folder).glob("*.json"))
     if name != "default" and name not in known:
-        raise InputError(f"Unknown preset {name!r}; choose one of default, {', '.join(known)}.")
-    return [] if name == "default" else [f"presets/{name}.json"]
+        raise InputError(f"The method {method} has no preset {name!r}; choose one of default, {', '.join(known)}.")
+    return [] if name == "default" else [f"{folder}/{name}.json"]

@@ -100,7 +100,11 @@ def test_other_images_do_not_and_no_network_is_asked(heart_files, tmp_path, sour
         ({"sam": "vit_b"}, ["samreg.json"], "--sam belongs to it"),
         ({"dense_settings#steps": 4}, ["samreg.json"], "--dense_settings belongs to it"),
         ({"preset": "retina"}, ["samreg.json", "presets/retina.json"], "the preset retina belongs to it"),
-        ({"preset": "cardiac_mr"}, ["inference.json", "presets/cardiac_mr.json"], "the preset cardiac_mr says so"),
+        (
+            {"preset": "cardiac_mr"},
+            ["inference.json", "presets/network/cardiac_mr.json"],
+            "the preset cardiac_mr says so",
+        ),
         ({"window": "ct"}, ["samreg.json"], "its intensities are those of CT"),
     ],
 )

@@ -28,7 +28,7 @@ PRESETS = ("abdomen_ct", "cardiac_mr", "prostate_mr", "retina")
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_options_that_exist_and_are_usable(bundle, name):
-    files = [str(bundle / "configs" / f) for f in ("samreg.json", *preset_files(name))]
+    files = [str(bundle / "configs" / f) for f in ("samreg.json", *preset_files(name, "samreg"))]
     overlay = json.loads((bundle / "configs" / "presets" / f"{name}.json").read_text(encoding="utf-8"))
     check_options(files[:1], overlay)
     parser = ConfigParser()
@@ -36,6 +36,20 @@ def test_presets_are_options_that_exist_and_are_usable(bundle, name):
     for key in ("inferer", "preprocessing"):
         parser.get_parsed_content(key)
     assert overlay.items() <= parser.get_parsed_content("parameters").items()
+
+
+@pytest.mark.parametrize("name", ["abdomen_ct", "cardiac_mr"])
+def test_presets_of_the_network_fit_its_weights(bundle, name):
+    configs, _ = resolve("a", "b", "out", method="network", preset=name)
+    assert configs == ["inference.json", f"presets/network/{name}.json"]
+    files = [str(bundle / "configs" / f) for f in configs]
+    overlay = json.loads((bundle / "configs" / configs[1]).read_text(encoding="utf-8"))
+    check_options(files[:1], overlay)
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({"bundle_root": str(bundle)})
+    network = parser.get_parsed_content("network")
+    assert network.structures == len(parser.get_parsed_content("structures"))
 
 
 def test_presets_are_those_of_the_benchmarks(bundle):
@@ -90,7 +104,7 @@ def test_the_plan_of_a_list(heart_files, tmp_path):
         (("a", "b", None, None, "default"), "No --output_dir"),
         (("a", None, "out", None, "default"), "No fixed image was given; name two images, or a list"),
         (("a", "b", "out", None, "heart"), "'heart'; choose one of default, abdomen_ct, cardiac_mr, prostate_mr"),
-        (("a", "b", "out", None, "../samreg"), "Unknown preset"),
+        (("a", "b", "out", None, "../samreg"), "samreg has no preset"),
     ],
 )
 def test_what_cannot_be_resolved_is_said(arguments, message):
@@ -162,5 +176,7 @@ def test_the_method_chooses_the_config():
     assert listed == ["inference.json", "cohort.json", "cohort_network.json"]
     with pytest.raises(InputError, match="Unknown method 'best'; choose one of samreg, network"):
         resolve("a", "b", "out", method="best")
-    with pytest.raises(InputError, match="preset 'cardiac_mr' is for the method samreg"):
-        resolve("a", "b", "out", method="network", preset="cardiac_mr")
+    with pytest.raises(
+        InputError, match="network has no preset 'retina'; choose one of default, abdomen_ct, cardiac_mr"
+    ):
+        resolve("a", "b", "out", method="network", preset="retina")
