@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from monai.bundle import ConfigParser
 
+from scripts.cohort.register import register
 from scripts.data.pair import one_pair
 from scripts.data.pair_lists import acdc_pairs
 from scripts.engine.batches import inference_batch
@@ -27,3 +28,20 @@ def test_validation_patients_improve_with_and_without_masks(bundle, real_data, t
         assert metrics["dice"]["final"]["mean"] > metrics["dice"]["initial"]["mean"] + 0.1
         assert metrics["field"]["folds_percent"] < 0.1
         assert metrics["field"]["sdlogj"] < (0.06 if masks is None else 0.08)
+
+
+@pytest.mark.slow
+def test_the_preset_of_abdomens_registers_subjects(real_data, tmp_path):
+    folder = real_data / "abdomen_ct"
+    paths = {
+        role: {"image": str(folder / f"img{number}.nii.gz"), "label": str(folder / f"label{number}.nii.gz")}
+        for role, number in (("moving", "0036"), ("fixed", "0022"))
+    }
+    record = register(
+        paths["moving"]["image"], paths["fixed"]["image"], str(tmp_path), method="network", preset="abdomen_ct",
+        moving_label=paths["moving"]["label"], fixed_label=paths["fixed"]["label"], overview=False, progress=False,
+    )  # fmt: skip
+    dice = {stage: values["mean"] for stage, values in record["metrics"]["dice"].items()}
+    assert dice["initial"] < 0.1 < 0.25 < dice["aligned"] < 0.4
+    assert dice["final"] > 0.55
+    assert record["metrics"]["field"]["folds_percent"] < 0.3
