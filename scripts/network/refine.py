@@ -31,7 +31,7 @@ class RefineSettings:
     learning_rate: float = 0.1
     patience: int = 8
     weights: Mapping[str, float] = field(
-        default_factory=lambda: {"lncc": 1.0, "diffusion": 0.45, "dice": 1.0, "contour": 0.05}
+        default_factory=lambda: {"lncc": 1.0, "diffusion": 0.8, "dice": 1.0, "contour": 0.005}
     )
     lncc_kernel: int = 9
     max_points: int = 1024

@@ -101,6 +101,11 @@ def test_other_images_do_not_and_no_network_is_asked(heart_files, tmp_path, sour
         ({"dense_settings#steps": 4}, ["samreg.json"], "--dense_settings belongs to it"),
         ({"preset": "retina"}, ["samreg.json", "presets/retina.json"], "the preset retina belongs to it"),
         (
+            {"preset": "abdomen_ct"},
+            ["inference.json", "presets/network/abdomen_ct.json"],
+            "has weights of its own in it",
+        ),
+        (
             {"preset": "cardiac_mr"},
             ["inference.json", "presets/network/cardiac_mr.json"],
             "the preset cardiac_mr says so",
@@ -116,7 +121,8 @@ def test_what_the_user_says_comes_first(heart_files, tmp_path, source, options, 
 
 def test_a_preset_does_not_make_a_plane_a_stack(heart_files, tmp_path, source):
     flat = changed(heart_files["fixed"], tmp_path / "flat.nii.gz", lambda a: a[:, :, 2:3])
-    assert chosen({**heart_files, "fixed": flat}, tmp_path, preset="cardiac_mr")[0][0] == "samreg.json"
+    for preset in ("cardiac_mr", "abdomen_ct"):
+        assert chosen({**heart_files, "fixed": flat}, tmp_path, preset=preset)[0][0] == "samreg.json"
 
 
 @pytest.mark.parametrize(
