@@ -57,8 +57,8 @@ def all_commands(bundle: Path) -> list[str]:
 
 
 def line_of(bundle: Path, part: str) -> list[str]:
-    """The one command that holds this part, in words, without "python -m"."""
-    found = [line for line in all_commands(bundle) if part in line]
+    """The one command that holds this part, a new line at its end, in words, without "python -m"."""
+    found = [line for line in all_commands(bundle) if part in f"{line}\n"]
     assert len(found) == 1, found
     return shlex.split(found[0])[2:]
 
@@ -92,10 +92,18 @@ def here(heart_files, tmp_path, monkeypatch):
 
 def test_the_network(bundle, here, monkeypatch):
     """The bundled weights, and masks from the bundled cardiac network."""
-    assert run_main(monkeypatch, *line_of(bundle, "--method network")[1:], "--progress", "False") == 0
+    assert run_main(monkeypatch, *line_of(bundle, "--method network\n")[1:], "--progress", "False") == 0
     record = json.loads((here / "out" / "correspondence.json").read_text(encoding="utf-8"))
     assert record["method"]["name"] == "network" and record["parameters"]["checkpoint"].endswith("models/model.pt")
     assert record["metrics"]["field"]["mean_displacement_mm"] > 0.1 and (here / "out" / "moved.nii.gz").exists()
+
+
+def test_the_network_for_abdomens(bundle, here, monkeypatch, capsys):
+    """What it reaches is measured on real data (tests/network/test_shipped.py)."""
+    words = line_of(bundle, "--method network --preset abdomen_ct")
+    assert run_main(monkeypatch, *words[1:], "--dry_run") == 0
+    said = capsys.readouterr().out
+    assert "model_abdomen.pt" in said and "instance_steps 60" in said
 
 
 def test_in_words_of_monai(bundle, here):
