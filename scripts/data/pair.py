@@ -108,10 +108,12 @@ class LoadPair(Transform):
         try:
             grey = {role: apply_window(torch.from_numpy(v.array), self.window) for role, v in volumes.items()}
             small = {role: coarsen(grey[role], v.geometry, min(working.spacing)) for role, v in volumes.items()}
-            start = {role: self._for_affine(*i, fixed.geometry) for role, i in small.items()}
-            transform = align(
-                *_grey(*start["fixed"]), *_grey(*start["moving"]), str(data.get("init") or self.init or "none")
-            )
+            init = str(data.get("init") or self.init or "none")
+            start = small
+            if init == "affine" and fixed.geometry.ndim == 3:
+                spacing = max(np.multiply(fixed.geometry.shape, fixed.geometry.spacing)) / self.affine_size
+                start = {role: coarsen(*i, spacing) for role, i in small.items()}
+            transform = align(*_grey(*start["fixed"]), *_grey(*start["moving"]), init)
         except ValueError as error:
             raise InputError(str(error)) from error
         if not overlap(fixed.geometry, moving.geometry, transform):
@@ -133,11 +135,6 @@ class LoadPair(Transform):
         )
         stacked = torch.cat(same_channels(*_to_working(small, pair)))
         return {**data, "image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
-
-    def _for_affine(self, image: Tensor, geometry: Geometry, fixed: Geometry) -> tuple[Tensor, Geometry]:
-        if geometry.ndim == 2:
-            return image, geometry
-        return coarsen(image, geometry, max(np.multiply(fixed.shape, fixed.spacing)) / self.affine_size)
 
     def _label(self, data: Mapping, key: str, image: Volume) -> Volume | None:
         path = data.get(key)

@@ -16,6 +16,8 @@ from PIL import Image
 
 import scripts
 from scripts import register
+from scripts.anatomy.names import canonical
+from scripts.anatomy.net import NETS
 from scripts.cohort.plan import plan_text
 from scripts.cohort.register import preset_files, resolve
 from scripts.engine.run import check_options
@@ -50,6 +52,15 @@ def test_presets_of_the_network_fit_its_weights(bundle, name):
     parser.update({"bundle_root": str(bundle)})
     network = parser.get_parsed_content("network")
     assert network.structures == len(parser.get_parsed_content("structures"))
+
+
+def test_structures_of_abdomens_are_the_same_everywhere(bundle):
+    """The labels of the weights are the places in this list, so training, preset and masks must have one order."""
+    lists = [
+        [canonical(n) for n in json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))["structures"]]
+        for file in ("presets/network/abdomen_ct.json", "datasets/abdomen_ct.json")
+    ]
+    assert lists[0] == lists[1] == list(NETS["abdomen"].names)
 
 
 def test_presets_are_those_of_the_benchmarks(bundle):

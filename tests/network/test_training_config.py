@@ -115,6 +115,23 @@ def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
     assert "give another output_dir" in str(error.value)
 
 
+def test_training_ends_where_nothing_improves_or_time_is_up(bundle, lists, tmp_path):
+    options = {**lists, **SMALL, "max_epochs": 6}
+    still = workflow_of(
+        bundle, ["train.json"], output_dir=str(tmp_path / "still"), patience=2, **{**options, "learning_rate": 0.0}
+    )
+    run(still)  # the Dice stays what it was in the first epoch
+    assert still.parser.get_parsed_content("train#trainer").state.epoch == 3
+
+    out = tmp_path / "short"
+    run(workflow_of(bundle, ["train.json"], output_dir=str(out), time_budget_s=1, **{**options, "max_epochs": 200}))
+    done = torch.load(out / "last.pt", weights_only=True)["engine"]["iteration"]
+    assert 0 < done < 400
+    epochs = done // 2 + 2
+    longer = run(workflow_of(bundle, ["train.json"], output_dir=str(out), **{**options, "max_epochs": epochs}))
+    assert longer.parser.get_parsed_content("train#trainer").state.iteration == 2 * epochs
+
+
 def first_value_error(error: BaseException) -> BaseException:
     while error is not None and type(error) not in (ValueError, FloatingPointError):
         error = error.__cause__ or error.__context__
