@@ -64,10 +64,11 @@ def test_vista3d_overlay_asks_for_what_the_bundle_takes(bundle):
     assert overlay["source_options"]["prompt_key"] == "label_prompt"
 
 
+SAM = [["train_sam.json"], ["train_sam.json", "multi_gpu_train_sam.json"], ["distill_sam.json"]]
 ANATOMY = [TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
 
 
-@pytest.mark.parametrize("names", [*FILES.values(), ["train_sam.json"], ["distill_sam.json"], *ANATOMY, *NETWORK])
+@pytest.mark.parametrize("names", [*FILES.values(), *SAM, *ANATOMY, *NETWORK])
 def test_expressions_stay_one_short_line(bundle, names):
     config = ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +140,7 @@ def save_slices(path: Path, slices: Iterable[Slice]) -> None:
         arrays[f"image{i}"], arrays[f"layers{i}"] = s.image, s.layers
         arrays[f"info{i}"] = np.array(json.dumps({"groups": s.groups, "class_offset": s.class_offset}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part.npz")  # other processes of one training may make it too
     np.savez_compressed(part, **arrays)
     part.replace(path)
 
@@ -161,14 +163,14 @@ def cached_subjects(cache_dir: str | Path, subjects: dict[str, Callable[[], list
         cache_dir: one file a subject is kept here.
         subjects: file name (without ending) to a function that makes its slices.
     """
-    found = []
-    for name, make in subjects.items():
-        path = Path(cache_dir) / f"{name}.npz"
-        if not path.exists():
+    paths = {name: Path(cache_dir) / f"{name}.npz" for name in subjects}
+    missing = [name for name, path in paths.items() if not path.exists()]
+    random.Random(os.getpid()).shuffle(missing)  # processes of one training share the work, each begins elsewhere
+    for name in missing:
+        if not paths[name].exists():
             logger.info("making training slices of %s", name)
-            save_slices(path, make())
-        found += load_slices(path)
-    return found
+            save_slices(paths[name], subjects[name]())
+    return [found for path in paths.values() for found in load_slices(path)]
 
 
 def sam_slices(

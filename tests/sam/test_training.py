@@ -161,6 +161,8 @@ def test_overlays_name_what_they_change(bundle):
     for name in names:  # an overlay with a key that the config does not know would do nothing
         changed = {key.split("#")[0] for key in json.loads((configs / name).read_text(encoding="utf-8"))}
         assert changed - {"data_dir"} <= set(base)
+    several = json.loads((configs / "multi_gpu_train_sam.json").read_text(encoding="utf-8"))
+    assert several["network"]["module"] == base["network"]
 
 
 def test_missing_data_is_one_sentence(tmp_path):
