@@ -23,7 +23,6 @@ from scripts.engine.device import pick_device
 from scripts.engine.run import BUNDLE, check_options
 from scripts.metrics.pair import pair_metrics
 from scripts.roi.registration import Registration
-from scripts.spatial.warp import resize_ddf
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +71,7 @@ class Registrar:
         image, _, _, extra = image_batch(batch, self.device)
         result = self.inferer(image, self.network, **extra)
         pair = batch["pair"]
-        ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu(), pair.fixed.geometry.shape)
-        metrics = pair_metrics(pair, ddf)
+        metrics = pair_metrics(pair, pair.on_fixed_grid(result.ddf))
         return Case(name, pair, result, len(result.matches), metrics, time.perf_counter() - began)
 
 

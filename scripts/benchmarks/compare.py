@@ -34,7 +34,6 @@ from scripts.engine.run import BUNDLE
 from scripts.errors import InputError
 from scripts.fingerprint import fingerprint
 from scripts.metrics.pair import pair_metrics
-from scripts.spatial.warp import resize_ddf
 
 NETWORK = ("inference.json", "evaluate.json")
 CARDIAC = MODELS / "cardiac_net.pt"
@@ -122,7 +121,7 @@ def measure_pair(
     if tool is not None:
         grey = torch.stack([half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)])
         found, seconds["seconds"] = registered(tool, grey, pair.working.spacing, kept_in)
-        ddf = resize_ddf(found, pair.fixed.geometry.shape)
+        ddf = pair.on_fixed_grid(found)
     row = flat_metrics(pair_metrics(pair, ddf), structures) | seconds
     if pair.moving_mask is not None:
         carried = pair_metrics(replace(pair, moving_label=pair.moving_mask), ddf)["dice"]

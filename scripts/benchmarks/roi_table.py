@@ -22,7 +22,6 @@ from scripts.engine.batches import image_batch
 from scripts.engine.outcome import plain_errors
 from scripts.metrics.pair import pair_metrics
 from scripts.roi.registration import working_image
-from scripts.spatial.warp import resize_ddf
 
 METRICS = {"dice": "Dice", "centroid_mm": "TRE of centroids (mm)", "hd95_mm": "HD95 (mm)"}
 
@@ -65,8 +64,8 @@ class Segmented:
         matches = self.inferer.match(*self.regions, self.working)
         key = str((matches.moving.tolist(), matches.fixed.tolist()))
         if key not in self._known:
-            ddf = self.inferer.from_regions(*self.regions, self.image, self.working).ddf
-            ddf = None if ddf is None else resize_ddf(ddf.cpu(), self.pair.fixed.geometry.shape)
+            result = self.inferer.from_regions(*self.regions, self.image, self.working)
+            ddf = self.pair.on_fixed_grid(result.ddf)
             self._known[key] = pair_metrics(self.pair, ddf) | {"matches": len(matches)}
         return self._known[key]
 

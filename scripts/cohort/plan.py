@@ -76,7 +76,8 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     for role in ("moving", "fixed"):
         for key in (role, f"{role}_label"):
             if item.get(key):
-                volumes[key] = read_volume(item[key], frame=item.get(f"{role}_frame"), header=wanted["header"])
+                frame, label = item.get(f"{role}_frame"), key != role
+                volumes[key] = read_volume(item[key], frame=frame, header=wanted["header"], single=label)
                 lines.append(f"{key}: {item[key]}, {grid_text(volumes[key].geometry)}")
         if item.get(f"{role}_landmarks"):
             lines.append(f"{role}_landmarks: {item[f'{role}_landmarks']}")

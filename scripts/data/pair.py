@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +21,10 @@ from scripts.data.reader import Volume, check_intensities, read_volume
 from scripts.errors import InputError
 from scripts.spatial.affine import align
 from scripts.spatial.geometry import Geometry, extent_text, grid_text, overlap, resample
-from scripts.spatial.landmarks import read_landmarks
+from scripts.spatial.landmarks import contains, read_landmarks
+from scripts.spatial.orientation import ddf_to_grid, oriented
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +36,7 @@ class Pair:
         fixed: the fixed image as read.
         transform: (4, 4) initial alignment, fixed world to moving world, RAS mm.
         working: grid on which the registration runs, the box of the fixed image with at most ``max_size`` voxels a
-            side.
+            side; its axes may have another order and direction.
         moving_label: labels on the moving grid, or None.
         fixed_label: labels on the fixed grid, or None.
         moving_landmarks: (L, 3) RAS mm, or None.
@@ -52,6 +56,10 @@ class Pair:
     moving_mask: Volume | None = None
     fixed_mask: Volume | None = None
 
+    def on_fixed_grid(self, ddf: Tensor | None) -> Tensor | None:
+        """A field (1, n, *working.shape) in voxels of the working grid as one of the fixed grid; None stays None."""
+        return None if ddf is None else ddf_to_grid(ddf.cpu().float(), self.working, self.fixed.geometry)
+
 
 class LoadPair(Transform):
     """Reads a pair and puts both images on the working grid.
@@ -66,6 +74,8 @@ class LoadPair(Transform):
         landmark_frame: "ras", "lps" or "voxel".
         affine_size: most voxels along any axis of 3-D images of which an affine transform is found. More take longer
             and find the same (docs/reproduce.md).
+        reorient: gives the working grid the axes of :func:`scripts.spatial.orientation.oriented`, for networks, which
+            know patients one way round; else those of the fixed image.
 
     Input: a dict with paths "moving" and "fixed", and where wanted "moving_frame", "fixed_frame", "moving_label",
     "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init"; empty values count as
@@ -87,9 +97,13 @@ class LoadPair(Transform):
         fill_nan: float | None = None,
         landmark_frame: str = "ras",
         affine_size: int = 96,
+        reorient: bool = False,
     ) -> None:
+        if type(max_size) is not int or max_size < 2:
+            raise InputError(f"max_size must be a whole number of voxels, at least 2, got {max_size!r}.")
         self.window, self.init, self.max_size, self.affine_size = window, init, max_size, affine_size
         self.header, self.fill_nan, self.landmark_frame = header, fill_nan, landmark_frame
+        self.reorient = reorient
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         volumes = {}
@@ -105,6 +119,8 @@ class LoadPair(Transform):
                 "both must have the same number of dimensions."
             )
         working = working_grid(fixed.geometry, self.max_size)
+        if self.reorient:
+            working = oriented(working)
         try:
             grey = {role: apply_window(torch.from_numpy(v.array), self.window) for role, v in volumes.items()}
             small = {role: coarsen(grey[role], v.geometry, min(working.spacing)) for role, v in volumes.items()}
@@ -140,7 +156,8 @@ class LoadPair(Transform):
         path = data.get(key)
         if not path:
             return None
-        label = read_volume(path, frame=data.get(f"{key.split('_')[0]}_frame") or None, header=self.header)
+        frame = data.get(f"{key.split('_')[0]}_frame")
+        label = read_volume(path, frame=None if frame == "" else frame, header=self.header, single=True)
         if label.geometry.shape != image.geometry.shape or not np.allclose(
             label.geometry.affine, image.geometry.affine, atol=1e-3
         ):
@@ -159,11 +176,18 @@ class LoadPair(Transform):
         if not path:
             return None
         try:
-            return read_landmarks(path, image.geometry, self.landmark_frame)
+            points = read_landmarks(path, image.geometry, self.landmark_frame)
         except OSError as error:
             raise InputError(f"{path} cannot be read; give a text file with one landmark a row.") from error
         except ValueError as error:
             raise InputError(str(error)) from error
+        outside = int((~contains(image.geometry, points)).sum())
+        if outside:
+            logger.warning(
+                "%d of %d landmarks of %s lie outside %s (%s), where no field displaces them; check --landmark_frame.",
+                outside, len(points), path, image.path, extent_text(image.geometry),
+            )  # fmt: skip
+        return points
 
 
 def working_grid(fixed: Geometry, max_size: int) -> Geometry:

@@ -92,7 +92,9 @@ class PlacePrompt(Transform):
         if self.mask:
             volume = pair.moving if self.source == "moving" else pair.fixed
             label = read_volume(self.mask)
-            if label.geometry.shape != volume.geometry.shape:
+            if label.geometry.shape != volume.geometry.shape or not np.allclose(
+                label.geometry.affine, volume.geometry.affine, atol=1e-3
+            ):
                 raise InputError(f"{self.mask} is on another grid than {volume.path}; resample it first.")
             transform = pair.transform if self.source == "moving" else None
             values = torch.from_numpy((label.array[:1] != 0).astype(np.float32))

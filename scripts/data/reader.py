@@ -48,7 +48,7 @@ class Volume:
         return self.path.lower().endswith(PICTURES)
 
 
-def read_volume(path: str | Path, *, frame: int | None = None, header: str = "auto") -> Volume:
+def read_volume(path: str | Path, *, frame: int | None = None, header: str = "auto", single: bool = False) -> Volume:
     """Reads NIfTI, NRRD, MetaImage, PNG/JPEG/TIFF/BMP, or a folder with one DICOM series.
 
     Args:
@@ -56,6 +56,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         frame: which time frame of a 4-D series, from 0.
         header: what to believe when a NIfTI affine contradicts its voxel size: "auto" warns and takes the voxel size,
             "pixdim" takes it silently, "affine" takes the affine.
+        single: an image that is no series is taken whatever ``frame`` says, as the label map of that frame.
 
     Returns:
         The image; one with a single slice is 2-D. Pictures lie as ITK reads them: columns to the left, rows to the
@@ -78,7 +79,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         array, affine, nifti = *_read_picture(path), None
     else:
         array, affine, nifti = *_read_itk(path, str(path)), None
-    array = _one_frame(array, frame, path)
+    array = _one_frame(array, None if single and array.ndim == 4 else frame, path)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not usable(affine):
         raise InputError(
@@ -171,6 +172,8 @@ def _read_picture(path: Path):
         with Picture.open(path) as picture:
             if picture.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr", "LA"):
                 picture = picture.convert("RGB")
+            elif picture.mode == "1":
+                picture = picture.convert("L")
             array = np.asarray(picture)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
         raise InputError(f"{path} cannot be read as a picture ({_first_line(error)}).") from error

@@ -136,7 +136,9 @@ def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Hea
 
 
 def save_picture(path: Path, array: NDArray) -> None:
-    """Writes channels (1 or 3, columns, rows) as a PNG."""
+    """Writes channels (1 or 3, columns, rows) as a PNG; values that it cannot hold are stretched to 8 bits."""
+    if array.dtype not in (np.uint8, np.uint16):
+        array = np.interp(array, (array.min(), array.max()), (0, 255)).round().astype(np.uint8)
     picture = np.ascontiguousarray(array.transpose(2, 1, 0))
     Picture.fromarray(picture[..., 0] if picture.shape[-1] == 1 else picture).save(path)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from scripts.data.pair import Pair
 from scripts.metrics.jacobian import regularity
 from scripts.metrics.overlap import centroid_error, dice, hd95, target_registration_error
-from scripts.spatial.geometry import resample
+from scripts.spatial.geometry import resample_map
 from scripts.spatial.landmarks import fixed_to_moving
 
 
@@ -35,11 +35,11 @@ def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
     result: dict = {}
     if pair.moving_label is not None and pair.fixed_label is not None:
         fixed = torch.from_numpy(pair.fixed_label.array[0].astype(np.int64))
-        moving = torch.from_numpy(pair.moving_label.array.astype(np.float32))
+        moving = pair.moving_label.array[0]
         values = sorted(set(np.unique(fixed)) & set(np.unique(pair.moving_label.array)) - {0})
         for stage, (transform, field) in stages.items():
             grids = pair.moving_label.geometry, pair.fixed_label.geometry
-            moved = resample(moving, *grids, transform, field, mode="nearest", fill=0)[0].long()
+            moved = torch.from_numpy(resample_map(moving, *grids, transform, field).astype(np.int64))
             spacing = pair.fixed.geometry.spacing
             measured = {
                 "dice": dice(moved, fixed, values),

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from monai.transforms import Transform
 
 from scripts.metrics.pair import pair_metrics
-from scripts.spatial.warp import resize_ddf
 
 
 class MeasurePair(Transform):
@@ -20,7 +19,5 @@ class MeasurePair(Transform):
     """
 
     def __call__(self, data: Mapping) -> dict:
-        pair, ddf = data["pair"], data["pred"].ddf
-        if ddf is not None:
-            ddf = resize_ddf(ddf.cpu().float(), pair.fixed.geometry.shape)
-        return {**data, "metrics": pair_metrics(pair, ddf)}
+        pair = data["pair"]
+        return {**data, "metrics": pair_metrics(pair, pair.on_fixed_grid(data["pred"].ddf))}

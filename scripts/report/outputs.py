@@ -31,15 +31,21 @@ from scripts.report.panels import panels
 from scripts.roi.registration import Registration
 from scripts.spatial.chain import Field
 from scripts.spatial.fields import write_field
-from scripts.spatial.geometry import Geometry, apply_affine, resample, world_displacement
+from scripts.spatial.geometry import Geometry, apply_affine, resample, resample_map, world_displacement
 from scripts.spatial.inversion import invert_chain
 from scripts.spatial.landmarks import fixed_to_moving, write_landmarks
-from scripts.spatial.warp import resize_ddf
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "segment-anything", "SimpleITK", "scipy")
 STORE = ".cache"  # folder in the output folder where masks are kept by default
+RECORD = "correspondence.json"
+MASKS = [f"{role}_{what}" for role in ("moving", "fixed") for what in ("rois", "regions")]
+OUTPUTS = {
+    *("overview.png", "report.html", "ddf.nii.gz", "inverse_ddf.nii.gz", "moved.nii.gz", "moved.png"),
+    *("moved_label.nii.gz", "moved_landmarks.csv"),
+    *(name + kind for name in MASKS for kind in (".nii.gz", ".png")),
+}
 
 
 def check_output_dir(path: str | Path) -> Path:
@@ -102,7 +108,7 @@ class SaveRegistration(Transform):
         said = [*data.get("warnings", ()), *result.warnings]
         for sentence in said:
             logger.warning(sentence)
-        ddf = None if result.ddf is None else resize_ddf(result.ddf.cpu().float(), pair.fixed.geometry.shape)
+        ddf = pair.on_fixed_grid(result.ddf)
         metrics = pair_metrics(pair, ddf)
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=output_dir) as folder:
             try:
@@ -118,19 +124,22 @@ class SaveRegistration(Transform):
                 # The record is moved last: where it stands, everything it names stands too.
                 record = self._record(pair, result, metrics, said)
                 text = json.dumps(record, indent=2, allow_nan=False)
-                (part / "correspondence.json").write_text(text, encoding="utf-8")
+                (part / RECORD).write_text(text, encoding="utf-8")
                 if self.overview:
                     pictures = slice_pictures(image, result, pair.working.spacing)
                     report = case_page(record, pictures, drawn)
                     (part / "report.html").write_text(report, encoding="utf-8")
-                names = sorted(p.name for p in part.iterdir() if p.name != "correspondence.json")
-                for name in [*names, "correspondence.json"]:
+                names = sorted(p.name for p in part.iterdir() if p.name != RECORD)
+                if (output_dir / RECORD).exists():  # what an earlier run left must not pass for a result of this one
+                    for name in OUTPUTS - set(names):
+                        (output_dir / name).unlink(missing_ok=True)
+                for name in [*names, RECORD]:
                     (part / name).replace(output_dir / name)
             except OSError as error:
                 raise InputError(
                     f"Writing to {output_dir} failed ({error.strerror or error}); nothing was replaced."
                 ) from error
-        return {**data, "metrics": metrics, "files": [*names, "correspondence.json"]}
+        return {**data, "metrics": metrics, "files": [*names, RECORD]}
 
     def _regions(self, folder: Path, pair: Pair, result: Registration) -> None:
         sets = {"moving_rois": result.moving_masks, "fixed_rois": result.fixed_masks}
@@ -165,16 +174,8 @@ class SaveRegistration(Transform):
             save_picture(folder / "moved.png", moved)
         if pair.moving_label is not None:
             label = pair.moving_label
-            warped = resample(
-                torch.from_numpy(label.array.astype(np.float32)),
-                label.geometry,
-                grid,
-                pair.transform,
-                ddf,
-                mode="nearest",
-                fill=0,
-            )[0].numpy()
-            save_nifti(folder / "moved_label.nii.gz", warped.astype(label.array.dtype), grid, label.header)
+            warped = resample_map(label.array[0], label.geometry, grid, pair.transform, ddf)
+            save_nifti(folder / "moved_label.nii.gz", warped, grid, label.header)
         if pair.fixed_landmarks is not None:
             write_landmarks(
                 folder / "moved_landmarks.csv", fixed_to_moving(pair.fixed_landmarks, ddf, grid, pair.transform)

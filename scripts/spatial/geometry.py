@@ -14,6 +14,7 @@ from scripts.spatial.warp import identity_grid, sample
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 SLAB_VOXELS = 1_000_000
+EXACT = 2**24  # whole numbers up to here are themselves in single precision
 FARTHEST_MM = 1e6  # anything farther away is a damaged header, and overflows in single precision
 
 
@@ -147,6 +148,31 @@ def resample(
             part = torch.where(inside, part, torch.as_tensor(fill, dtype=part.dtype, device=part.device))
         result[:, start:stop] = part
     return result
+
+
+def resample_map(
+    labels: NDArray, moving: Geometry, fixed: Geometry, transform: NDArray | None = None, ddf: Tensor | None = None
+) -> NDArray:
+    """Brings a label map to the fixed grid: nearest voxel, every value as it is, 0 outside.
+
+    Args:
+        labels: (*moving.shape) integers of any size.
+        moving: grid of the labels.
+        fixed: grid of the result.
+        transform: as for :func:`resample`.
+        ddf: likewise.
+
+    Returns:
+        (*fixed.shape) in the type of ``labels``.
+    """
+    values = None
+    if np.abs(labels).max(initial=0) > EXACT:  # numbers of an atlas; their places in a list are small
+        values = np.unique(np.append(labels, 0).astype(labels.dtype))
+        labels = np.searchsorted(values, labels)
+    fill = 0 if values is None else int(np.searchsorted(values, 0))
+    image = torch.from_numpy(labels.astype(np.float32))[None]
+    found = resample(image, moving, fixed, transform, ddf, mode="nearest", fill=fill)[0].numpy()
+    return found.astype(labels.dtype) if values is None else values[found.astype(np.int64)]
 
 
 def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None = None) -> NDArray:

@@ -40,6 +40,12 @@ def write_landmarks(path: str | Path, points_ras: NDArray) -> None:
     np.savetxt(path, points_ras, fmt="%.6f", delimiter=",", header="x,y,z", comments="")
 
 
+def contains(grid: Geometry, points_ras: NDArray) -> NDArray:
+    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; of a 2-D grid, over its plane."""
+    index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
+    return ((index >= -0.5) & (index <= np.asarray(grid.shape) - 0.5)).all(axis=1)
+
+
 def fixed_to_moving(
     points_ras: NDArray, ddf: Tensor | None, fixed: Geometry, transform: NDArray | None = None
 ) -> NDArray:
@@ -47,7 +53,8 @@ def fixed_to_moving(
 
     Args:
         points_ras: (L, 3) RAS mm in the fixed image.
-        ddf: (1, n, *fixed.shape) fixed voxels, read linearly between voxels; None for no deformation.
+        ddf: (1, n, *fixed.shape) fixed voxels, read linearly between voxels and nothing outside, as ITK reads a field;
+            None for no deformation.
         fixed: grid of the field.
         transform: (4, 4) fixed world to moving world, RAS mm.
 
@@ -58,6 +65,7 @@ def fixed_to_moving(
     if ddf is not None:
         n = fixed.ndim
         places = torch.as_tensor(index[:, :n].T.reshape(1, n, -1, *[1] * (n - 1)), dtype=ddf.dtype, device=ddf.device)
-        index[:, :n] += sample(ddf, places)[0].reshape(n, -1).T.double().cpu().numpy()
+        shift = sample(ddf, places)[0].reshape(n, -1).T.double().cpu().numpy()
+        index[:, :n] += shift * contains(fixed, points_ras)[:, None]
     points = apply_affine(fixed.affine, index)
     return points if transform is None else apply_affine(transform, points)

@@ -59,6 +59,34 @@ def test_optional_parts(heart_files):
     )
 
 
+def test_labels_of_a_series(tmp_path, heart, heart_files):
+    """Frame 0 is a frame, and a label map of the one frame is as good as a series of them."""
+    image, label = (np.asarray(nib.load(heart_files[k]).dataobj) for k in ("moving", "moving_label"))
+    series = {
+        "moving": save(tmp_path / "m.nii.gz", np.stack([image, image[::-1]], -1), heart.moving_affine),
+        "moving_label": save(tmp_path / "l.nii.gz", np.stack([label, label[::-1]], -1), heart.moving_affine),
+    }
+    for frame, expected in ((0, label), (1, label[::-1])):
+        pair = LoadPair()({**heart_files, **series, "moving_frame": frame})["pair"]
+        np.testing.assert_array_equal(pair.moving_label.array[0], expected)
+    single = {**heart_files, "moving": series["moving"], "moving_frame": 1}
+    np.testing.assert_array_equal(LoadPair()(single)["pair"].moving_label.array[0], label)
+
+
+def test_landmarks_outside_are_spoken_of(tmp_path, heart_files, caplog):
+    LoadPair()(heart_files)
+    assert not caplog.records
+    (tmp_path / "p.csv").write_text("x,y,z\n0,0,0\n5000,0,0\n")
+    LoadPair()({**heart_files, "fixed_landmarks": str(tmp_path / "p.csv"), "moving_landmarks": None})
+    assert "1 of 2 landmarks" in caplog.text and "check --landmark_frame" in caplog.text
+
+
+@pytest.mark.parametrize("size", [0, -5, 1, 2.5, "abc", True])
+def test_sizes_that_are_none(size):
+    with pytest.raises(InputError, match="max_size must be a whole number"):
+        LoadPair(max_size=size)
+
+
 def test_working_grid_coarsens_only_what_is_too_fine():
     assert working_grid(Geometry((128, 128, 10), np.diag([1.5, 1.5, 8, 1])), 256).shape == (128, 128, 10)
     assert working_grid(Geometry((512, 512, 100), np.diag([0.8, 0.8, 3.0, 1])), 256).shape == (256, 256, 100)

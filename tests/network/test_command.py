@@ -97,3 +97,25 @@ def test_refusals(monkeypatch, heart_files, tmp_path, weights, capsys, more, mes
     assert register(monkeypatch, heart_files, tmp_path, weights, *masks, *more) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("codes", ["SLP", "RAS"])
+def test_the_order_of_axes_in_the_files_changes_nothing(monkeypatch, heart_files, tmp_path, weights, codes):
+    """The same pair stored with other axes: the network sees the patient the same way round."""
+    turned = dict(heart_files)
+    for key in ("moving", "fixed", "moving_label", "fixed_label"):
+        image = nib.load(heart_files[key])
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
+        turned[key] = str(tmp_path / f"{key}.nii.gz")
+        nib.save(image.as_reoriented(turn), turned[key])
+    moved = {}
+    for name, files in (("plain", heart_files), ("turned", turned)):
+        masks = ["--moving_mask", files["moving_label"], "--fixed_mask", files["fixed_label"]]
+        assert register(monkeypatch, files, tmp_path / name, weights, *masks, "--instance_steps", "2") == 0
+        moved[name] = nib.load(tmp_path / name / "moved.nii.gz")
+    assert nib.aff2axcodes(moved["turned"].affine) == tuple(codes)
+    original = nib.load(heart_files["fixed"]).affine
+    back = nib.orientations.ornt_transform(nib.io_orientation(moved["turned"].affine), nib.io_orientation(original))
+    difference = moved["turned"].as_reoriented(back).get_fdata() - moved["plain"].get_fdata()
+    assert np.abs(moved["plain"].get_fdata() - nib.load(heart_files["fixed"]).get_fdata()).mean() > 1
+    assert np.abs(difference).mean() < 0.05 and np.abs(difference).max() < 5

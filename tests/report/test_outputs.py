@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -185,6 +186,58 @@ def test_nothing_found_writes_what_there_is(tmp_path, heart_files):
     record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
     assert record["pairs"] == [] and record["regions_found"] == {"moving": 2, "fixed": 0}
     assert set(np.unique(nib.load(tmp_path / "moving_regions.nii.gz").dataobj)) == {0, 1, 2}
+
+
+def test_what_an_earlier_run_left_goes(written, tmp_path, heart_files):
+    """A field of a run before must not pass for one of a run that found nothing; files of the user's stay."""
+    _, data, _ = written
+    SaveRegistration(str(tmp_path), inverse=True)(data)
+    (tmp_path / "notes.txt").write_text("mine")
+    label = torch.from_numpy(data["pair"].moving_label.array[0])
+    nothing = perfect_registration(label, label * 0, [1, 3], data["pair"].moving.geometry)
+    out = SaveRegistration(str(tmp_path), overview=False)({**data, "pred": nothing})
+    assert {p.name for p in tmp_path.iterdir()} == {*out["files"], "notes.txt"}
+    again = SaveRegistration(str(tmp_path), overview=False)(data)
+    assert {p.name for p in tmp_path.iterdir()} == {*again["files"], "notes.txt"}
+    assert "ddf.nii.gz" in again["files"] and "moving_regions.nii.gz" not in again["files"]
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    (elsewhere / "moving_regions.nii.gz").write_text("not of a registration")
+    SaveRegistration(str(elsewhere), overview=False)(data)
+    assert (elsewhere / "moving_regions.nii.gz").read_text() == "not of a registration"
+
+
+def test_label_numbers_of_an_atlas_stay_what_they_are(written, tmp_path):
+    _, data, _ = written
+    numbers = np.array([0, 2**24 + 1, 2**24 + 2, 614454277], np.uint32)
+    pair = data["pair"]
+    labels = [replace(v, array=numbers[v.array]) for v in (pair.moving_label, pair.fixed_label)]
+    large = replace(pair, moving_label=labels[0], fixed_label=labels[1])
+    out = SaveRegistration(str(tmp_path), overview=False)({**data, "pair": large})
+    SaveRegistration(str(tmp_path / "small"), overview=False)(data)
+    moved, small = (np.asarray(nib.load(p / "moved_label.nii.gz").dataobj) for p in (tmp_path, tmp_path / "small"))
+    np.testing.assert_array_equal(moved, numbers[small])
+    dice = out["metrics"]["dice"]["final"]
+    expected = json.loads((tmp_path / "small" / "correspondence.json").read_text())["metrics"]["dice"]["final"]
+    assert [dice[str(n)] for n in numbers[1:]] == [expected[str(k)] for k in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("kind", ["bilevel", "float"])
+def test_pictures_of_unusual_values(tmp_path, kind):
+    phantom = cardiac_pair(6, (90, 80), (2.0, 2.0))
+    grey = phantom.moving.T.astype(np.float32) / phantom.moving.max()
+    picture = Image.fromarray(grey > 0.3) if kind == "bilevel" else Image.fromarray(grey)
+    picture.save(tmp_path / "moving.tif")
+    Image.fromarray((phantom.fixed.T / phantom.fixed.max() * 255).astype(np.uint8)).save(tmp_path / "fixed.png")
+    data = one_pair([LoadPair()({"moving": str(tmp_path / "moving.tif"), "fixed": str(tmp_path / "fixed.png")})])
+    labels = [torch.from_numpy(getattr(phantom, f"{r}_label")) for r in ("moving", "fixed")]
+    data["pred"] = perfect_registration(*labels, [1, 3], data["pair"].working)
+    data["pred"].ddf = torch.zeros(1, 2, 90, 80)
+    SaveRegistration(str(tmp_path / "out"), overview=False)(data)
+    moved = np.asarray(Image.open(tmp_path / "out" / "moved.png"))
+    np.testing.assert_allclose(moved, (grey > 0.3) * 255 if kind == "bilevel" else grey * 255, atol=1)
+    stored = nib.load(tmp_path / "out" / "moved.nii.gz").get_fdata()[:, :, 0].T
+    np.testing.assert_allclose(stored, (grey > 0.3) * 255 if kind == "bilevel" else grey, atol=1e-5)
 
 
 def test_small_regions_lie_on_top():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.spatial.geometry import apply_affine, resample
+from scripts.spatial.chain import Field, map_points
+from scripts.spatial.geometry import apply_affine, resample, world_displacement
 from scripts.spatial.landmarks import fixed_to_moving, read_landmarks, write_landmarks
 from tests.conftest import oblique, smooth_field
 
@@ -33,6 +34,15 @@ def test_two_dimensional_points():
     start = apply_affine(grid.affine, [[5.0, 6.0, 0.0]])
     moved = fixed_to_moving(start, ddf, grid)
     np.testing.assert_allclose(moved, apply_affine(grid.affine, [[7.0, 6.0, 0.0]]), atol=1e-5)
+
+
+def test_nothing_is_displaced_outside_the_field():
+    """As ITK reads a displacement field, so that the command ``warp`` and a registration say the same."""
+    ddf, outside = torch.full((1, 3, *GRID.shape), 2.0), apply_affine(GRID.affine, [[-3.0, 5, 5], [10, 30, 5]])
+    np.testing.assert_allclose(fixed_to_moving(outside, ddf, GRID), outside)
+    field = Field(world_displacement(ddf[0].numpy(), GRID), GRID)
+    both = np.concatenate([outside, apply_affine(GRID.affine, [[4.0, 5, 6], [-0.4, 0, 0]])])
+    np.testing.assert_allclose(fixed_to_moving(both, ddf, GRID), map_points([field], both), atol=1e-4)
 
 
 @pytest.mark.parametrize("frame", ["ras", "lps", "voxel"])

@@ -1,0 +1,62 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The order and direction of array axes: a network must see a patient the same way round, whatever a file stores."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.spatial.geometry import LPS, Geometry
+from scripts.spatial.warp import resize_ddf
+
+STRAIGHT = np.cos(np.deg2rad(30))  # axes closer than this to those of the patient have a name
+THICK = 1.5  # a voxel side this many times longer than the others is the distance of slices
+
+
+def oriented(grid: Geometry) -> Geometry:
+    """The same voxels with their axes to the patient's left, back and head, and the axis of thick slices last.
+
+    That is the order of DICOM's axial slices and of the data that the bundled networks learned from. Axes oblique to
+    the patient keep their order and direction: slices of a tilted stack are shown as they are stored. 2-D grids stay.
+
+    Args:
+        grid: any grid.
+    """
+    if grid.ndim == 2:
+        return grid
+    spacing = np.asarray(grid.spacing)
+    order, signs = np.arange(3), np.ones(3)
+    if np.abs(grid.affine[:3, :3] / spacing).max(axis=0).min() > STRAIGHT:
+        axes = nib.orientations.io_orientation(LPS @ grid.affine)
+        order, signs = np.argsort(axes[:, 0]), axes[:, 1]
+    thick = int(spacing.argmax())
+    if spacing[thick] > THICK * np.delete(spacing, thick).max():
+        order = np.append(order[order != thick], thick)
+    turn = np.zeros((4, 4))  # voxels of the result to voxels of the grid
+    turn[3, 3] = 1
+    for new, old in enumerate(order):
+        turn[old, new] = signs[old]
+        turn[old, 3] = 0 if signs[old] > 0 else grid.shape[old] - 1
+    return Geometry(tuple(grid.shape[old] for old in order), grid.affine @ turn)
+
+
+def ddf_to_grid(ddf: Tensor, working: Geometry, fixed: Geometry) -> Tensor:
+    """Brings a field to another grid over the same box, whose axes may have another order and direction.
+
+    Args:
+        ddf: (1, n, *working.shape) voxels of ``working``.
+        working: the grid of the field.
+        fixed: the other grid.
+
+    Returns:
+        (1, n, *fixed.shape) voxels of ``fixed``.
+    """
+    n = fixed.ndim
+    steps = [g.affine[:3, :3] / np.linalg.norm(g.affine[:3, :3], axis=0) for g in (fixed, working)]
+    turn = np.rint(np.linalg.inv(steps[0]) @ steps[1])[:n, :n]
+    order = np.abs(turn).argmax(axis=1)  # of the working axes, for each fixed axis
+    signs = torch.as_tensor(turn[np.arange(n), order], dtype=ddf.dtype, device=ddf.device)
+    ddf = ddf[:, order.tolist()].permute(0, 1, *(order + 2).tolist()) * signs.view(1, n, *[1] * n)
+    return resize_ddf(ddf.flip([2 + a for a in range(n) if signs[a] < 0]), fixed.shape)
