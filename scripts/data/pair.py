@@ -101,6 +101,8 @@ class LoadPair(Transform):
     ) -> None:
         if type(max_size) is not int or max_size < 2:
             raise InputError(f"max_size must be a whole number of voxels, at least 2, got {max_size!r}.")
+        if fill_nan is not None and not isinstance(fill_nan, (int, float)):
+            raise InputError(f"fill_nan must be a number, got {fill_nan!r}.")
         self.window, self.init, self.max_size, self.affine_size = window, init, max_size, affine_size
         self.header, self.fill_nan, self.landmark_frame = header, fill_nan, landmark_frame
         self.reorient = reorient

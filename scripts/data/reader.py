@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SKEW = 0.01  # cosine of two axes; less is rounding
 HEADER_POLICIES = ("auto", "affine", "pixdim")
 
 
@@ -89,7 +90,18 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
     if array.shape[-1] == 1:
         array = array[..., 0]
     if min(array.shape[1:]) < 2:
-        raise InputError(f"{path} has the size {array.shape[1:]}; an image needs at least 2 pixels along each axis.")
+        raise InputError(
+            f"{path} has the size {array.shape[1:]}; an image needs at least 2 pixels along each axis, and of a single "
+            "slice the last axis must be the one of length 1."
+        )
+    axes = affine[:3, :3] / spacing
+    skew = np.abs(axes.T @ axes - np.eye(3)).max()
+    if skew > SKEW:
+        logger.warning(
+            "%s: its axes meet at %.1f degrees, which ITK and Slicer cannot show; resample it on a right-angled grid.",
+            path,
+            np.rad2deg(np.arccos(skew)),
+        )
     return Volume(array, Geometry(array.shape[1:], affine), str(path), nifti, array.dtype)
 
 
@@ -101,8 +113,10 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
         fill_nan: value for NaN and infinite voxels; None refuses them.
 
     Raises:
-        InputError: NaN or infinite values, or the same value everywhere.
+        InputError: NaN or infinite values, complex ones, or the same value everywhere.
     """
+    if np.iscomplexobj(volume.array):
+        raise InputError(f"{volume.path} holds complex numbers; save its magnitude, or what else is to be registered.")
     array = volume.array.astype(np.float32)
     bad = ~np.isfinite(array)
     if bad.any():
@@ -170,6 +184,8 @@ def _voxel_size(image: nib.spatialimages.SpatialImage) -> NDArray:
 def _read_picture(path: Path):
     try:
         with Picture.open(path) as picture:
+            if getattr(picture, "n_frames", 1) > 1:
+                logger.warning("%s has %d pages; the first one is taken.", path, picture.n_frames)
             if picture.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr", "LA"):
                 picture = picture.convert("RGB")
             elif picture.mode == "1":

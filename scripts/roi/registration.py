@@ -96,6 +96,9 @@ class ROIRegistration:
     ) -> None:
         if linking not in ("auto", "link", "slice"):
             raise InputError(f"linking must be auto, link or slice, got {linking!r}.")
+        for name, value in (("slice_spacing_mm", slice_spacing_mm), ("position_sigma_mm", position_sigma_mm or 0.0)):
+            if value < 0:
+                raise InputError(f"{name} must not be negative, got {value}.")
         check_settings(epsilon, matching, max_pairs)
         self.everything, self.keep, self.settings = everything, keep, settings
         self.linking, self.slice_axis, self.slice_spacing_mm = linking, slice_axis, slice_spacing_mm

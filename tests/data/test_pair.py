@@ -85,6 +85,8 @@ def test_landmarks_outside_are_spoken_of(tmp_path, heart_files, caplog):
 def test_sizes_that_are_none(size):
     with pytest.raises(InputError, match="max_size must be a whole number"):
         LoadPair(max_size=size)
+    with pytest.raises(InputError, match="fill_nan must be a number, got 'abc'"):
+        LoadPair(fill_nan="abc")
 
 
 def test_working_grid_coarsens_only_what_is_too_fine():

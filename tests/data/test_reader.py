@@ -107,6 +107,33 @@ def test_single_slice_is_two_dimensional(nifti):
     assert read_volume(change(nifti, "flat.nii.gz", VALUES[:, :, :1])).geometry.shape == (12, 10)
 
 
+def test_a_slice_on_another_axis_is_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((1, 8, 9), np.float32), np.eye(4)), tmp_path / "sagittal.nii.gz")
+    with pytest.raises(InputError, match="of a single slice the last axis must be the one of length 1"):
+        read_volume(tmp_path / "sagittal.nii.gz")
+
+
+def test_what_is_read_only_in_part_is_said(tmp_path, caplog):
+    pages = [Image.fromarray(np.full((8, 9), v, np.uint8)) for v in (1, 2)]
+    pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
+    assert (read_volume(tmp_path / "two.tif").array == 1).all()
+    assert "two.tif has 2 pages; the first one is taken." in caplog.text
+    affine = np.eye(4)
+    affine[0, 1] = np.cos(np.deg2rad(80))
+    affine[1, 1] = np.sin(np.deg2rad(80))
+    image = nib.Nifti1Image(np.zeros((5, 6, 7), np.float32), None)
+    image.set_sform(affine, 1)
+    nib.save(image, tmp_path / "sheared.nii.gz")
+    np.testing.assert_allclose(
+        read_volume(tmp_path / "sheared.nii.gz", header="affine").geometry.affine, affine, atol=1e-6
+    )
+    assert "its axes meet at 80.0 degrees" in caplog.text
+    complex_values = np.ones((5, 6, 7), np.complex64)
+    nib.save(nib.Nifti1Image(complex_values, np.eye(4)), tmp_path / "k.nii.gz")
+    with pytest.raises(InputError, match="holds complex numbers"):
+        check_intensities(read_volume(tmp_path / "k.nii.gz"))
+
+
 def test_series_needs_a_frame(nifti):
     path = change(nifti, "series.nii.gz", np.stack([VALUES, VALUES + 1], axis=-1))
     with pytest.raises(InputError, match=r"series of 2 frames.*--moving_frame or --fixed_frame \(0 to 1\)"):

@@ -106,6 +106,18 @@ def test_bad_prompts(case, options, message):
         PlacePrompt(**options)(case[1])
 
 
+def test_a_mask_elsewhere_in_space_is_refused(case, tmp_path):
+    pair = case[1]["pair"]
+    label, affine = pair.moving_label, pair.moving_label.geometry.affine.copy()
+    for shift in (0.0, 40.0):
+        affine[0, 3] += shift
+        path = tmp_path / f"{shift:g}.nii.gz"
+        nib.save(nib.Nifti1Image(label.array[0], affine), path)
+    PlacePrompt(mask=str(tmp_path / "0.nii.gz"))(case[1])
+    with pytest.raises(InputError, match=r"40\.nii\.gz is on another grid"):
+        PlacePrompt(mask=str(tmp_path / "40.nii.gz"))(case[1])
+
+
 def test_points_of_different_slices(bundled, case):
     _, data = case
     points = [centre(data, "moving", 3, 1), centre(data, "moving", 3, 3)]

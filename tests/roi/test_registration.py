@@ -125,7 +125,15 @@ def test_degenerate_cases_are_said(bundled, loaded):
     assert single.ddf is not None
 
 
-@pytest.mark.parametrize(("options", "message"), [({"linking": "tree"}, "'tree'"), ({"epsilon": 1.5}, "got 1.5")])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"linking": "tree"}, "'tree'"),
+        ({"epsilon": 1.5}, "got 1.5"),
+        ({"position_sigma_mm": -4}, "position_sigma_mm must not be negative, got -4"),
+        ({"slice_spacing_mm": -3}, "slice_spacing_mm must not be negative, got -3"),
+    ],
+)
 def test_bad_settings(options, message):
     with pytest.raises(InputError, match=message):
         ROIRegistration(EverythingMode(), RegionFilter(), DenseSettings(), **options)
