@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import fire
 from monai.bundle import ConfigParser
@@ -15,7 +16,7 @@ from monai.bundle import ConfigParser
 from scripts.cohort import register as verb
 from scripts.cohort.plan import plan_text
 from scripts.engine.outcome import input_error
-from scripts.engine.run import BUNDLE, PATHS, run_bundle
+from scripts.engine.run import BUNDLE, PATHS, check_switch, run_bundle
 from scripts.tools.compose import compose
 from scripts.tools.evaluate import evaluate, summary_text
 from scripts.tools.invert import invert
@@ -89,9 +90,22 @@ def masks(
 
 
 def spelled(function: Callable) -> Callable:
-    """A verb whose file names are taken as they are written: fire would read 1e3 as a number and end a#b at the #."""
+    """A verb whose file names are taken as they are written: fire would read 1e3 as a number and end a#b at the #.
+
+    What is on or off is True or False: fire would take "no" as a word, which counts as on.
+    """
+    switches = {name for name, hint in get_type_hints(function).items() if bool in (hint, *get_args(hint))}
+
+    @functools.wraps(function)
+    def verb_of_words(*arguments: Any, **options: Any) -> Any:
+        given = inspect.signature(function).bind(*arguments, **options).arguments
+        for name in switches & given.keys():
+            if given[name] is not None:
+                check_switch(name, given[name])
+        return function(*arguments, **options)
+
     as_written = dict.fromkeys((*PATHS, *FILES), lambda text: None if text == "None" else text)
-    return fire.decorators.SetParseFns(**as_written)(function)
+    return fire.decorators.SetParseFns(**as_written)(verb_of_words)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def literal(text: str) -> str:
 
 
 def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Raises :class:`InputError` for an option that the config files do not know; names the nearest ones.
+    """Raises :class:`InputError` for options that the config files do not know, and for words where they have a bool.
 
     MONAI adds unknown keys to the config without a word, and a mistyped option would do nothing.
     """
@@ -82,3 +82,11 @@ def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(top, known, n=3)
             hint = f"; did you mean {' or '.join('--' + n for n in near)}?" if near else "."
             raise InputError(f"There is no option --{key}{hint}")
+        if top == key and isinstance(known[key], bool):
+            check_switch(key, options[key])
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Raises :class:`InputError` where an option that is on or off has another value: any word would count as on."""
+    if not isinstance(value, bool) and not str(value).startswith(("$", "@")):  # expressions of a config
+        raise InputError(f"--{name} must be True or False, got {value!r}.")

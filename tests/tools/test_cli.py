@@ -45,6 +45,9 @@ def test_readme_commands(bundle, heart, heart_files, tmp_path, monkeypatch, caps
         (["warp", "gone.nii.gz", "o.nii.gz", "gone.h5"], "gone.h5 does not exist"),
         (["invert", "gone.h5", "o.nii.gz"], "gone.h5 does not exist"),
         (["compose", "gone.h5", "o.jpg"], "ends in none of"),
+        (["warp", "a.nii.gz", "o.nii.gz", "gone.h5", "--label", "no"], "--label must be True or False, got 'no'."),
+        (["invert", "gone.h5", "o.h5", "--progress", "off"], "--progress must be True or False, got 'off'."),
+        (["masks", "a.nii.gz", "LV", "out", "--progress", "0"], "--progress must be True or False, got 0."),
         (["evaluate", "gone.csv"], "gone.csv cannot be read"),
     ],
 )
