@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,16 @@ def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
     for key in options:
         top = key.replace("::", "#").split("#")[0]
         if top not in known:
-            near = difflib.get_close_matches(top, known, n=3)
-            hint = f"; did you mean {' or '.join('--' + n for n in near)}?" if near else "."
-            raise InputError(f"There is no option --{key}{hint}")
+            raise no_option(key, known)
         if top == key and isinstance(known[key], bool):
             check_switch(key, options[key])
+
+
+def no_option(key: str, known: Iterable[str]) -> InputError:
+    """The error for an option that does not exist, with the nearest ones that do."""
+    near = difflib.get_close_matches(key.replace("::", "#").split("#")[0], known, n=3)
+    hint = f"; did you mean {' or '.join('--' + n for n in near)}?" if near else "."
+    return InputError(f"There is no option --{key}{hint}")
 
 
 def check_switch(name: str, value: Any) -> None:
