@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from scripts.cohort import register as verb
 from scripts.cohort.plan import plan_text
-from scripts.engine.outcome import input_error
+from scripts.engine.outcome import SOME_FAILED, input_error
 from scripts.engine.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
 from scripts.errors import InputError
 from scripts.tools.compose import compose
@@ -155,7 +155,10 @@ def main() -> None:
         fire.Fire(VERBS, command=[*(w for w in words[:1] if w in VERBS), "--", "--help"], name=NAME)  # ends here
     try:
         for call in calls(words):
-            sys.stdout.write(shown(call()))
+            result = call()
+            sys.stdout.write(shown(result))
+            if result and result.get("failed"):
+                sys.exit(SOME_FAILED)
     except Exception as error:
         plain = input_error(error)
         if plain is None:
