@@ -3,19 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import inspect
+import io
 import json
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_type_hints
 
 import fire
 from monai.bundle import ConfigParser
 
 from scripts.cohort import register as verb
 from scripts.cohort.plan import plan_text
-from scripts.engine.outcome import input_error
-from scripts.engine.run import BUNDLE, PATHS, run_bundle
+from scripts.engine.outcome import SOME_FAILED, input_error
+from scripts.engine.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
+from scripts.errors import InputError
 from scripts.tools.compose import compose
 from scripts.tools.evaluate import evaluate, summary_text
 from scripts.tools.invert import invert
@@ -52,11 +56,11 @@ def correspond(moving: str, fixed: str, output_dir: str, device: str = "auto", s
     )
 
 
-def shown(result: Any) -> str | None:
+def shown(result: dict[str, Any] | None) -> str:
     """What a verb returns as text for the terminal: the summary of an evaluation, else JSON."""
-    if not isinstance(result, dict):
-        return None
-    return summary_text(result) if "summary" in result else json.dumps(result, indent=2)
+    if result is None:
+        return ""
+    return (summary_text(result) if "summary" in result else json.dumps(result, indent=2)) + "\n"
 
 
 def masks(
@@ -88,19 +92,73 @@ def masks(
     run_bundle(files, {**chosen, "device": device, "source_options": of_source, **settings})
 
 
-def spelled(function: Callable) -> Callable:
-    """A verb whose file names are taken as they are written: fire would read 1e3 as a number and end a#b at the #."""
+def calls(words: Sequence[str]) -> list[Callable[[], Any]]:
+    """What the words ask for, not yet run: fire notices a word that nobody knows only after the call.
+
+    Raises:
+        InputError: a word that is not understood, or one that is missing.
+    """
+    noted: list[Callable[[], Any]] = []
+    verbs = {name: spelled(verb, noted) for name, verb in VERBS.items()}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # fire's own words of what is wrong, and its usage
+            fire.Fire(verbs, command=list(words), name=NAME)
+    except fire.core.FireExit as end:
+        if end.code:
+            raise misread(words[0], end.trace.elements[-1]) from end
+        raise
+    return noted
+
+
+def spelled(function: Callable, noted: list[Callable[[], Any]]) -> Callable:
+    """A verb that only notes how it is called, once what it is given is what was written.
+
+    File names are taken as they are: fire would read 1e3 as a number and end a#b at the #. What is on or off is True or
+    False: fire would take "no" as a word, which counts as on.
+    """
+    switches = {name for name, hint in get_type_hints(function).items() if bool in (hint, *get_args(hint))}
+
+    @functools.wraps(function)
+    def note(*arguments: Any, **options: Any) -> None:
+        given = inspect.signature(function).bind(*arguments, **options).arguments
+        for name in switches & given.keys():
+            if given[name] is not None:
+                check_switch(name, given[name])
+        noted.append(functools.partial(function, *arguments, **options))
+
     as_written = dict.fromkeys((*PATHS, *FILES), lambda text: None if text == "None" else text)
-    return fire.decorators.SetParseFns(**as_written)(function)
+    return fire.decorators.SetParseFns(**as_written)(note)
+
+
+def misread(verb: str, found: fire.trace.FireTraceElement) -> InputError:
+    """One sentence for what fire could not read, where it says a page."""
+    if verb not in VERBS:
+        return InputError(f"There is no command {verb!r}; choose one of {', '.join(VERBS)}.")
+    what, rest = found.ErrorAsStr(), f"{NAME} {verb} --help says what it takes"
+    if not what.startswith("Could not consume"):
+        return InputError(f"{what}; {rest}.")
+    word = found.args[0]
+    if word.startswith("-"):
+        key = word.lstrip("-").split("=")[0].replace("-", "_")
+        return no_option(key, inspect.signature(VERBS[verb]).parameters)
+    return InputError(f"{word!r} is one word too many; {rest}.")
+
+
+VERBS = {verb.__name__: verb for verb in (register, correspond, masks, warp, invert, compose, evaluate)}
+NAME = "python -m scripts"
 
 
 def main() -> None:
     """Runs the command; bad input ends it with one sentence and exit code 1."""
-    if sys.argv[-1] in ("--help", "-h"):  # a verb with free options would take it for one of them
-        sys.argv[-1:] = ["--", "--help"]
+    words = sys.argv[1:]
+    if not words or words[-1] in ("--help", "-h"):  # a verb with free options would take it for one of them
+        fire.Fire(VERBS, command=[*(w for w in words[:1] if w in VERBS), "--", "--help"], name=NAME)  # ends here
     try:
-        verbs = {f.__name__: spelled(f) for f in (register, correspond, masks, warp, invert, compose, evaluate)}
-        fire.Fire(verbs, name="python -m scripts", serialize=shown)
+        for call in calls(words):
+            result = call()
+            sys.stdout.write(shown(result))
+            if result and result.get("failed"):
+                sys.exit(SOME_FAILED)
     except Exception as error:
         plain = input_error(error)
         if plain is None:

@@ -87,6 +87,9 @@ def test_masks(bundle, heart_files, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--epsilom", "0.7"], "There is no option --epsilom; did you mean --epsilon"),
+        (["--inverse", "no"], "--inverse must be True or False, got 'no'."),
+        (["--dense=off"], "--dense must be True or False, got 'off'."),
+        (["--dry_run", "yes"], "--dry_run must be True or False, got 'yes'."),
         (["--epsilon", "1.7"], "epsilon must lie in [0, 1], got 1.7."),
         (
             ["--sam", "vit_b", "--checkpoint", "gone.pth"],

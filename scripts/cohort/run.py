@@ -25,7 +25,7 @@ from scripts.cohort.pairs import Entry
 from scripts.cohort.ranks import from_all, from_first, process_group, share
 from scripts.cohort.summary import summarise, write_summary
 from scripts.data.pair import one_pair
-from scripts.engine.outcome import NOTHING_FOUND, input_error
+from scripts.engine.outcome import NOTHING_FOUND, SOME_FAILED, input_error
 from scripts.errors import InputError
 from scripts.fingerprint import fingerprint, settings
 from scripts.report.outputs import check_output_dir
@@ -33,8 +33,6 @@ from scripts.sam.build import file_sha256
 from scripts.sam.cache import CachedEverything
 
 logger = logging.getLogger(__name__)
-
-SOME_FAILED = 4  # exit code when some pairs could not be registered
 
 
 class Cohort:

@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
 from scripts.errors import InputError
+from scripts.spatial.fields import DISPLACEMENT, VECTOR
 from scripts.spatial.files import quiet_itk, readable, there
 from scripts.spatial.geometry import LPS, Geometry, usable
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".img.gz")
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 SKEW = 0.01  # cosine of two axes; less is rounding
+COLOUR = "RGB"  # name of the intent of a NIfTI file in colour
 HEADER_POLICIES = ("auto", "affine", "pixdim")
 
 
@@ -136,13 +138,9 @@ def _read_nifti(path: Path, policy: str):
         image = nib.load(path)
         array = np.asanyarray(image.dataobj)
     if array.dtype.names:  # RGB24
-        array = np.stack([array[c] for c in array.dtype.names[:3]], axis=-1)[..., None, :]
-    if (
-        array.ndim == 5
-        and array.shape[3] == 1
-        and array.shape[4] == 3
-        and int(image.header.get("intent_code", 0)) in (1006, 1007)
-    ):
+        array = array.reshape(*array.shape, *[1] * (4 - array.ndim))
+        array = np.stack([array[c] for c in array.dtype.names[:3]], axis=-1)
+    if array.ndim == 5 and array.shape[3:] == (1, 3) and _displaces(image.header, array.dtype):
         raise InputError(f"{path} is a displacement field, not an image; give the image it belongs to.")
     zooms = _voxel_size(image)
     if np.any(zooms <= 0) or not np.all(np.isfinite(zooms)):
@@ -160,11 +158,18 @@ def _read_nifti(path: Path, policy: str):
         affine[:3, :3] *= zooms / norms
     array = array.reshape(*array.shape, *[1] * max(0, 3 - array.ndim))
     header = image.header if isinstance(image.header, nib.Nifti1Header) else None
-    if array.ndim == 5 and array.shape[3] == 1 and array.shape[4] == 3:
+    if array.ndim == 5 and array.shape[3:] == (1, 3):
         return np.moveaxis(array[:, :, :, 0], -1, 0), affine, header
     if array.ndim > 4 and np.prod(array.shape[4:]) == 1:
         array = array.reshape(array.shape[:4])
     return array[None], affine, header
+
+
+def _displaces(header: nib.spatialimages.SpatialHeader, dtype: np.dtype) -> bool:
+    """Whether vectors are displacements: ITK gives colours the same intent, and ours have the name RGB."""
+    if int(header.get("intent_code", 0)) not in (DISPLACEMENT, VECTOR):
+        return False
+    return dtype.kind == "f" and header.get_intent()[2] != COLOUR
 
 
 def _voxel_size(image: nib.spatialimages.SpatialImage) -> NDArray:

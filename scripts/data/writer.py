@@ -15,8 +15,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from scripts.data.reader import PICTURES, Volume
+from scripts.data.reader import COLOUR, PICTURES, Volume
 from scripts.errors import InputError
+from scripts.spatial.fields import VECTOR
 from scripts.spatial.geometry import LPS, Geometry
 
 NIFTI = (".nii", ".nii.gz")
@@ -113,7 +114,7 @@ def itk_metadata(path: str | Path) -> dict[str, str]:
 
 
 def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Header | None = None) -> None:
-    """Writes an array (*grid.shape) or, in colour, (*grid.shape, 3); a 2-D one gets a third axis of one slice.
+    """Writes an array (*grid.shape) or, in colour, (*grid.shape, 3), as ITK does; a 2-D one has one slice.
 
     Args:
         path: ``.nii.gz``.
@@ -121,8 +122,8 @@ def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Hea
         grid: its grid; goes into sform and qform.
         header: of the image it derives from; descriptive fields and intent are kept.
     """
-    if grid.ndim == 2:
-        array = array[:, :, None]
+    channels = array.shape[grid.ndim :]
+    array = array.reshape(*grid.shape, *[1] * (3 - grid.ndim), *((1, *channels) if channels else ()))
     kept = None
     if header is not None:
         kept = header.copy()
@@ -130,6 +131,8 @@ def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Hea
         kept.set_slope_inter(1, 0)
     image = nib.Nifti1Image(array, grid.affine, kept, dtype=array.dtype)
     image.header.set_xyzt_units("mm")
+    if channels:
+        image.header.set_intent(VECTOR, name=COLOUR)
     image.set_sform(grid.affine, 1)
     image.set_qform(grid.affine, 1)
     nib.save(image, path)

@@ -14,6 +14,7 @@ from scripts.errors import InputError
 logger = logging.getLogger(__name__)
 
 NOTHING_FOUND = 3  # exit code when the images were read but no region could be matched
+SOME_FAILED = 4  # exit code when some pairs or cases of a list could not be used
 
 
 def input_error(error: BaseException | None) -> InputError | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def literal(text: str) -> str:
 
 
 def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Raises :class:`InputError` for an option that the config files do not know; names the nearest ones.
+    """Raises :class:`InputError` for options that the config files do not know, and for words where they have a bool.
 
     MONAI adds unknown keys to the config without a word, and a mistyped option would do nothing.
     """
@@ -79,6 +79,19 @@ def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
     for key in options:
         top = key.replace("::", "#").split("#")[0]
         if top not in known:
-            near = difflib.get_close_matches(top, known, n=3)
-            hint = f"; did you mean {' or '.join('--' + n for n in near)}?" if near else "."
-            raise InputError(f"There is no option --{key}{hint}")
+            raise no_option(key, known)
+        if top == key and isinstance(known[key], bool):
+            check_switch(key, options[key])
+
+
+def no_option(key: str, known: Iterable[str]) -> InputError:
+    """The error for an option that does not exist, with the nearest ones that do."""
+    near = difflib.get_close_matches(key.replace("::", "#").split("#")[0], known, n=3)
+    hint = f"; did you mean {' or '.join('--' + n for n in near)}?" if near else "."
+    return InputError(f"There is no option --{key}{hint}")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Raises :class:`InputError` where an option that is on or off has another value: any word would count as on."""
+    if not isinstance(value, bool) and not str(value).startswith(("$", "@")):  # expressions of a config
+        raise InputError(f"--{name} must be True or False, got {value!r}.")

@@ -49,14 +49,17 @@ class Case:
         return [*(n.removeprefix("inverse:") for n in transform_names(self.transforms)), *(r for r in rest if r)]
 
     def check(self) -> None:
-        """Raises :class:`InputError` for missing files and for pairs of which only one half is named."""
+        """Raises :class:`InputError` for pairs of which only one half is named."""
         for role in ("label", "landmarks"):
             given = [r for r in ("moving", "fixed") if getattr(self, f"{r}_{role}")]
             if len(given) == 1:
                 raise InputError(f"Case {self.name}: only the {given[0]}_{role} is named; both or none are needed.")
+
+    def check_files(self) -> None:
+        """Raises :class:`InputError` for missing files."""
         missing = [f for f in self.files() if not there(f)]
         if missing:
-            raise InputError(f"Case {self.name}: {missing[0]} does not exist.")
+            raise InputError(f"Case {self.name}: {missing[0]} does not exist; correct its path.")
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -67,7 +70,7 @@ def read_cases(path: str | Path) -> list[Case]:
             ``transforms`` must be there. Paths are relative to the file.
 
     Raises:
-        InputError: unreadable, no cases, unknown columns, names that are not unique, or missing files.
+        InputError: unreadable, no cases, unknown columns, names that are not unique, or one half of a pair.
     """
     path = Path(path)
     try:

@@ -83,8 +83,8 @@ def evaluate(
         what metrics.json holds: "cases", "failed", "summary", "definitions".
 
     Raises:
-        InputError: whatever cannot be used, in one sentence. A case that fails later is listed under "failed" and does
-            not stop the others, unless all fail.
+        InputError: whatever cannot be used, in one sentence. A case that cannot be read is listed under "failed" and
+            does not stop the others, unless all fail.
     """
     if submission_format not in FORMATS or layout not in LAYOUTS:
         raise InputError(
@@ -105,6 +105,7 @@ def evaluate(
     results, failed = {}, {}
     for case in tqdm(todo, desc="evaluate", unit="case", disable=not progress):
         try:
+            case.check_files()
             metrics, steps, grid = measure_case(case, frame=frame, learn2reg=learn2reg, structures=structures)
             if submission:
                 _submit(submission, case, steps, grid, submission_format, layout)

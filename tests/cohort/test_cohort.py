@@ -12,7 +12,7 @@ import pytest
 
 from scripts import __main__ as cli
 from scripts import register
-from scripts.cohort.run import SOME_FAILED
+from scripts.engine.outcome import SOME_FAILED
 from scripts.errors import InputError
 from tests.cohort.conftest import QUICK, results, write_list
 from tests.cohort.stand_in import Bands

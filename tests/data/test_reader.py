@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from PIL import Image
 
 from scripts.data.reader import check_intensities, read_volume
+from scripts.data.writer import save_nifti
 from scripts.errors import InputError
-from scripts.spatial.geometry import LPS
+from scripts.spatial.geometry import LPS, Geometry
 from tests.conftest import oblique
 
 GRID = oblique((12, 10, 8), (1.5, 1.2, 3.0))
@@ -178,6 +179,30 @@ def test_vectors_and_fields_are_refused_or_read_as_colour(nifti):
     nib.save(field, nifti.with_name("ddf.nii.gz"))
     with pytest.raises(InputError, match="displacement field"):
         read_volume(nifti.with_name("ddf.nii.gz"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("shape", [(20, 18, 6), (20, 18)])
+def test_colour_is_written_as_it_is_read_here_and_by_itk(tmp_path, shape, dtype):
+    colours = np.random.default_rng(0).integers(0, 255, (*shape, 3)).astype(dtype)
+    grid = Geometry(shape, np.diag([-1.0, -2.0, 3.0, 1.0]))
+    save_nifti(tmp_path / "colour.nii.gz", colours, grid)
+    volume = read_volume(tmp_path / "colour.nii.gz")
+    np.testing.assert_array_equal(volume.array, np.moveaxis(colours, -1, 0))
+    np.testing.assert_allclose(volume.geometry.affine, grid.affine)
+    image = sitk.ReadImage(str(tmp_path / "colour.nii.gz"))
+    assert image.GetNumberOfComponentsPerPixel() == 3 and image.GetSize() == shape
+    assert image[4, 3, 0][2] == colours[4, 3, 0, 2] if len(shape) == 3 else image[4, 3][2] == colours[4, 3, 2]
+
+
+@pytest.mark.parametrize("shape", [(8, 7, 6), (8, 7)])
+def test_rgb24(tmp_path, shape):
+    colours = np.zeros(shape, [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colours["G"] = np.arange(colours.size).reshape(shape)
+    nib.save(nib.Nifti1Image(colours, np.eye(4)), tmp_path / "rgb.nii.gz")
+    volume = read_volume(tmp_path / "rgb.nii.gz")
+    assert volume.array.shape == (3, *shape)
+    np.testing.assert_array_equal(volume.array[1], colours["G"])
 
 
 def test_missing_truncated_and_foreign_files(nifti, tmp_path):

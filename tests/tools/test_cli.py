@@ -45,6 +45,12 @@ def test_readme_commands(bundle, heart, heart_files, tmp_path, monkeypatch, caps
         (["warp", "gone.nii.gz", "o.nii.gz", "gone.h5"], "gone.h5 does not exist"),
         (["invert", "gone.h5", "o.nii.gz"], "gone.h5 does not exist"),
         (["compose", "gone.h5", "o.jpg"], "ends in none of"),
+        (["warp", "a.nii.gz", "o.nii.gz", "gone.h5", "--label", "no"], "--label must be True or False, got 'no'."),
+        (["invert", "gone.h5", "o.h5", "--progress", "off"], "--progress must be True or False, got 'off'."),
+        (["masks", "a.nii.gz", "LV", "out", "--progress", "0"], "--progress must be True or False, got 0."),
+        (["wrap", "a", "b", "c"], "There is no command 'wrap'; choose one of register, correspond, masks, warp"),
+        (["invert", "gone.h5"], "required argument: output; python -m scripts invert --help says what it takes."),
+        (["register", "a.png", "b.png", "out", "extra"], "'extra' is one word too many; python -m scripts register"),
         (["evaluate", "gone.csv"], "gone.csv cannot be read"),
     ],
 )
@@ -53,6 +59,26 @@ def test_bad_input_is_one_sentence(monkeypatch, tmp_path, capsys, words, message
     assert run_main(monkeypatch, *words) == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and message in errors[0]
+
+
+def test_words_that_nobody_knows_stop_a_command_before_its_work(heart_files, tmp_path, monkeypatch, capsys):
+    words = ["warp", heart_files["moving"], str(tmp_path / "moved.nii.gz"), heart_files["true_ddf"]]
+    for extra, message in (
+        (["--interpolatoin", "cubic"], "There is no option --interpolatoin; did you mean --interpolation?"),
+        (["--Learn2Reg"], "There is no option --Learn2Reg; did you mean --learn2reg"),
+        (["extra.nii.gz", "m.nii.gz", "True", "linear", "0", "0", "x", "ras", "False", "False", "14"], "'14' is one"),
+    ):
+        assert run_main(monkeypatch, *words, *extra) == 1
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"error: {message}") and len(shown.err.splitlines()) == 1
+        assert not list(tmp_path.iterdir())
+
+
+def test_help(monkeypatch, capsys):
+    for words in ([], ["--help"], ["warp", "a", "b", "c", "--help"], ["register", "-h"]):
+        assert run_main(monkeypatch, *words) == 0
+        text = "".join(capsys.readouterr())
+        assert "SYNOPSIS" in text and "FIRE_METADATA" not in text
 
 
 def test_importing_the_package_loads_nothing(bundle):

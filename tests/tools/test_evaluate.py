@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from scripts import evaluate
+from scripts.engine.outcome import SOME_FAILED
 from scripts.errors import InputError
 from scripts.metrics.overlap import assd
 from scripts.spatial.chain import Linear
@@ -19,6 +20,7 @@ from scripts.spatial.geometry import Geometry, apply_affine
 from scripts.spatial.transform_files import read_chain, write_chain
 from scripts.tools.evaluate import summary_text
 from tests.conftest import smooth_field
+from tests.test_commands import run_main
 
 
 def rows(path) -> list[dict]:
@@ -183,15 +185,18 @@ def test_a_submission_is_written_and_read_again(tmp_path):
         )
 
 
-def test_one_bad_case_does_not_stop_the_others(cases, heart_files, tmp_path, caplog):
+def test_one_bad_case_does_not_stop_the_others(cases, heart_files, tmp_path, caplog, monkeypatch):
     bad = nib.load(heart_files["true_ddf"])
     bad.header.set_intent(0)
     nib.save(bad, tmp_path / "bad.nii.gz")
     entries = rows(cases)
-    write_cases(cases, [case_row(heart_files, "bad", "bad.nii.gz"), *entries])
+    lost = case_row(heart_files, "lost", "still.nii.gz") | {"moving": "lost.nii.gz"}
+    write_cases(cases, [case_row(heart_files, "bad", "bad.nii.gz"), lost, *entries])
     report = evaluate(cases, tmp_path / "out", progress=False)
     assert set(report["cases"]) == {"true", "still"} and "intent 0" in report["failed"]["bad"]
-    assert "case bad" in caplog.text and summary_text(report).endswith("2 cases, 1 failed")
+    assert "lost.nii.gz does not exist" in report["failed"]["lost"]
+    assert "case bad" in caplog.text and summary_text(report).endswith("2 cases, 2 failed")
+    assert run_main(monkeypatch, "evaluate", str(cases), "--output_dir", str(tmp_path / "out")) == SOME_FAILED
     write_cases(cases, [case_row(heart_files, n, "bad.nii.gz") for n in ("a", "b")])
     with pytest.raises(InputError, match=r"None of 2 cases could be evaluated; the first: .*intent 0"):
         evaluate(cases, tmp_path / "none", progress=False)
