@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from scripts.engine.run import check_command_line
 from scripts.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,13 @@ def unwrapped() -> Iterator[None]:
 
 
 def plain_errors() -> None:
-    """From now on an :class:`InputError` that ends the program prints its sentence and no traceback; exit code 1."""
+    """From now on an :class:`InputError` that ends the program prints its sentence and no traceback; exit code 1.
+
+    Called first by every config. Where MONAI's command runs it, the options there are checked, because MONAI does not.
+
+    Raises:
+        InputError: an option of the command line that the config does not know, or a word where it has a number.
+    """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         plain = input_error(error)
@@ -51,6 +58,9 @@ def plain_errors() -> None:
             sys.stderr.write(f"error: {plain}\n")
 
     sys.excepthook = hook
+    program = getattr(sys.modules["__main__"], "__spec__", None)
+    if program is not None and program.name == "monai.bundle.__main__" and sys.argv[1:2] == ["run"]:
+        check_command_line(sys.argv[2:])
 
 
 def finish(evaluator, need_regions: bool = True) -> None:

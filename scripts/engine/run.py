@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import run as monai_run
 
 from scripts.engine.device import pick_device
 from scripts.errors import InputError
@@ -71,17 +74,19 @@ def literal(text: str) -> str:
 
 
 def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Raises :class:`InputError` for options that the config files do not know, and for words where they have a bool.
+    """Raises :class:`InputError` for options that the config files do not know, and for words where they have a number.
 
     MONAI adds unknown keys to the config without a word, and a mistyped option would do nothing.
     """
     known = ConfigParser.load_config_files(list(files))
-    for key in options:
+    for key, value in options.items():
         top = key.replace("::", "#").split("#")[0]
         if top not in known:
             raise no_option(key, known)
         if top == key and isinstance(known[key], bool):
-            check_switch(key, options[key])
+            check_switch(key, value)
+        elif top == key and isinstance(known[key], (int, float)):
+            check_number(key, value)
 
 
 def no_option(key: str, known: Iterable[str]) -> InputError:
@@ -95,3 +100,31 @@ def check_switch(name: str, value: Any) -> None:
     """Raises :class:`InputError` where an option that is on or off has another value: any word would count as on."""
     if not isinstance(value, bool) and not str(value).startswith(("$", "@")):  # expressions of a config
         raise InputError(f"--{name} must be True or False, got {value!r}.")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises :class:`InputError` where an option that is a number has a value of another kind."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number and value is not None and not str(value).startswith(("$", "@")):
+        raise InputError(f"--{name} must be a number, got {value!r}.")
+
+
+def check_command_line(words: Sequence[str]) -> None:
+    """Raises :class:`InputError` for what :func:`check_options` refuses, among the words of MONAI's command ``run``.
+
+    Args:
+        words: as the shell gives them, after ``run``.
+    """
+    options: dict[str, Any] = {}
+    for word, following in zip(words, [*words[1:], "--"]):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if not equals:
+                value = "True" if following.startswith("--") else following
+            options[name] = DefaultParseValue(value)
+    files = options.pop("config_file", None)
+    if files is None or "args_file" in options:  # then MONAI knows more than the command line says
+        return
+    own = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type"}
+    files = [files] if isinstance(files, str) else files
+    check_options(files, {k: v for k, v in options.items() if k not in own})
