@@ -95,6 +95,8 @@ def warp(
         logger.warning("%s looks like a label map and is warped as an image; give --label if it is one", source)
     if is_label:
         volume = replace(volume, array=whole_numbers(volume))
+    if fill is not None:
+        _check_fill(fill, volume if is_label else None)
     if interpolation == ONEHOT:
         array, inside = resample_labels(volume.array[0], volume.geometry, grid, steps, progress=progress)
         array = array[None]
@@ -149,6 +151,15 @@ def _check_interpolation(interpolation: str, is_label: bool, source: str | Path)
         what = "label map" if is_label else "image"
         why = "; between two labels lies no third" if is_label and interpolation in INTERPOLATIONS else ""
         raise InputError(f"The {what} {source} takes interpolation {' or '.join(allowed)}, not {interpolation!r}{why}.")
+
+
+def _check_fill(fill: float, labels: Volume | None) -> None:
+    if not isinstance(fill, (int, float)):
+        raise InputError(f"fill must be a number, got {fill!r}.")
+    if labels is not None:
+        limits = np.iinfo(labels.array.dtype)
+        if fill != int(fill) or not limits.min <= fill <= limits.max:
+            raise InputError(f"fill must be a label that fits {labels.path}, {limits.min} to {limits.max}, got {fill}.")
 
 
 def _first_grid(steps: Sequence[Step]) -> Geometry:
