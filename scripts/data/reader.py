@@ -64,7 +64,8 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         posterior, 1 mm pixels.
 
     Raises:
-        InputError: the file is missing, unreadable, 4-D without ``frame``, or has an impossible voxel size.
+        InputError: the file is missing, unreadable, 4-D without ``frame``, neither grey nor colour, or has an
+            impossible voxel size.
     """
     if header not in HEADER_POLICIES:
         raise InputError(f"header must be one of {', '.join(HEADER_POLICIES)}, got {header!r}.")
@@ -80,7 +81,12 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         array, affine, nifti = *_read_picture(path), None
     else:
         array, affine, nifti = *_read_itk(path, str(path)), None
-    array = _one_frame(array, frame, path)
+    if len(array) not in (1, 3, 4):
+        raise InputError(
+            f"{path} has {len(array)} values a voxel, and an image has 1, or 3 or 4 (RGB, RGBA) in colour; write the "
+            "one to use as a file of its own."
+        )
+    array = _one_frame(array[:3], frame, path)  # without alpha
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not usable(affine):
         raise InputError(
@@ -221,7 +227,7 @@ def _from_sitk(image: sitk.Image):
     n = image.GetDimension()
     array = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)[:3]
+        array = np.moveaxis(array, -1, 0)
     else:
         array = array[None]
     array = array.transpose(0, *range(array.ndim - 1, 0, -1))

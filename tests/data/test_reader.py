@@ -178,6 +178,17 @@ def test_rgb24(tmp_path, shape):
     np.testing.assert_array_equal(volume.array[1], colours["G"])
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_vectors_are_colours_or_refused(tmp_path, count):
+    values = np.arange(4 * 5 * 6 * count, dtype=np.float32).reshape(4, 5, 6, count)
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / "vectors.nrrd"))
+    if count in (3, 4):
+        assert read_volume(tmp_path / "vectors.nrrd").array.shape == (3, 6, 5, 4)
+        return
+    with pytest.raises(InputError, match=rf"vectors\.nrrd has {count} values a voxel"):
+        read_volume(tmp_path / "vectors.nrrd")
+
+
 def test_missing_truncated_and_foreign_files(nifti, tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.nii\.gz does not exist"):
         read_volume(tmp_path / "nowhere.nii.gz")
