@@ -110,7 +110,7 @@ def test_single_slice_is_two_dimensional(nifti):
 
 def test_series_needs_a_frame(nifti):
     path = change(nifti, "series.nii.gz", np.stack([VALUES, VALUES + 1], axis=-1))
-    with pytest.raises(InputError, match=r"series of 2 frames.*--moving_frame or --fixed_frame \(0 to 1\)"):
+    with pytest.raises(InputError, match=r"series of the frames 0 to 1; .*, --frame_index of warp, --frame of masks"):
         read_volume(path)
     np.testing.assert_array_equal(read_volume(path, frame=1).array[0], VALUES + 1)
     with pytest.raises(InputError, match="frames 0 to 1, and frame 2"):
