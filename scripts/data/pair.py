@@ -19,7 +19,7 @@ from scripts.data.intensity import apply_window
 from scripts.data.reader import Volume, check_intensities, read_volume
 from scripts.errors import InputError
 from scripts.spatial.affine import align
-from scripts.spatial.geometry import Geometry, extent_text, grid_text, overlap, resample
+from scripts.spatial.geometry import Geometry, extent_text, overlap, resample, told_apart
 from scripts.spatial.landmarks import read_landmarks
 
 
@@ -144,9 +144,9 @@ class LoadPair(Transform):
         if label.geometry.shape != image.geometry.shape or not np.allclose(
             label.geometry.affine, image.geometry.affine, atol=1e-3
         ):
+            own, wanted = told_apart(label.geometry, image.geometry)
             raise InputError(
-                f"{path} is on another grid ({grid_text(label.geometry)}) than its image {image.path} "
-                f"({grid_text(image.geometry)}); resample it first."
+                f"{path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
             )
         array = np.asarray(label.array[:1])
         rounded = np.rint(array)
