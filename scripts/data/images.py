@@ -65,7 +65,7 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
     if path.suffix.lower() not in (".txt", ".json"):
         return [images] if there(path) or not glob.has_magic(images) else sorted(glob.glob(images, recursive=True))
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         entries = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"The list of images {images} cannot be read ({error}).") from error

@@ -20,7 +20,7 @@ from scripts.data.intensity import apply_window
 from scripts.data.reader import Volume, check_intensities, read_volume
 from scripts.errors import InputError
 from scripts.spatial.affine import align
-from scripts.spatial.geometry import Geometry, extent_text, grid_text, overlap, resample
+from scripts.spatial.geometry import Geometry, extent_text, overlap, resample, same_grid, told_apart
 from scripts.spatial.landmarks import contains, read_landmarks
 from scripts.spatial.orientation import ddf_to_grid, oriented
 
@@ -160,12 +160,10 @@ class LoadPair(Transform):
             return None
         frame = data.get(f"{key.split('_')[0]}_frame")
         label = read_volume(path, frame=None if frame == "" else frame, header=self.header, single=True)
-        if label.geometry.shape != image.geometry.shape or not np.allclose(
-            label.geometry.affine, image.geometry.affine, atol=1e-3
-        ):
+        if not same_grid(label.geometry, image.geometry):
+            own, wanted = told_apart(label.geometry, image.geometry)
             raise InputError(
-                f"{path} is on another grid ({grid_text(label.geometry)}) than its image {image.path} "
-                f"({grid_text(image.geometry)}); resample it first."
+                f"{path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
             )
         array = np.asarray(label.array[:1])
         rounded = np.rint(array)

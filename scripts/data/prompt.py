@@ -15,7 +15,7 @@ from torch import Tensor
 from scripts.data.pair import Pair
 from scripts.data.reader import read_volume
 from scripts.errors import InputError
-from scripts.spatial.geometry import LPS, apply_affine, resample
+from scripts.spatial.geometry import LPS, apply_affine, resample, same_grid, told_apart
 
 SOURCES = ("moving", "fixed")
 FRAMES = ("ras", "lps", "voxel")
@@ -72,7 +72,7 @@ class PlacePrompt(Transform):
         if source not in SOURCES:
             raise InputError(f"source must be moving or fixed, got {source!r}.")
         if frame not in FRAMES:
-            raise InputError(f"frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
+            raise InputError(f"prompt_frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
         if not points and not box and not mask:
             raise InputError("A prompt is needed: --points, --box or --mask.")
         self.source, self.mask, self.frame = source, mask, frame
@@ -92,10 +92,11 @@ class PlacePrompt(Transform):
         if self.mask:
             volume = pair.moving if self.source == "moving" else pair.fixed
             label = read_volume(self.mask)
-            if label.geometry.shape != volume.geometry.shape or not np.allclose(
-                label.geometry.affine, volume.geometry.affine, atol=1e-3
-            ):
-                raise InputError(f"{self.mask} is on another grid than {volume.path}; resample it first.")
+            if not same_grid(label.geometry, volume.geometry):
+                own, wanted = told_apart(label.geometry, volume.geometry)
+                raise InputError(
+                    f"{self.mask} is on another grid ({own}) than {volume.path} ({wanted}); resample it first."
+                )
             transform = pair.transform if self.source == "moving" else None
             values = torch.from_numpy((label.array[:1] != 0).astype(np.float32))
             mask = resample(values, volume.geometry, pair.working, transform, fill=0.0)[0] >= 0.5
@@ -125,7 +126,8 @@ class PlacePrompt(Transform):
         if outside.any():
             bad = int(np.argmax(outside.any(axis=1)))
             raise InputError(
-                f"The prompt at {points[bad].round(1).tolist()} mm RAS lies outside the common image; check --frame."
+                f"The prompt at {points[bad].round(1).tolist()} mm RAS lies outside the common image; "
+                "check --prompt_frame."
             )
         return torch.as_tensor(index, dtype=torch.float32)
 

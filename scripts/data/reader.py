@@ -66,7 +66,8 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         posterior, 1 mm pixels.
 
     Raises:
-        InputError: the file is missing, unreadable, 4-D without ``frame``, or has an impossible voxel size.
+        InputError: the file is missing, unreadable, 4-D without ``frame``, neither grey nor colour, or has an
+            impossible voxel size.
     """
     if header not in HEADER_POLICIES:
         raise InputError(f"header must be one of {', '.join(HEADER_POLICIES)}, got {header!r}.")
@@ -82,7 +83,12 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         array, affine, nifti = *_read_picture(path), None
     else:
         array, affine, nifti = *_read_itk(path, str(path)), None
-    array = _one_frame(array, None if single and array.ndim == 4 else frame, path)
+    if len(array) not in (1, 3, 4):
+        raise InputError(
+            f"{path} has {len(array)} values a voxel, and an image has 1, or 3 or 4 (RGB, RGBA) in colour; write the "
+            "one to use as a file of its own."
+        )
+    array = _one_frame(array[:3], None if single and array.ndim == 4 else frame, path)  # without alpha
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not usable(affine):
         raise InputError(
@@ -240,7 +246,7 @@ def _from_sitk(image: sitk.Image):
     n = image.GetDimension()
     array = sitk.GetArrayFromImage(image)
     if image.GetNumberOfComponentsPerPixel() > 1:
-        array = np.moveaxis(array, -1, 0)[:3]
+        array = np.moveaxis(array, -1, 0)
     else:
         array = array[None]
     array = array.transpose(0, *range(array.ndim - 1, 0, -1))
@@ -267,8 +273,8 @@ def _one_frame(array: NDArray, frame: int | None, path: Path) -> NDArray:
         return array[..., 0]
     if frame is None:
         raise InputError(
-            f"{path} is a 4-D series of {count} frames; choose one with --moving_frame or --fixed_frame "
-            f"(0 to {count - 1})."
+            f"{path} is a 4-D series of the frames 0 to {count - 1}; choose one: --moving_frame or --fixed_frame "
+            "of a pair, --frame_index of warp, --frame of masks."
         )
     if not 0 <= frame < count:
         raise InputError(f"{path} has frames 0 to {count - 1}, and frame {frame} was asked for.")

@@ -60,7 +60,7 @@ def load_numbers(path: str | Path) -> NDArray:
     """The numbers of a text file, as rows and columns; empty where it holds anything else."""
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # numpy's, on a file without any
-            return np.loadtxt(path, ndmin=2)
+            return np.loadtxt(path, ndmin=2, encoding="utf-8-sig")
     except ValueError:  # UnicodeDecodeError is one
         return np.empty((0, 0))
 

@@ -78,6 +78,25 @@ def grid_text(geometry: Geometry) -> str:
     return f"{' x '.join(map(str, geometry.shape))} voxels of {' x '.join(f'{s:.4g}' for s in geometry.spacing)} mm"
 
 
+def same_grid(a: Geometry, b: Geometry) -> bool:
+    """Whether two grids have the same voxels, but for rounding in their headers."""
+    return a.shape == b.shape and np.allclose(a.affine, b.affine, atol=1e-3)
+
+
+def told_apart(a: Geometry, b: Geometry) -> tuple[str, str]:
+    """Two grids that differ, in words that differ: size and voxel size, else place, else how their axes lie."""
+
+    def place(grid: Geometry) -> str:
+        return f"first voxel at {grid.affine[:3, 3].round(3).tolist()} mm RAS"
+
+    def axes(grid: Geometry) -> str:
+        steps = (grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)).T
+        return f"axes along {steps[: grid.ndim].round(4).tolist()} RAS"
+
+    words = next((w for w in (grid_text, place) if w(a) != w(b)), axes)
+    return words(a), words(b)
+
+
 def overlap(a: Geometry, b: Geometry, transform: NDArray) -> bool:
     """Whether the bounding boxes of two grids meet in space once ``transform`` has moved ``a`` (RAS mm).
 

@@ -55,7 +55,7 @@ def read_landmark_file(
         raise InputError(f"Landmark frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{path} cannot be read: it does not exist; give a file of landmarks.") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -74,7 +74,7 @@ def read_cases(path: str | Path) -> list[Case]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{path} cannot be read; give a CSV or JSON list of cases.") from error
@@ -111,7 +111,7 @@ def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
     """
     dataset, folder = Path(dataset), Path(folder)
     try:
-        content = json.loads(dataset.read_text(encoding="utf-8"))
+        content = json.loads(dataset.read_text(encoding="utf-8-sig"))
         pairs = next(content[k] for k in SPLITS if content.get(k))
         images = [(dataset.parent / p["fixed"], dataset.parent / p["moving"]) for p in pairs]
     except (OSError, ValueError, AttributeError, KeyError, TypeError, StopIteration, RecursionError) as error:

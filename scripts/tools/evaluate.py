@@ -208,7 +208,7 @@ def _row(metric: str, structure: str, stage: str, values: list[float]) -> dict:
 def _names(names: str | dict | None) -> dict[str, str]:
     if isinstance(names, (str, Path)):
         try:
-            names = dict(json.loads(Path(names).read_text(encoding="utf-8")))
+            names = dict(json.loads(Path(names).read_text(encoding="utf-8-sig")))
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{names} is no JSON file of structure names by label value.") from error
     return {str(k): str(v) for k, v in (names or {}).items()}

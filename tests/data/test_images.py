@@ -29,7 +29,7 @@ def test_patterns_files_and_lists(folder):
     assert [i["case"] for i in image_items(str(folder / "*.nii.gz"))] == ["a", "b", "c"]
     assert image_items("anything.nii.gz") == [{"path": "anything.nii.gz", "case": "anything"}]
     assert [i["case"] for i in image_items(["q/x.nii", "q/y.nii"])] == ["x", "y"]
-    (folder / "list.txt").write_text("b.nii.gz\n\n a.nii.gz \n", encoding="utf-8")
+    (folder / "list.txt").write_text("\ufeffb.nii.gz\n\n a.nii.gz \n", encoding="utf-8")
     items = image_items(str(folder / "list.txt"))
     assert [i["path"] for i in items] == [str(folder / "b.nii.gz"), str(folder / "a.nii.gz")]
 

@@ -162,6 +162,16 @@ def test_bad_pairs(tmp_path, heart, heart_files):
     wrong = save(tmp_path / "label.nii.gz", heart.moving_label[:-1], heart.moving_affine)
     with pytest.raises(InputError, match=r"label\.nii\.gz is on another grid \(63 x 64 x 6 voxels"):
         LoadPair()({**heart_files, "moving_label": wrong})
+    shifted, turned = heart.moving_affine.copy(), heart.moving_affine.copy()
+    shifted[0, 3] += 7
+    turned[:3, 0] *= -1
+    for name, affine, words in (
+        ("shifted", shifted, r"first voxel at \[.*\] mm RAS\) .* \(first voxel at"),
+        ("turned", turned, r"axes along \[\[1\.0.* \(axes along \[\[-1\.0"),
+    ):
+        wrong = save(tmp_path / f"{name}.nii.gz", heart.moving_label, affine)
+        with pytest.raises(InputError, match=rf"{name}\.nii\.gz is on another grid \({words}"):
+            LoadPair()({**heart_files, "moving_label": wrong})
     soft = save(tmp_path / "soft.nii.gz", heart.moving_label * 0.3, heart.moving_affine)
     with pytest.raises(InputError, match="not whole numbers"):
         LoadPair()({**heart_files, "moving_label": soft})

@@ -137,7 +137,7 @@ def test_what_is_read_only_in_part_is_said(tmp_path, caplog):
 
 def test_series_needs_a_frame(nifti):
     path = change(nifti, "series.nii.gz", np.stack([VALUES, VALUES + 1], axis=-1))
-    with pytest.raises(InputError, match=r"series of 2 frames.*--moving_frame or --fixed_frame \(0 to 1\)"):
+    with pytest.raises(InputError, match=r"series of the frames 0 to 1; .*, --frame_index of warp, --frame of masks"):
         read_volume(path)
     np.testing.assert_array_equal(read_volume(path, frame=1).array[0], VALUES + 1)
     with pytest.raises(InputError, match="frames 0 to 1, and frame 2"):
@@ -203,6 +203,17 @@ def test_rgb24(tmp_path, shape):
     volume = read_volume(tmp_path / "rgb.nii.gz")
     assert volume.array.shape == (3, *shape)
     np.testing.assert_array_equal(volume.array[1], colours["G"])
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6])
+def test_vectors_are_colours_or_refused(tmp_path, count):
+    values = np.arange(4 * 5 * 6 * count, dtype=np.float32).reshape(4, 5, 6, count)
+    sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), str(tmp_path / "vectors.nrrd"))
+    if count in (3, 4):
+        assert read_volume(tmp_path / "vectors.nrrd").array.shape == (3, 6, 5, 4)
+        return
+    with pytest.raises(InputError, match=rf"vectors\.nrrd has {count} values a voxel"):
+        read_volume(tmp_path / "vectors.nrrd")
 
 
 def test_missing_truncated_and_foreign_files(nifti, tmp_path):

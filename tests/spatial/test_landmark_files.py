@@ -27,6 +27,12 @@ def text(rows) -> list[str]:
     return [",".join(f"{v:g}" for v in row) for row in rows]
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    for content in ("x,y,z\n1,2,3\n", "1 2 3\n"):
+        (tmp_path / "p.csv").write_text(content, encoding="utf-8-sig")
+        np.testing.assert_allclose(read_landmark_file(tmp_path / "p.csv").points_ras, [[1, 2, 3]])
+
+
 @pytest.mark.parametrize(("frame", "points"), [("LPS", RAS * [-1, -1, 1]), ("0", RAS), ("1", RAS * [-1, -1, 1])])
 def test_fcsv_says_its_frame(tmp_path, frame, points):
     a, b = text(points)

@@ -89,7 +89,7 @@ def test_bsplines_are_read_on_a_grid(tmp_path):
 
 
 def test_matrix_in_text_and_lists(tmp_path):
-    np.savetxt(tmp_path / "a.txt", affine_step().matrix)
+    np.savetxt(tmp_path / "a.txt", affine_step().matrix, encoding="utf-8-sig")
     write_chain(tmp_path / "f.nii.gz", chains()["field"], FIXED)
     steps = read_chain(f"{tmp_path / 'f.nii.gz'},{tmp_path / 'a.txt'}")
     assert [type(s) for s in steps] == [Field, Linear]

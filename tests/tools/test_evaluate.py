@@ -185,6 +185,15 @@ def test_a_submission_is_written_and_read_again(tmp_path):
         )
 
 
+def test_lists_saved_with_a_byte_order_mark(cases, heart_files, tmp_path):
+    """As Excel saves them."""
+    (tmp_path / "names.json").write_text('\ufeff{"1": "right ventricle"}', encoding="utf-8")
+    cases.write_text(cases.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    report = evaluate(cases, tmp_path / "out", names=tmp_path / "names.json", progress=False)
+    assert set(report["cases"]) == {"true", "still"}
+    assert any(row["structure"] == "right ventricle" for row in report["summary"])
+
+
 def test_one_bad_case_does_not_stop_the_others(cases, heart_files, tmp_path, caplog, monkeypatch):
     bad = nib.load(heart_files["true_ddf"])
     bad.header.set_intent(0)

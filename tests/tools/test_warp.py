@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
+from scipy import ndimage
 
 from scripts import compose, invert, warp
 from scripts.data.reader import read_volume
+from scripts.data.writer import save_nifti
 from scripts.errors import InputError
 from scripts.spatial.chain import Linear, map_points
 from scripts.spatial.fields import write_field
-from scripts.spatial.geometry import Geometry, apply_affine, world_displacement
+from scripts.spatial.geometry import LPS, Geometry, apply_affine, world_displacement
 from scripts.spatial.landmark_files import Landmarks, read_landmark_file, write_landmark_file
 from scripts.spatial.transform_files import read_chain, write_chain
 from tests.conftest import oblique, smooth_field
@@ -244,3 +249,38 @@ def test_beyond_the_field_nothing_is_displaced_and_a_warning_says_so(heart_files
     assert "reaches beyond the field" in caplog.text
     far = apply_affine(wide.affine, [[90.0, 30.0, 3.0]])
     np.testing.assert_allclose(map_points(read_chain(heart_files["true_ddf"]), far), far)
+
+
+@pytest.mark.parametrize("kind", ["volume", "picture", "slice"])
+def test_fields_in_itk_as_the_docs_say(bundle, heart_files, tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    if kind == "volume":
+        for role in ("moving", "fixed"):
+            shutil.copy(heart_files[role], tmp_path / f"{role}.nii.gz")
+        shutil.copy(heart_files["true_ddf"], tmp_path / "out" / "ddf.nii.gz")
+    else:
+        values = ndimage.gaussian_filter(np.random.default_rng(0).random((40, 50)), 3)
+        values = (255 * (values - values.min()) / np.ptp(values)).astype(np.uint8)
+        grid = Geometry((50, 40), LPS.copy()) if kind == "picture" else oblique((50, 40), (1.5, 1.2), 20)
+        for role in ("moving", "fixed"):
+            Image.fromarray(values).save(tmp_path / f"{role}.png")
+            save_nifti(tmp_path / f"{role}.nii.gz", values.T.astype(np.float32), grid)
+        u = world_displacement(smooth_field((50, 40), 2.0, 1)[0].numpy(), grid).astype(np.float32)
+        write_field(tmp_path / "out" / "ddf.nii.gz", u, grid)
+    suffix = ".png" if kind == "picture" else ".nii.gz"
+    warp(f"moving{suffix}", f"moved{suffix}", "out", progress=False)
+    here = sitk.GetArrayFromImage(sitk.ReadImage(f"moved{suffix}")).astype(float)
+    if kind == "slice":
+        compose("out", "field.h5")
+        images = (sitk.ReadImage(f"{role}.nii.gz") for role in ("moving", "fixed"))
+        there = sitk.Resample(*images, sitk.ReadTransform("field.h5"), sitk.sitkLinear)
+    else:
+        code = re.findall(r"```python\n(.*?)```", (bundle / "docs" / "fields.md").read_text(encoding="utf-8"), re.S)
+        names: dict = {}
+        exec(next(c for c in code if f"moving{suffix}" in c), names)
+        there = names["moved"]
+    there = sitk.GetArrayFromImage(there).astype(float)
+    inside = there > 0
+    assert inside.mean() > 0.5
+    assert np.abs(here - there)[inside].mean() < 0.01 * np.ptp(here)
