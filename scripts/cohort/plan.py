@@ -12,9 +12,9 @@ from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from scripts.cohort.case import read_record
-from scripts.cohort.pairs import Entry, read_entries
+from scripts.cohort.pairs import SUMMARIES, Entry, read_entries
 from scripts.data.pair import working_grid
-from scripts.data.reader import Volume, read_volume
+from scripts.data.reader import PICTURES, Volume, read_volume
 from scripts.engine.device import pick_device
 from scripts.engine.outcome import unwrapped
 from scripts.engine.run import BUNDLE, check_options, config_values
@@ -23,7 +23,6 @@ from scripts.report.page import method_text
 from scripts.spatial.geometry import grid_text, overlap
 
 _IDENTITY = np.eye(4)
-ALWAYS = ("moving_rois.nii.gz", "fixed_rois.nii.gz", "correspondence.json")
 
 
 def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -45,7 +44,8 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
     wanted = {key: parser.get_parsed_content(key) for key in ("overview", "max_size", "header")}
-    wanted["dense"] = parser.get_parsed_content("dense") if "dense" in parser.config else True
+    for key, default in (("dense", True), ("inverse", False)):  # the network has neither
+        wanted[key] = parser.get_parsed_content(key) if key in parser.config else default
     target = Path(options["output_dir"])
     if options.get("pairs"):
         lines = _cohort_lines(read_entries(options["pairs"], parser.get("columns")), target, wanted)
@@ -94,13 +94,16 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
 
 def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Files that a registered pair has."""
-    names = list(ALWAYS)
+    """Files that a pair has once regions of it are matched."""
+    pictures = [role for role in ("moving", "fixed") if str(item[role]).lower().endswith(PICTURES)]
+    names = ["moving_rois.nii.gz", "fixed_rois.nii.gz", *(f"{role}_rois.png" for role in pictures)]
+    names.append("correspondence.json")
     if wanted["dense"]:
-        names += ["ddf.nii.gz", "moved.nii.gz"]
+        names += ["ddf.nii.gz", *(["inverse_ddf.nii.gz"] if wanted["inverse"] else []), "moved.nii.gz"]
+        names += ["moved.png"] if len(pictures) == 2 else []
         names += ["moved_label.nii.gz"] if item.get("moving_label") else []
         names += ["moved_landmarks.csv"] if item.get("fixed_landmarks") else []
-    return [*names, *(["overview.png"] if wanted["overview"] else [])]
+    return [*names, *(["overview.png", "report.html"] if wanted["overview"] else [])]
 
 
 def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, Any]) -> list[str]:
@@ -114,12 +117,9 @@ def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, A
             bad += 1
             lines.append(f"    will fail: {error}")
     lines.append(f"{len(entries)} pairs" + (f", {bad} of them will fail" if bad else ""))
-    keys = {key: True for entry in entries for key in entry.item}
-    names = ["case.json", "case.log", *output_names(keys, wanted)]
-    return [
-        *lines,
-        f"writes to {target}: summary.csv, summary.json, and for each pair a folder with {', '.join(names)}",
-    ]
+    names = dict.fromkeys(name for entry in entries for name in output_names(entry.item, wanted))
+    folder = ", ".join(["case.json", "case.log", *names])
+    return [*lines, f"writes to {target}: {', '.join(SUMMARIES)}, and for each pair a folder with {folder}"]
 
 
 def _words(values: Mapping[str, Any]) -> str:

@@ -78,12 +78,15 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
         InputError: a picture of a volume or of values that are no bytes.
     """
     name = path.name.lower()
-    if name.endswith(NIFTI):
-        save_nifti(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid, like.header)
-    elif name.endswith(PICTURES):
-        if grid.ndim != 2 or array.dtype not in (np.uint8, np.uint16):
+    if name.endswith(PICTURES):
+        if grid.ndim != 2 or array.dtype not in (np.bool_, np.uint8, np.uint16):
             raise InputError(f"{path.name}: a picture holds whole numbers in a plane; write NIfTI or NRRD instead.")
         save_picture(path, array)
+        return
+    if array.dtype == np.bool_:
+        array = array.astype(np.uint8)  # only pictures know two values
+    if name.endswith(NIFTI):
+        save_nifti(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid, like.header)
     else:
         _save_itk(path, array, grid, like)
 

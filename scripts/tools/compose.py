@@ -27,8 +27,7 @@ def compose(
     """Writes a list of transforms as one; with a single one, converts it.
 
     Args:
-        transforms: in the order in which a fixed point passes through them, see
-            :func:`scripts.spatial.transform_files.read_chain`.
+        transforms: in the order in which a fixed point passes through them, see docs/fields.md.
         output: displacement field (.nii.gz, .nii, .nrrd, .mha), ITK transform (.h5, .tfm, .mat, .txt; affines stay
             affine) or Learn2Reg (.npz).
         reference: image whose grid the field gets; None takes the grid of the first field.

@@ -59,8 +59,8 @@ def evaluate(
     """Measures one registration or many, and writes tables.
 
     Args:
-        cases: CSV or JSON list of cases, see :class:`scripts.tools.cases.Case`; with ``fields`` the dataset JSON of a
-            Learn2Reg task. None for the one case that the following options name.
+        cases: CSV or JSON list of cases, see docs/fields.md; with ``fields`` the dataset JSON of a Learn2Reg task.
+            None for the one case that the following options name.
         output_dir: gets metrics.json, cases.csv, structures.csv and summary.csv.
         transforms: of one case: files or a result folder.
         moving: moving image of one case.
@@ -71,12 +71,12 @@ def evaluate(
         fixed_landmarks: the same landmarks in the fixed image.
         frame: of landmarks in text files: "ras" (default), "lps" or "voxel".
         fields: folder with a Learn2Reg submission.
-        learn2reg: Learn2Reg's rules, see :func:`scripts.tools.measure.measure_case`; on with ``fields``.
+        learn2reg: Learn2Reg's rules (docs/fields.md); on with ``fields``.
         structures: label values to compare; None takes all.
         names: structure names by label value, or a JSON file of them.
         submission: folder that also gets every field in Learn2Reg's form.
         submission_format: "nii.gz" or "npz".
-        layout: of npz, see :func:`scripts.spatial.learn2reg.write_learn2reg`.
+        layout: of npz: "last" (X, Y, Z, 3) or "first" (3, X, Y, Z).
         progress: shows a bar.
 
     Returns:

@@ -27,8 +27,7 @@ def invert(
     """Writes the inverse of a list of transforms as one file.
 
     Args:
-        transforms: in the order in which a fixed point passes through them, see
-            :func:`scripts.spatial.transform_files.read_chain`.
+        transforms: in the order in which a fixed point passes through them, see docs/fields.md.
         output: format by suffix, as for ``compose``; affines stay affine.
         moving: the moving image, whose grid the inverse gets; None takes the grid of the first field.
         reference: the fixed image, for transforms without a grid of their own.

@@ -52,7 +52,7 @@ def warp(
         source: image, label map, or landmarks (.csv, .txt, .fcsv, .mrk.json).
         output: file to write; its suffix says the format.
         transforms: one or several, in the order in which a fixed point passes through them (that of
-            ``antsApplyTransforms -t``); see :func:`scripts.spatial.transform_files.read_chain`.
+            ``antsApplyTransforms -t``); see docs/fields.md.
         reference: image whose grid the result gets; None takes the grid of the first field. For landmarks the fixed
             image, needed for voxel indices.
         moving: the moving image, needed for landmarks that are voxel indices in it and for Learn2Reg fields between

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_the_plan_of_a_pair(heart_files, tmp_path, monkeypatch, capsys):
         f"fixed_label: {heart_files['fixed_label']}, 64 x 64 x 6 voxels",
         "working grid: 64 x 64 x 6 voxels of 3 x 3 x 12 mm\n",
         f"writes to {out}: moving_rois.nii.gz",
-        "ddf.nii.gz, moved.nii.gz, overview.png\n",
+        "ddf.nii.gz, moved.nii.gz, overview.png, report.html\n",
         "configs: samreg.json, presets/abdomen_ct.json\n",
         "model: model compact, checkpoint None",
         "init affine",
@@ -92,6 +93,20 @@ def test_the_plan_of_a_pair(heart_files, tmp_path, monkeypatch, capsys):
     ):
         assert part in said, part
     assert not out.exists()
+
+
+def test_the_plan_names_the_files_that_are_written(phantoms, tmp_path):
+    single = {k: v for k, v in phantoms[0].items() if k != "name"} | {"inverse": True}
+    spots = np.zeros((96, 96), np.uint8)
+    spots[20:50, 30:60] = 200
+    Image.fromarray(spots).save(tmp_path / "spots.png")
+    picture = str(tmp_path / "spots.png")
+    for name, options in (("heart", single), ("picture", {"moving": picture, "fixed": picture})):
+        out, options = tmp_path / name, options | QUICK | {"overview": True}
+        plan = register(output_dir=str(out), dry_run=True, **options)["plan"]
+        promised = re.search(rf"writes to {out}: (.*)", plan)[1].split(", ")
+        assert register(output_dir=str(out), **options)["pairs"]
+        assert sorted(promised) == sorted(p.name for p in out.iterdir() if p.suffix != ".lock")
 
 
 def test_the_plan_of_a_list(heart_files, tmp_path):

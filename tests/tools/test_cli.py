@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import scripts
+from scripts import __main__ as cli
 from scripts.spatial.landmark_files import Landmarks, read_landmark_file, write_landmark_file
 from tests.test_commands import commands, run_main
 
@@ -79,6 +80,10 @@ def test_help(monkeypatch, capsys):
         assert run_main(monkeypatch, *words) == 0
         text = "".join(capsys.readouterr())
         assert "SYNOPSIS" in text and "FIRE_METADATA" not in text
+    for verb in cli.VERBS:
+        run_main(monkeypatch, verb, "--help")
+        text = capsys.readouterr().err
+        assert ":func:" not in text and not any(line.endswith(" see") for line in text.splitlines())
 
 
 def test_importing_the_package_loads_nothing(bundle):

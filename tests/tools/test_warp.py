@@ -251,6 +251,16 @@ def test_beyond_the_field_nothing_is_displaced_and_a_warning_says_so(heart_files
     np.testing.assert_allclose(map_points(read_chain(heart_files["true_ddf"]), far), far)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz", ".nrrd"])
+def test_pictures_of_two_values(tmp_path, suffix):
+    values = np.random.default_rng(0).random((20, 16)) > 0.5
+    Image.fromarray(values).save(tmp_path / "two.png")
+    write_field(tmp_path / "ddf.nii.gz", np.zeros((16, 20, 3), np.float32), Geometry((16, 20), LPS.copy()))
+    out = tmp_path / f"out{suffix}"
+    warp(tmp_path / "two.png", out, tmp_path / "ddf.nii.gz", interpolation="nearest", progress=False)
+    np.testing.assert_array_equal(read_volume(out).array[0].T, values)
+
+
 @pytest.mark.parametrize("kind", ["volume", "picture", "slice"])
 def test_fields_in_itk_as_the_docs_say(bundle, heart_files, tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
