@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import nibabel as nib
@@ -260,6 +261,8 @@ def _from_sitk(image: sitk.Image):
 
 def _one_frame(array: NDArray, frame: int | None, path: Path) -> NDArray:
     """(C, X, Y, Z) of a series (C, X, Y, Z, T)."""
+    if frame is not None and not isinstance(frame, Integral):
+        raise InputError(f"The frame of {path} must be a whole number from 0, got {frame!r}.")
     if array.ndim > 5:
         raise InputError(
             f"{path} has the shape {array.shape[1:]}; images of more than 4 dimensions cannot be registered."

@@ -144,6 +144,8 @@ def test_series_needs_a_frame(nifti):
         read_volume(path, frame=2)
     with pytest.raises(InputError, match="no frame 3"):
         read_volume(nifti, frame=3)
+    with pytest.raises(InputError, match="must be a whole number from 0, got 'abc'"):
+        read_volume(path, frame="abc")
     assert read_volume(change(nifti, "one.nii.gz", VALUES[..., None])).geometry.shape == (12, 10, 8)
 
 
