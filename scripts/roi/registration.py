@@ -143,7 +143,9 @@ class ROIRegistration:
         result = Registration(moving, fixed, matches, *masks, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
         result.warnings += self.doubts(result)
-        if self.dense and (len(matches) or self.settings.image_weight):
+        if self.dense and self.too_few(result):
+            result.ddf = torch.zeros(1, working.ndim, *working.shape)
+        elif self.dense and (len(matches) or self.settings.image_weight):
             with timed(seconds, "dense"):
                 self.fill_dense(result, working, moving_image, fixed_image)
         return result
@@ -199,9 +201,23 @@ class ROIRegistration:
                 f"None of {len(result.moving)} moving and {len(result.fixed)} fixed regions match above epsilon "
                 f"{self.epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
             ]
+        if self.dense and self.too_few(result):
+            return [
+                f"The pairs of regions found after the initial alignment ({len(result.matches)}) are too few to better it: "
+                "the field is the alignment alone; lower --pred_iou_thresh, or add the images with --image_weight."
+            ]
         if len(result.matches) == 1:
             return ["Only one pair of regions was found: away from it the field is little more than a translation."]
         return []
+
+    def too_few(self, result: Registration) -> bool:
+        """Whether the pairs, after an initial alignment, are fewer than an affine map needs.
+
+        The outlines of one or two regions are less sure than the alignment, and a shift of everything costs a smooth
+        field nothing: it would follow them.
+        """
+        aligned = self.position_sigma_mm != 0 and not self.settings.image_weight
+        return aligned and 0 < len(result.matches) <= result.moving_masks.ndim - 1
 
     def fill_dense(self, result: Registration, working: Geometry, moving_image: Tensor, fixed_image: Tensor) -> None:
         """Adds the dense field to a result."""

@@ -125,6 +125,16 @@ def test_degenerate_cases_are_said(bundled, loaded):
     assert single.ddf is not None
 
 
+def test_few_pairs_do_not_undo_an_alignment(bundled, loaded):
+    """The outlines of a few regions are less sure than an affine map of the whole images."""
+    n = loaded["pair"].working.ndim
+    few = register(max_pairs=n, position_sigma_mm=None)(loaded["image"], bundled)
+    assert len(few.matches) == n and few.ddf.shape[1] == n and not few.ddf.any()
+    assert few.warnings[0].startswith(f"The pairs of regions found after the initial alignment ({n}) are too few")
+    assert register(max_pairs=n + 1, position_sigma_mm=None)(loaded["image"], bundled).ddf.any()
+    assert register(max_pairs=n)(loaded["image"], bundled).ddf.any()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
