@@ -203,8 +203,8 @@ class ROIRegistration:
             ]
         if self.dense and self.too_few(result):
             return [
-                f"The pairs of regions found after the initial alignment ({len(result.matches)}) are too few to better it: "
-                "the field is the alignment alone; lower --pred_iou_thresh, or add the images with --image_weight."
+                f"The pairs of regions found after the initial alignment ({len(result.matches)}) are too few to "
+                "better it: the field is the alignment alone; lower --pred_iou_thresh, or set --image_weight."
             ]
         if len(result.matches) == 1:
             return ["Only one pair of regions was found: away from it the field is little more than a translation."]
