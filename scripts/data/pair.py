@@ -58,7 +58,7 @@ class Pair:
 
     def on_fixed_grid(self, ddf: Tensor | None) -> Tensor | None:
         """A field (1, n, *working.shape) in voxels of the working grid as one of the fixed grid; None stays None."""
-        return None if ddf is None else ddf_to_grid(ddf.cpu().float(), self.working, self.fixed.geometry)
+        return None if ddf is None else ddf_to_grid(ddf.detach().cpu().float(), self.working, self.fixed.geometry)
 
 
 class LoadPair(Transform):
