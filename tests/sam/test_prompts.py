@@ -58,13 +58,3 @@ def test_a_users_mask_comes_back(bundled, picture, x, y, radius):
     rows, columns = mask.nonzero().T
     corners = torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float()
     torch.testing.assert_close(back.boxes[0], corners, atol=1.0, rtol=0)
-
-
-@pytest.mark.parametrize("radius", [30.0, 40.0])
-def test_a_rough_mask_tells_which_of_nested_structures_is_meant(bundled, picture, radius):
-    slices = EncodedSlices(bundled, picture)
-    point = torch.tensor([[130.0, 95.0]]), torch.ones(1)
-    rough = disk((200, 240), 131.0, 96.0, radius)
-    alone, guided = (slices.masks(0, Prompt(*point, mask=m)).masks()[:1] for m in (None, rough))
-    gain = pairwise_overlap(guided, rough[None], "iou") - pairwise_overlap(alone, rough[None], "iou")
-    assert float(gain) > 0.1
