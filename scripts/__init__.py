@@ -10,11 +10,11 @@ from __future__ import annotations
 from importlib import import_module
 
 VERBS = {
-    "register": "scripts.cohort.register",
-    "warp": "scripts.tools.warp",
-    "invert": "scripts.tools.invert",
-    "compose": "scripts.tools.compose",
-    "evaluate": "scripts.tools.evaluate",
+    "register": "scripts.verbs.register",
+    "warp": "scripts.verbs.warp",
+    "invert": "scripts.verbs.invert",
+    "compose": "scripts.verbs.compose",
+    "evaluate": "scripts.verbs.evaluate",
 }
 
 

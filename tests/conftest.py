@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.anatomy.net import build_net
+from scripts.common.weights import export_weights
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
+from scripts.masks.net import build_net
 from scripts.spatial.geometry import Geometry
-from scripts.weights import export_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 

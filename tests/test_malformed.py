@@ -16,17 +16,17 @@ import SimpleITK as sitk
 from PIL import Image
 
 from scripts import compose, evaluate, invert, warp
-from scripts.anatomy.files import FilesSource
-from scripts.cohort.pairs import read_entries
+from scripts.common.errors import InputError
 from scripts.data.images import LoadVolume, image_items
 from scripts.data.pair import LoadPair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 from scripts.data.structures import AddMasks
-from scripts.errors import InputError
+from scripts.masks.files import FilesSource
 from scripts.spatial.chain import Linear
 from scripts.spatial.landmark_files import Landmarks, write_landmark_file
 from scripts.spatial.transform_files import read_chain, write_chain
+from scripts.workflow.cohort.pairs import read_entries
 from tests.malformed import damaged
 
 INPUTS, LONGEST_S = 400, 20

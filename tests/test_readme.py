@@ -36,7 +36,7 @@ TESTS = {
     "tools/test_cli.py::test_readme_commands": [
         f"python -m scripts {verb}" for verb in ("warp", "invert", "compose", "evaluate")
     ],
-    "benchmarks/test_commands.py::test_compare_measures_once": ["python -m scripts.benchmarks.compare"],
+    "benchmarks/test_commands.py::test_compare_measures_once": ["python -m scripts.benchmarks.peers.compare"],
     "test_readme.py::test_the_network": [f"{PAIR} --method network"],
     "test_readme.py::test_larger_models": [f"{PAIR} --sam"],
     "test_readme.py::test_in_words_of_monai": [f"{MONAI} run --config_file configs/samreg.json --moving"],

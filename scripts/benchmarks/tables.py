@@ -1,7 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Tables of methods: numbers of each pair go in, means beside each other come out, as Markdown and CSV.
 
-The numbers of a pair are a flat mapping with keys like "dice/mean/final": :func:`scripts.engine.cohort.flat_metrics`.
+The numbers of a pair are a flat mapping with keys like "dice/mean/final"
+(:func:`scripts.workflow.cohort.table.flat_metrics`).
 A line of a table is a flat mapping too, each mean under the name of its column and its spread under that name + "_sd".
 """
 
@@ -29,7 +30,7 @@ INITIAL = {"dice": "dice/mean/initial", "hd95_mm": "hd95_mm/mean/initial"}
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a ``metrics.csv`` that :class:`scripts.engine.cohort.CohortTable` wrote, numbers as numbers."""
+    """Rows of a ``metrics.csv`` (:class:`scripts.workflow.cohort.table.CohortTable`), numbers as numbers."""
     with Path(path).open(encoding="utf-8", newline="") as stream:
         return [{k: v if k == "name" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(stream)]
 

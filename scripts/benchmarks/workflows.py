@@ -13,10 +13,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from scripts.benchmarks.tables import read_metrics
-from scripts.engine.run import BUNDLE, check_options
-from scripts.errors import InputError
-from scripts.fingerprint import fingerprint
-from scripts.weights import read_checkpoint
+from scripts.common.errors import InputError
+from scripts.common.fingerprint import fingerprint
+from scripts.common.weights import read_checkpoint
+from scripts.workflow.run import BUNDLE, check_options
 
 CONFIGS = BUNDLE / "configs"
 
@@ -53,7 +53,7 @@ def stamp_of(configs: Sequence[str], settings: Any, weights: Sequence[str | Path
 
     Args:
         configs: file names in ``configs/``.
-        settings: further settings, see :func:`scripts.fingerprint.fingerprint`.
+        settings: further settings, see :func:`scripts.common.fingerprint.fingerprint`.
         weights: files of weights.
     """
     content = ConfigParser.load_config_files([str(CONFIGS / config) for config in configs])

@@ -11,8 +11,8 @@ from typing import Any
 
 from monai.transforms import Transform
 
+from scripts.common.errors import InputError
 from scripts.data.reader import read_volume
-from scripts.errors import InputError
 from scripts.spatial.files import there
 
 SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.common.errors import InputError
 from scripts.data.intensity import apply_window
 from scripts.data.reader import Volume, check_intensities, read_volume
-from scripts.errors import InputError
 from scripts.spatial.affine import align
 from scripts.spatial.geometry import Geometry, extent_text, overlap, resample, same_grid, told_apart
 from scripts.spatial.landmarks import contains, read_landmarks

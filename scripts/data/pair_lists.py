@@ -11,11 +11,11 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
+from scripts.common.errors import InputError
 from scripts.data.pair import LoadPair
 from scripts.data.pair_rows import FILES, pair_rows
 from scripts.data.sample import pair_list
 from scripts.data.splits import split_of
-from scripts.errors import InputError
 from scripts.spatial.files import there
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.affine import INITS
 
 IMAGES = ("moving", "fixed")

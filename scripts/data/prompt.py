@@ -12,9 +12,9 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scripts.common.errors import InputError
 from scripts.data.pair import Pair
 from scripts.data.reader import read_volume
-from scripts.errors import InputError
 from scripts.spatial.geometry import LPS, apply_affine, resample, same_grid, told_apart
 
 SOURCES = ("moving", "fixed")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.fields import DISPLACEMENT, VECTOR
 from scripts.spatial.files import quiet_itk, readable, there
 from scripts.spatial.geometry import LPS, Geometry, usable

@@ -10,11 +10,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
+from scripts.common.errors import InputError
 from scripts.data.images import image_items
 from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.phantoms.pair import PhantomPair
-from scripts.errors import InputError
 from scripts.spatial.fields import write_field
 from scripts.spatial.geometry import Geometry, world_displacement
 from scripts.spatial.landmarks import write_landmarks

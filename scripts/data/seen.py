@@ -37,7 +37,7 @@ class Seen:
     quartiles: tuple[tuple[float, float], ...] | None = None
 
 
-# Over the 160 training images of ACDC, whole and cropped to 96 pixels: python -m scripts.benchmarks.intensities.
+# Over the 160 training images of ACDC, whole and cropped to 96 pixels: python -m scripts.benchmarks.models.intensities.
 _ACDC = ((0.006, 0.240), (0.032, 0.528), (0.185, 0.744))
 
 SEEN = {

@@ -13,9 +13,9 @@ import torch
 from monai.transforms import Transform
 from torch import Tensor
 
+from scripts.common.errors import InputError
 from scripts.data.pair import Pair
 from scripts.data.reader import Volume
-from scripts.errors import InputError
 from scripts.spatial.geometry import resample
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
+from scripts.common.errors import InputError
 from scripts.data.reader import COLOUR, PICTURES, Volume
-from scripts.errors import InputError
 from scripts.spatial.fields import VECTOR
 from scripts.spatial.geometry import LPS, Geometry
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.losses.registration import field_terms
 from scripts.spatial.warp import compose, integrate, resize_ddf
 

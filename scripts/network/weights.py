@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
+from scripts.common.weights import load_weights, read_checkpoint
 from scripts.network.pair_network import PairNetwork
-from scripts.weights import load_weights, read_checkpoint
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "model.pt"
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from torch import Tensor
 
+from scripts.correspondence.result import Registration
 from scripts.report.page import details, method_line, page, picture, table, warnings
 from scripts.report.panels import Draw, best_view, png
-from scripts.roi.registration import Registration
 from scripts.spatial.warp import warp
 
 LONGEST = 640  # pixels of the longer side of the pictures

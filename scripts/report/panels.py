@@ -17,9 +17,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scripts.correspondence.result import Registration
+from scripts.correspondence.slicing import SlicePlan
 from scripts.metrics.jacobian import jacobian_determinant
-from scripts.roi.registration import Registration
-from scripts.roi.slicing import SlicePlan
 from scripts.spatial.warp import warp
 
 SHOWN_PAIRS = 14

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.losses.similarity import lncc
 from scripts.losses.smoothness import diffusion
 from scripts.roi.pair_loss import PairLoss

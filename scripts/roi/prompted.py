@@ -14,12 +14,12 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
+from scripts.common.errors import InputError
+from scripts.correspondence.matching import Matches
+from scripts.correspondence.result import Registration, timed, working_image
+from scripts.correspondence.slicing import SlicePlan, plan_slices
 from scripts.data.prompt import WorkingPrompt
-from scripts.errors import InputError
-from scripts.roi.matching import Matches
 from scripts.roi.regions import find_regions, slice_prototypes
-from scripts.roi.registration import Registration, timed, working_image
-from scripts.roi.slicing import SlicePlan, plan_slices
 from scripts.sam.prompts import EncodedSlices, Prompt
 from scripts.sam.slice_masks import SliceMasks
 from scripts.sam.suppress import pairwise_overlap

@@ -10,36 +10,26 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.errors import InputError
-from scripts.roi.slicing import SlicePlan
+from scripts.common.errors import InputError
+from scripts.correspondence.regions import Regions
+from scripts.correspondence.slicing import SlicePlan
 from scripts.sam.slice_masks import SliceMasks, low_size
 from scripts.sam.suppress import keep_distinct, pairwise_overlap
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class SliceRegions(Regions):
     """K regions of one image, each a run of masks on planned slices.
 
+    Areas are in pixels of the slices; scores are the mean predicted quality of a region's masks.
+
     Attributes:
-        prototypes: (K, C) mean embedding of each region.
-        areas: (K,) pixels of all its slice masks, in pixels of the slices.
-        centroids: (K, n) voxels of the working grid.
-        scores: (K,) mean predicted quality of its masks.
         members: for each region the (position in the plan, mask number) pairs of its slice masks.
         slices: the masks of every planned slice, at low resolution.
-        plan: where the slices lie.
     """
 
-    prototypes: Tensor
-    areas: Tensor
-    centroids: Tensor
-    scores: Tensor
     members: list[list[tuple[int, int]]]
     slices: list[SliceMasks]
-    plan: SlicePlan
-
-    def __len__(self) -> int:
-        return len(self.members)
 
     def masks(self, index: list[int]) -> Tensor:
         """Coverage (len(index), *shape) uint8, 0..255, of some regions on the working grid."""
@@ -131,7 +121,7 @@ def find_regions(
     link_overlap: float = 0.3,
     link_similarity: float = 0.6,
     min_slices: int = 1,
-) -> Regions:
+) -> SliceRegions:
     """Filters the masks of every slice, computes prototypes, and links them from slice to slice.
 
     Args:
@@ -154,7 +144,9 @@ def find_regions(
     ndim = 2 if plan.axis is None else 3
     if not runs:
         empty = torch.zeros(0)
-        return Regions(torch.zeros(0, len(slices[0].embedding)), empty, torch.zeros(0, ndim), empty, [], slices, plan)
+        return SliceRegions(
+            torch.zeros(0, len(slices[0].embedding)), empty, torch.zeros(0, ndim), empty, plan, [], slices
+        )
     rows = []
     for run in runs:
         weights = torch.stack([described[p][1][n] for p, n in run])[:, None]
@@ -170,7 +162,7 @@ def find_regions(
             )
         )
     prototypes, areas, centroids, scores = (torch.stack(column).cpu() for column in zip(*rows))
-    return Regions(prototypes, areas, centroids, scores, runs, slices, plan)
+    return SliceRegions(prototypes, areas, centroids, scores, plan, runs, slices)
 
 
 def slice_moments(masks: SliceMasks) -> Tensor:

@@ -6,55 +6,23 @@ Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; d
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-
-import numpy as np
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
+from scripts.correspondence.matching import Matches, check_settings, cosine_similarity, match, position_prior
+from scripts.correspondence.result import Registration, timed, working_image
+from scripts.correspondence.slicing import SlicePlan, plan_slices
 from scripts.roi.centroids import fit_centroids
 from scripts.roi.dense import DenseSettings, roi_to_dense
-from scripts.roi.matching import Matches, check_settings, cosine_similarity, match, position_prior
-from scripts.roi.regions import RegionFilter, Regions, find_regions
-from scripts.roi.slicing import SlicePlan, plan_slices
+from scripts.roi.regions import RegionFilter, SliceRegions, find_regions
 from scripts.sam.everything import EverythingMode
 from scripts.spatial.geometry import Geometry
 
 ALIGNED_SIGMA = 0.015  # position prior after an initial alignment, share of the diagonal
 THICK = 3.0  # slices this many times thicker than their pixels are matched one by one
-
-
-@dataclass(eq=False)
-class Registration:
-    """What a registration found, on the working grid.
-
-    Attributes:
-        moving: regions of the moving image.
-        fixed: regions of the fixed image.
-        matches: which of them correspond.
-        moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
-        fixed_masks: (K, *shape), mask k corresponds to moving mask k.
-        ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
-        warnings: sentences for the user.
-        seconds: wall time by stage.
-        details: further facts for the record.
-    """
-
-    moving: Regions
-    fixed: Regions
-    matches: Matches
-    moving_masks: Tensor
-    fixed_masks: Tensor
-    ddf: Tensor | None = None
-    warnings: list[str] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=dict)
-    details: dict = field(default_factory=dict)
 
 
 class ROIRegistration:
@@ -124,7 +92,12 @@ class ROIRegistration:
         return self.from_regions(moving, fixed, image, working, seconds)
 
     def from_regions(
-        self, moving: Regions, fixed: Regions, image: Tensor, working: Geometry, seconds: dict[str, float] | None = None
+        self,
+        moving: SliceRegions,
+        fixed: SliceRegions,
+        image: Tensor,
+        working: Geometry,
+        seconds: dict[str, float] | None = None,
     ) -> Registration:
         """Registers a pair whose regions are known, so that settings can be compared without segmenting again.
 
@@ -150,7 +123,7 @@ class ROIRegistration:
                 self.fill_dense(result, working, moving_image, fixed_image)
         return result
 
-    def regions(self, image: Tensor, working: Geometry, network: Sam, name: str) -> Regions:
+    def regions(self, image: Tensor, working: Geometry, network: Sam, name: str) -> SliceRegions:
         """Segments everything in one image (C, *shape) and returns its regions."""
         plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
         stack = plan.cut(image)
@@ -170,7 +143,7 @@ class ROIRegistration:
         in_plane = [s for a, s in enumerate(working.spacing) if a != plan.axis]
         return working.spacing[plan.axis] < THICK * max(in_plane)
 
-    def match(self, moving: Regions, fixed: Regions, working: Geometry) -> Matches:
+    def match(self, moving: SliceRegions, fixed: SliceRegions, working: Geometry) -> Matches:
         """Pairs regions by prototype, and by position where a prior is set."""
         prior = None
         spacing = torch.tensor(working.spacing)
@@ -254,18 +227,3 @@ class ROIRegistration:
 
     def _bar(self, total: int, text: str, unit: str) -> tqdm:
         return tqdm(total=total, desc=text, unit=unit, disable=not self.progress, leave=False)
-
-
-def working_image(inputs: Tensor) -> tuple[Tensor, Geometry]:
-    """The pair (2C, *shape) as a plain tensor, and its grid, of a batch of one (a MetaTensor with the affine)."""
-    affine = inputs.affine.reshape(4, 4) if hasattr(inputs, "affine") else torch.eye(4)
-    image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
-    return image[0], Geometry(tuple(image.shape[2:]), affine.cpu().numpy().astype(np.float64))
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Callable:
-    """Adds the wall time of a block to ``seconds[stage]``."""
-    began = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began

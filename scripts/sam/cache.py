@@ -12,7 +12,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from scripts.fingerprint import fingerprint, model_hash, tensor_hash
+from scripts.common.fingerprint import fingerprint, model_hash, tensor_hash
 from scripts.sam.everything import EverythingMode
 from scripts.sam.slice_masks import SliceMasks
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.sam.decode import decode_grouped, draw_masks
 from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
 from scripts.sam.suppress import keep_distinct

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.files import load_itk_transform, load_numbers
 from scripts.spatial.geometry import LPS, Geometry, usable
 

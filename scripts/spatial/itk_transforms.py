@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.affine import transform_matrix
 from scripts.spatial.chain import Field, Linear, Step
 from scripts.spatial.files import load_itk_transform

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.geometry import LPS, Geometry, apply_affine
 
 FRAMES = ("ras", "lps", "voxel")

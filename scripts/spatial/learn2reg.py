@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.chain import Field, GridMap, Step
 from scripts.spatial.files import readable
 from scripts.spatial.geometry import LPS, Geometry

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.chain import Field, GridMap, Linear, Step, same_grid
 from scripts.spatial.fields import VECTOR, read_field, write_field
 from scripts.spatial.files import load_numbers, quiet_itk, there

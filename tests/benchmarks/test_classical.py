@@ -9,8 +9,8 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from scripts.benchmarks.classical import TOOLS, ddf_of, itk_image
-from scripts.benchmarks.compare import measure_pair
+from scripts.benchmarks.peers.classical import TOOLS, ddf_of, itk_image
+from scripts.benchmarks.peers.compare import measure_pair
 from scripts.data.pair import LoadPair
 from scripts.data.structures import AddMasks
 from scripts.spatial.warp import warp

@@ -10,9 +10,9 @@ import shlex
 import fire
 import pytest
 
-from scripts.benchmarks import ablation, compare, tuning
+from scripts.benchmarks.peers import ablation, compare, tuning
 from scripts.benchmarks.tables import read_metrics
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from tests.test_commands import commands
 
 
@@ -71,7 +71,7 @@ def test_compare_measures_once(bundle, phantom_overlay, tmp_path, monkeypatch):
     """The README's command, on other pairs and with some of its rows."""
     rows = [compare.FIXED_MASKS, "demons", "network, no masks"]
     arguments = {"data_dir": ".", "output_dir": str(tmp_path), "dataset": phantom_overlay}
-    (line,) = [line for line in commands(bundle) if "scripts.benchmarks.compare" in line]
+    (line,) = [line for line in commands(bundle) if "scripts.benchmarks.peers.compare" in line]
     words = [arguments["data_dir"] if word == "DATA" else word for word in shlex.split(line)[3:]]
     words += ["--output_dir", str(tmp_path), "--dataset", phantom_overlay, "--rows", str(rows)]
     fire.Fire(compare.main, command=words)

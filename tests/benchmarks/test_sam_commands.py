@@ -7,15 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.benchmarks import roi_table, sam, sam_pictures, sam_size, sam_slices
 from scripts.benchmarks.common import Registrar
-from scripts.benchmarks.roi_table import Segmented, Setting, settings
-from scripts.benchmarks.sam_models import load_models
-from scripts.benchmarks.sam_pictures import Shown, draw
-from scripts.errors import InputError
+from scripts.benchmarks.hearts import roi_table
+from scripts.benchmarks.hearts.roi_table import Segmented, Setting, settings
+from scripts.benchmarks.models import sam, sam_pictures, sam_size, sam_slices
+from scripts.benchmarks.models.sam_models import load_models
+from scripts.benchmarks.models.sam_pictures import Shown, draw
+from scripts.common.errors import InputError
+from scripts.common.weights import export_weights
 from scripts.sam.build import MODELS
 from scripts.sam.compact import compact_sam
-from scripts.weights import export_weights
 
 SHIPPED = str(MODELS / "compact_sam.pt")
 

@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.benchmarks import sam_measures, sam_rank, sam_slices
-from scripts.benchmarks.sam_measures import PointAnswer, correlation, coverage, point_answers
-from scripts.benchmarks.sam_rank import Rank, Ranking, Sought, candidate_masks, chance, largest_slices, mean_reciprocal
-from scripts.benchmarks.sam_slices import LabelledSlice, cut, heart_slices, some
+from scripts.benchmarks.models import sam_measures, sam_rank, sam_slices
+from scripts.benchmarks.models.sam_measures import PointAnswer, correlation, coverage, point_answers
+from scripts.benchmarks.models.sam_rank import (
+    Rank,
+    Ranking,
+    Sought,
+    candidate_masks,
+    chance,
+    largest_slices,
+    mean_reciprocal,
+)
+from scripts.benchmarks.models.sam_slices import LabelledSlice, cut, heart_slices, some
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.phantoms.textures import TEXTURES, repaint
 from scripts.data.reader import Volume

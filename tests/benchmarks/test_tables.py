@@ -7,7 +7,7 @@ import csv
 import numpy as np
 import pytest
 
-from scripts.benchmarks.ablation import ROWS, table_lines
+from scripts.benchmarks.peers.ablation import ROWS, table_lines
 from scripts.benchmarks.tables import averages, gain, markdown, read_metrics
 from scripts.data.tables import write_csv
 

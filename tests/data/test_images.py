@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from scripts.common.errors import InputError
 from scripts.data.images import LoadVolume, image_items, stem_of
-from scripts.errors import InputError
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from scripts.common.errors import InputError
 from scripts.data import pair
 from scripts.data.intensity import apply_window
 from scripts.data.pair import LoadPair, coarsen, one_pair, working_grid
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import pair_list, write_phantom
-from scripts.errors import InputError
 from scripts.spatial.affine import align
 from scripts.spatial.geometry import Geometry, apply_affine
 from tests.conftest import oblique, rotation

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from scripts.common.errors import InputError
 from scripts.data import pair_lists
 from scripts.data.pair_lists import abdomen_pairs, acdc_pairs, disjoint, phantom_pairs, read_pairs
-from scripts.errors import InputError
 
 
 def test_csv_and_json_lists_give_the_same(tmp_path, heart_files):

@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
+from scripts.common.errors import InputError
 from scripts.data.reader import check_intensities, read_volume
 from scripts.data.writer import save_nifti
-from scripts.errors import InputError
 from scripts.spatial.geometry import LPS, Geometry
 from tests.conftest import oblique
 

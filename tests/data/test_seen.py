@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.benchmarks.intensities import measure
+from scripts.benchmarks.models.intensities import measure
 from scripts.data.pair import LoadPair
 from scripts.data.reader import read_volume
 from scripts.data.seen import SEEN, CompareIntensities, quartiles, unlike

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.data.augment import RandMaskErrors, RandPairIntensity, RandSwap
+from scripts.common.errors import InputError
 from scripts.data.pair import LoadPair
 from scripts.data.structures import AddMasks, PairTensors
-from scripts.errors import InputError
+from scripts.training.network.augment import RandMaskErrors, RandPairIntensity, RandSwap
 
 NAMES = ["right ventricle", "myocardium", "left ventricle"]
 

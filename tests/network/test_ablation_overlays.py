@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from scripts.benchmarks.ablation import TRAINED
+from scripts.benchmarks.peers.ablation import TRAINED
 from scripts.network.model import CrossFusionNet
 from scripts.network.voxelmorph import VoxelMorphNet
-from tests.network.test_training_config import SMALL, lists, run, workflow_of  # noqa: F401 a fixture
+from tests.training.network.test_training_config import SMALL, lists, run, workflow_of  # noqa: F401 a fixture
 
 VOXELMORPH = {
     **{k: v for k, v in SMALL.items() if not k.startswith("network_def")},

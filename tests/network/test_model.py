@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.network.encoder import Encoder
 from scripts.network.model import CrossFusionNet
-from scripts.network.training import PairTraining
 from scripts.network.weights import load_network
+from scripts.training.network.pairs import PairTraining
 
 
 def pair_of(*shape, batch=1, structures=3) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.network.refine import RefineSettings, refine
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from monai.bundle import ConfigParser
 
-from scripts.cohort.register import register
+from scripts.data.batches import inference_batch
 from scripts.data.pair import one_pair
 from scripts.data.pair_lists import acdc_pairs
-from scripts.engine.batches import inference_batch
-from scripts.report.measure import MeasurePair
+from scripts.verbs.register import register
+from scripts.workflow.measure import MeasurePair
 
 
 @pytest.mark.slow

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.network.training import PairTraining
 from scripts.network.voxelmorph import VoxelMorphNet
+from scripts.training.network.pairs import PairTraining
 
 
 def lively(spatial_dims: int = 3) -> VoxelMorphNet:

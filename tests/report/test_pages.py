@@ -19,9 +19,9 @@ from PIL import Image
 from scripts.metrics.jacobian import jacobian_determinant
 from scripts.report.case_page import PICTURES, doubts, region_table
 from scripts.report.cohort_page import cohort_page
-from scripts.report.outputs import SaveRegistration
 from scripts.report.panels import best_view, grid_lines, jacobian_map, panels, png
-from tests.report.test_outputs import prepared
+from scripts.workflow.outputs import SaveRegistration
+from tests.workflow.test_outputs import prepared
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 

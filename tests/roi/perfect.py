@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scripts.roi.matching import cosine_similarity, match
-from scripts.roi.regions import RegionFilter, Regions, find_regions
-from scripts.roi.registration import Registration
-from scripts.roi.slicing import SlicePlan, plan_slices
+from scripts.correspondence.matching import cosine_similarity, match
+from scripts.correspondence.result import Registration
+from scripts.correspondence.slicing import SlicePlan, plan_slices
+from scripts.roi.regions import RegionFilter, SliceRegions, find_regions
 from scripts.sam.slice_masks import SliceMasks
 from scripts.spatial.geometry import Geometry
 
 TOKENS = 24
 
 
-def perfect_regions(label: Tensor, values: list[int], plan: SlicePlan) -> Regions:
+def perfect_regions(label: Tensor, values: list[int], plan: SlicePlan) -> SliceRegions:
     """Regions of some values of a label map (*shape); each value has an embedding direction of its own."""
     slices = []
     one_hot = torch.stack([label == v for v in values]).float()

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.common.errors import InputError
 from scripts.data.pair import LoadPair, one_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.prompt import PlacePrompt
 from scripts.data.sample import write_phantom
-from scripts.errors import InputError
 from scripts.roi.prompted import PromptedCorrespondence
 from scripts.sam.build import build_sam
 

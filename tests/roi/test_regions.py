@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
+from scripts.correspondence.slicing import SlicePlan
 from scripts.roi.regions import RegionFilter, find_regions, link_slices, slice_prototypes
-from scripts.roi.slicing import SlicePlan
 from scripts.sam.slice_masks import SliceMasks
 
 E = 8  # side of the embedding; masks have 32 x 32 cells

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.common.errors import InputError
+from scripts.correspondence.slicing import plan_slices
 from scripts.data.pair import LoadPair, one_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
-from scripts.errors import InputError
 from scripts.metrics.pair import pair_metrics
 from scripts.roi.dense import DenseSettings
 from scripts.roi.regions import RegionFilter
 from scripts.roi.registration import ROIRegistration
-from scripts.roi.slicing import plan_slices
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode
 from scripts.spatial.geometry import Geometry

@@ -7,7 +7,7 @@ import torch
 import yaml
 from segment_anything.modeling import Sam
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.sam import build
 from scripts.sam.build import RELEASED, build_sam, file_sha256
 from scripts.sam.compact import compact_sam

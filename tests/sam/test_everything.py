@@ -7,9 +7,9 @@ import pytest
 import torch
 from segment_anything import SamAutomaticMaskGenerator
 
+from scripts.common.errors import InputError
 from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
-from scripts.errors import InputError
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode, stability_score, without_small_regions
 from scripts.sam.suppress import keep_distinct, pairwise_overlap

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.geometry import apply_affine
 from scripts.spatial.landmark_files import Landmarks, read_landmark_file, write_landmark_file
 from scripts.spatial.landmarks import read_landmarks

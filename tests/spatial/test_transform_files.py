@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from scripts.errors import InputError
+from scripts.common.errors import InputError
 from scripts.spatial.chain import Field, Linear, map_points
 from scripts.spatial.geometry import Geometry, apply_affine
 from scripts.spatial.itk_transforms import to_itk

@@ -1,0 +1,68 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The models that are measured beside each other, each with the settings that registration gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+from segment_anything.modeling import Sam
+
+from scripts.common.errors import InputError
+from scripts.roi.regions import RegionFilter
+from scripts.sam.everything import EverythingMode
+from scripts.workflow.outcome import unwrapped
+from scripts.workflow.run import BUNDLE, check_options
+
+PRESETS = {"heart": ["presets/cardiac_mr.json"], "abdomen": ["presets/abdomen_ct.json"], "other": []}
+
+
+class Model:
+    """A Segment Anything model with everything mode and filter for each kind of picture.
+
+    Args:
+        name: short, for the head of a column.
+        checkpoint: weights.
+        options: values by key of configs/samreg.json, stronger than those of the presets.
+
+    Attributes:
+        sam: the model on its device.
+        everything: everything mode by kind of picture: "heart", "abdomen", "other".
+        keep: filter of regions by kind of picture.
+    """
+
+    def __init__(self, name: str, checkpoint: str, options: dict[str, Any]) -> None:
+        self.name = name
+        self.everything: dict[str, EverythingMode] = {}
+        self.keep: dict[str, RegionFilter] = {}
+        for kind, overlays in PRESETS.items():
+            files = [str(BUNDLE / "configs" / f) for f in ("samreg.json", *overlays)]
+            check_options(files, options)
+            parser = ConfigParser()
+            parser.read_config(files)
+            parser.update({"bundle_root": str(BUNDLE), "checkpoint": checkpoint, **options})
+            with unwrapped():
+                self.everything[kind] = parser.get_parsed_content("everything")
+                self.keep[kind] = parser.get_parsed_content("region_filter")
+        with unwrapped():
+            self.sam: Sam = parser.get_parsed_content("network")
+
+
+def load_models(weights: str | Sequence[str], options: dict[str, Any]) -> list[Model]:
+    """One model for each file.
+
+    Args:
+        weights: files, as one text with commas or as a list.
+        options: see :class:`Model`.
+
+    Raises:
+        InputError: no file is named, or one cannot be used.
+    """
+    paths = [p.strip() for p in weights.split(",")] if isinstance(weights, str) else [str(p) for p in weights]
+    if not all(paths):
+        raise InputError(f"The weights to measure are files, one or more with commas between, got {weights!r}.")
+    names = [Path(p).name for p in paths]
+    names = names if len(set(names)) == len(names) else paths
+    return [Model(name, path, options) for name, path in zip(names, paths)]

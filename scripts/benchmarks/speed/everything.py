@@ -1,0 +1,134 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Everything mode against SamAutomaticMaskGenerator, same weights: ``python -m scripts.benchmarks.speed.everything``.
+
+Each generator has a process of its own, so that peak memory is its own. They run in turn, so that whatever else the
+machine does slows both; times are medians over the turns.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import fire
+import numpy as np
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+
+from scripts.benchmarks.common import hardware
+from scripts.data.phantoms.abdomen import abdomen_pair
+from scripts.sam.build import build_sam
+from scripts.sam.everything import EverythingMode
+from scripts.sam.vit import save_memory
+from scripts.workflow.outputs import peak_memory_mb
+
+
+def picture(size: int = 256) -> np.ndarray:
+    """A phantom CT slice (size, size, 3) uint8."""
+    image = abdomen_pair(21, (size, size), (1.5, 1.5)).moving.T.clip(-125, 275)
+    return np.repeat(((image + 125) / 400 * 255).round().astype(np.uint8)[..., None], 3, axis=2)
+
+
+def serve(which: str, model: str, settings: dict, precision: str) -> None:
+    """Runs one generator for every line of the standard input and answers with a line of JSON.
+
+    That is seconds, peak memory (MB over the model and the image at rest) and the number of masks.
+    """
+    torch.manual_seed(0)
+    # The released weights need not be there: time and memory of a model do not depend on them, what it finds does.
+    sam = build_sam("compact") if model == "compact" else sam_model_registry[model]().eval()
+    if which == "ours":
+        save_memory(sam).encoder_dtype = getattr(torch, precision)
+    image = picture()
+    rest = peak_memory_mb()
+    if which == "ours":
+        generator = EverythingMode(**settings)
+        stack = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+
+        def run() -> int:
+            return len(generator(sam, stack)[0].masks())
+    else:
+        generator = SamAutomaticMaskGenerator(sam, **settings)
+
+        def run() -> int:
+            return len(generator.generate(image))
+
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        found = run()
+        answer = {"seconds": time.perf_counter() - began, "memory_mb": peak_memory_mb() - rest, "masks": found}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def main(
+    model: str = "compact",
+    points_per_side: int = 16,
+    pred_iou_thresh: float = 0.5,
+    stability_score_thresh: float = 0.7,
+    stability_score_offset: float = 0.3,
+    repeats: int = 5,
+    precision: str = "float32",
+    only: str | None = None,
+) -> None:
+    """Prints seconds, peak memory and their ratios for one 256 x 256 slice; the settings are those of samreg.json.
+
+    Args:
+        model: "compact" (bundled weights), or "vit_b", "vit_l", "vit_h" with random weights.
+        points_per_side: side of the point grid.
+        pred_iou_thresh: quality threshold of both.
+        stability_score_thresh: stability threshold of both.
+        stability_score_offset: shift of the mask threshold in both stabilities, in logits.
+        repeats: turns of each; the median counts.
+        precision: of our image encoder; the package's is always float32.
+        only: "ours" or "theirs" serves one in this process; used by the command itself.
+    """
+    settings = {
+        "points_per_side": points_per_side,
+        "pred_iou_thresh": pred_iou_thresh,
+        "stability_score_thresh": stability_score_thresh,
+        "stability_score_offset": stability_score_offset,
+    }
+    if only:
+        serve(only, model, settings, precision)
+        return
+    workers = {}
+    for which in ("theirs", "ours"):
+        command = [sys.executable, "-m", "scripts.benchmarks.speed.everything", "--only", which, "--model", model]
+        command += [f"--{k}={v}" for k, v in settings.items()] + [f"--precision={precision}"]
+        workers[which] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+    turns: dict[str, list[dict]] = {which: [] for which in workers}
+    for _ in range(repeats):
+        for which, worker in workers.items():
+            worker.stdin.write("\n")
+            worker.stdin.flush()
+            answer = worker.stdout.readline()
+            if not answer:
+                raise RuntimeError(f"The measurement of {which!r} ended early; its own message stands above.")
+            turns[which].append(json.loads(answer))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    names = {"theirs": "SamAutomaticMaskGenerator", "ours": "EverythingMode"}
+    seconds = {which: [t["seconds"] for t in found] for which, found in turns.items()}
+    medians = {which: statistics.median(s) for which, s in seconds.items()}
+    memory = {which: max(t["memory_mb"] for t in found) for which, found in turns.items()}
+    sys.stdout.write(f"{model}, {points_per_side} x {points_per_side} points, 256 x 256 slice, {hardware()}\n")
+    for which, found in turns.items():
+        spread = f"{min(seconds[which]):.2f}..{max(seconds[which]):.2f}"
+        sys.stdout.write(
+            f"{names[which]}: {medians[which]:.2f} s ({spread}), {memory[which]:.0f} MB over the model, "
+            f"{found[-1]['masks']} masks\n"
+        )
+    faster = medians["theirs"] / medians["ours"]
+    share = memory["ours"] / max(memory["theirs"], 1e-9)
+    sys.stdout.write(f"{faster:.1f} times faster, {share:.0%} of the memory\n")
+
+
+if __name__ == "__main__":
+    fire.Fire(main)

@@ -1,0 +1,59 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The result of a registration, by either method, on the working grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scripts.correspondence.matching import Matches
+from scripts.correspondence.regions import Regions
+from scripts.spatial.geometry import Geometry
+
+
+@dataclass(eq=False)
+class Registration:
+    """What a registration found, on the working grid.
+
+    Attributes:
+        moving: regions of the moving image.
+        fixed: regions of the fixed image.
+        matches: which of them correspond.
+        moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
+        fixed_masks: (K, *shape), mask k corresponds to moving mask k.
+        ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
+        warnings: sentences for the user.
+        seconds: wall time by stage.
+        details: further facts for the record.
+    """
+
+    moving: Regions
+    fixed: Regions
+    matches: Matches
+    moving_masks: Tensor
+    fixed_masks: Tensor
+    ddf: Tensor | None = None
+    warnings: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    details: dict = field(default_factory=dict)
+
+
+def working_image(inputs: Tensor) -> tuple[Tensor, Geometry]:
+    """The pair (2C, *shape) as a plain tensor, and its grid, of a batch of one (a MetaTensor with the affine)."""
+    affine = inputs.affine.reshape(4, 4) if hasattr(inputs, "affine") else torch.eye(4)
+    image = inputs.as_tensor() if hasattr(inputs, "as_tensor") else inputs
+    return image[0], Geometry(tuple(image.shape[2:]), affine.cpu().numpy().astype(np.float64))
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds the wall time of a block to ``seconds[stage]``."""
+    began = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - began

@@ -1,0 +1,45 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""How batches reach a MONAI engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from monai.data import MetaTensor
+
+
+def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
+    """A pair as the engines want it: (image on the device, None, (), further arguments of the inferer)."""
+    image = batch["image"].to(device, non_blocking=non_blocking)
+    return image, None, (), {"prompt": batch["prompt"]} if "prompt" in batch else {}
+
+
+def pair_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
+    """A pair with masks as the registration network wants it.
+
+    Returns:
+        (B, 4, *shape) moving, fixed, moving mask, fixed mask; and the labels (B, 2, *shape) to measure with, or None.
+    """
+    image = torch.cat([torch.as_tensor(batch[key]) for key in ("image", "masks")], dim=1)
+    labels = torch.as_tensor(batch["labels"]).to(device, non_blocking=non_blocking) if "labels" in batch else None
+    return plain(image).to(device, non_blocking=non_blocking), labels
+
+
+def inference_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
+    """One loaded pair with masks: (MetaTensor (1, 4, *shape) with the affine of the working grid, None)."""
+    grey = [half.mean(dim=1, keepdim=True) for half in plain(batch["image"]).chunk(2, dim=1)]
+    image = torch.cat([*grey, plain(batch["masks"])[None]], dim=1)
+    return MetaTensor(image, affine=batch["image"].affine).to(device, non_blocking=non_blocking), None
+
+
+def training_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
+    """The arguments of :class:`scripts.training.network.pairs.PairTraining`; the targets are among them."""
+    keys = ("image", "masks", "targets", "spacing")
+    inputs = {key: plain(batch[key]).to(device, non_blocking=non_blocking) for key in keys}
+    return {**inputs, "name": batch["name"]}, None
+
+
+def plain(x: torch.Tensor) -> torch.Tensor:
+    """A tensor without the bookkeeping of a MetaTensor, which would follow every operation of a loss."""
+    return x.as_tensor() if hasattr(x, "as_tensor") else x

@@ -1,0 +1,200 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The source "bundle:PATH": any MONAI segmentation bundle, run through its own ``inference.json``.
+
+The bundle runs in a process of its own, in its own folder: most bundles bring a package called ``scripts``, as this one
+does.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from scripts.common.errors import InputError
+from scripts.data.reader import Volume
+from scripts.masks.files import read_labels
+from scripts.masks.names import canonical, resolve
+from scripts.masks.source import Masks, digest, paint_labels, warn_modality
+
+logger = logging.getLogger(__name__)
+
+BACKGROUND = {"background", "unlabeled", "unlabelled"}
+
+
+class BundleSource(nn.Module):
+    """Masks by a MONAI bundle; a :class:`scripts.masks.source.MaskSource`.
+
+    Args:
+        bundle: folder of a bundle, or a name in the MONAI model zoo, which is then downloaded to ``download_dir``.
+        values: channel (or value in a label map) of each structure; what the bundle's metadata says if None.
+        config: inference config in the bundle's ``configs/``.
+        prompt_key: entry of the bundle's input that takes the channels asked for (VISTA3D: "label_prompt"); None if it
+            has none.
+        overrides: further values of the bundle's config, by key.
+        modality: what the bundle was trained on, "ct" or "mr"; what its metadata says if None.
+        download_dir: where bundles of the model zoo go.
+        timeout_s: longest run of one image.
+
+    Raises:
+        InputError: no such bundle, no config, or nothing that names its channels.
+    """
+
+    def __init__(
+        self,
+        bundle: str,
+        values: Mapping[str, int] | None = None,
+        config: str | None = None,
+        prompt_key: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        modality: str | None = None,
+        download_dir: str | Path = "bundles",
+        timeout_s: float = 3600.0,
+    ) -> None:
+        super().__init__()
+        self.root = find_bundle(bundle, Path(download_dir))
+        self.name = f"bundle:{self.root.name}"
+        self.config = find_config(self.root, config)
+        metadata = read_metadata(self.root)
+        output, image = named_format(metadata)
+        channels = output.get("channel_def", {})
+        if values is None:
+            values = {v: int(k) for k, v in channels.items() if str(v).lower() not in BACKGROUND}
+        if not values:
+            raise InputError(
+                f"The metadata of {self.root} do not say what its channels are; give e.g. --values \"{{'spleen': 1}}\"."
+            )
+        self.values = {canonical(name): int(value) for name, value in values.items()}
+        self.offered = tuple(self.values)
+        self.modality = modality or {"ct": "ct", "mr": "mr", "mri": "mr"}.get(str(image.get("modality", "")).lower())
+        self.prompt_key, self.overrides, self.timeout_s = prompt_key, dict(overrides or {}), timeout_s
+        weights = [p for p in sorted((self.root / "models").glob("*")) if p.is_file()]
+        stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
+        self.identity = digest(
+            "bundle", self.config.read_bytes(), stamps, sorted(self.values.items()), sorted(self.overrides.items())
+        )
+
+    def forward(
+        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
+    ) -> Masks:
+        """See :class:`scripts.masks.source.MaskSource`; bundles write label maps, so there are no probabilities."""
+        wanted = resolve(names, self.offered, self.name)
+        if self.modality is not None:
+            warn_modality(self.name, self.modality, volume, modality)
+        with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
+            image = Path(folder) / "image.nii.gz"
+            write_image(image, volume)
+            item: dict[str, Any] = {"image": str(image)}
+            if self.prompt_key is not None:
+                item[self.prompt_key] = [self.values[name] for name in wanted]
+            self._run(item, Path(folder) / "out")
+            written = sorted((Path(folder) / "out").rglob("*.nii*"))
+            if len(written) != 1:
+                raise InputError(
+                    f"The bundle {self.root} wrote {len(written)} images for one; its inference config must save one "
+                    "segmentation to output_dir."
+                )
+            binary = self._read(written[0], volume, wanted)
+        return Masks(paint_labels(volume.geometry.shape, binary), wanted, volume.geometry)
+
+    def _run(self, item: Mapping[str, Any], output_dir: Path) -> None:
+        """Runs the bundle on one image."""
+        options = {"bundle_root": str(self.root), "output_dir": str(output_dir), **self.overrides}
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(self.config)]
+        command += ["--dataset#data", repr([dict(item)])]
+        for key, value in options.items():
+            command += [f"--{key}", value if isinstance(value, str) else repr(value)]
+        logger.info("running the bundle %s", self.root)
+        try:
+            run = subprocess.run(
+                command, cwd=self.root, capture_output=True, text=True, encoding="utf-8", errors="replace",
+                timeout=self.timeout_s, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise InputError(f"The bundle {self.root} did not finish in {self.timeout_s:g} s.") from error
+        if run.returncode:
+            lines = [line for line in run.stderr.strip().splitlines() if line.strip()]
+            raise InputError(f"The bundle {self.root} failed: {lines[-1] if lines else 'no message'}")
+
+    def _read(self, path: Path, volume: Volume, wanted: Sequence[str]) -> list[NDArray]:
+        """Boolean masks (*shape) from what the bundle wrote: a label map, or one channel a structure."""
+        stored = nib.load(path)
+        if len(stored.shape) > 3 and stored.shape[3] > 1:
+            masks = []
+            for name in wanted:
+                channel = self.values[name]
+                if channel >= stored.shape[3]:
+                    raise InputError(f"{name!r} is channel {channel}, and the bundle wrote {stored.shape[3]} channels.")
+                single = path.parent / "channel.nii"
+                nib.save(nib.Nifti1Image(np.asarray(stored.dataobj[..., channel], np.float32), stored.affine), single)
+                masks.append(read_labels(single, volume) > 0.5)
+            return masks
+        labels = np.rint(read_labels(path, volume))
+        return [labels == self.values[name] for name in wanted]
+
+
+def find_bundle(bundle: str, download_dir: Path) -> Path:
+    """The folder of a bundle, downloaded if it is a name of the model zoo.
+
+    Raises:
+        InputError: no such folder, and no such name, or no way to get it.
+    """
+    for place in (Path(bundle), download_dir / bundle):
+        if (place / "configs").is_dir():
+            return place.resolve()
+    if Path(bundle).exists() or Path(bundle).name != bundle:
+        raise InputError(f"{bundle} is not a MONAI bundle: it has no folder configs; give the folder of a bundle.")
+    from monai.bundle import download
+
+    try:
+        download(name=bundle, bundle_dir=str(download_dir))
+    except Exception as error:  # whatever the network, the hub or a missing package can raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"The bundle {bundle!r} is not in {download_dir} and cannot be downloaded ({reason}); give the folder of a "
+            "bundle."
+        ) from error
+    return (download_dir / bundle).resolve()
+
+
+def find_config(root: Path, config: str | None) -> Path:
+    """The inference config of a bundle."""
+    names = [config] if config else ["inference.json", "inference.yaml", "inference.yml"]
+    for name in names:
+        if (root / "configs" / name).is_file():
+            return root / "configs" / name
+    raise InputError(f"The bundle {root} has no configs/{names[0]}; name its inference config with --config.")
+
+
+def read_metadata(root: Path) -> dict:
+    """The metadata of a bundle; empty where it has none."""
+    path = root / "configs" / "metadata.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}); repair the bundle.") from error
+
+
+def named_format(metadata: Mapping) -> tuple[dict, dict]:
+    """The first output and the first input of a bundle's data format."""
+    formats = metadata.get("network_data_format", {})
+    outputs, inputs = formats.get("outputs", {}), formats.get("inputs", {})
+    return next(iter(outputs.values()), {}), next(iter(inputs.values()), {})
+
+
+def write_image(path: Path, volume: Volume) -> None:
+    """An image as the NIfTI file that every bundle can read; its header is the corrected one."""
+    array = volume.array[0] if len(volume.array) == 1 else np.moveaxis(volume.array, 0, -1)
+    image = nib.Nifti1Image(array.astype(np.float32), volume.geometry.affine)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)

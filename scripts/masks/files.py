@@ -1,0 +1,105 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The source "files": label maps that the user already has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from scripts.common.errors import InputError
+from scripts.data.images import stem_of
+from scripts.data.reader import Volume, read_volume
+from scripts.masks.grid import as_volume
+from scripts.masks.names import canonical, resolve
+from scripts.masks.source import Masks, digest, paint_labels
+from scripts.spatial.geometry import extent_text, overlap, resample
+
+
+def read_labels(path: str | Path, volume: Volume) -> NDArray:
+    """A label map on the grid of an image; one on another grid is brought there, nearest voxel.
+
+    Args:
+        path: of the label map.
+        volume: the image.
+
+    Returns:
+        (*volume.geometry.shape) float32 values.
+
+    Raises:
+        InputError: unreadable, of other dimensions, or somewhere else in space.
+    """
+    label = read_volume(path)
+    if label.array.shape[0] != 1 or label.geometry.ndim != volume.geometry.ndim:
+        raise InputError(
+            f"{path} has the shape {label.array.shape} and its image {volume.path} the shape {volume.array.shape}; a "
+            "label map has one channel and the dimensions of its image."
+        )
+    same = label.geometry.shape == volume.geometry.shape
+    if same and np.allclose(label.geometry.affine, volume.geometry.affine, atol=1e-2):
+        return label.array[0].astype(np.float32)
+    if not overlap(label.geometry, volume.geometry, np.eye(4)):
+        raise InputError(
+            f"{path} lies at {extent_text(label.geometry)} and its image at {extent_text(volume.geometry)}; give the "
+            "label map of this image."
+        )
+    values, own = as_volume(torch.from_numpy(label.array.astype(np.float32)), label.geometry)
+    _, native = as_volume(torch.empty(0, *volume.geometry.shape), volume.geometry)
+    return resample(values, own, native, mode="nearest", fill=0.0)[0].reshape(volume.geometry.shape).numpy()
+
+
+class FilesSource(nn.Module):
+    """Masks from label maps on disk; a :class:`scripts.masks.source.MaskSource`.
+
+    Args:
+        pattern: where the label map of an image is; {folder} and {stem} stand for the folder and the name of the
+            image, e.g. "{folder}/{stem}_gt.nii.gz".
+        values: value of each structure in the label maps.
+
+    Raises:
+        InputError: no values.
+    """
+
+    name = "files"
+
+    def __init__(self, pattern: str, values: Mapping[str, int] | None = None) -> None:
+        super().__init__()
+        if not values or not isinstance(values, Mapping):
+            raise InputError(
+                "The source files needs to know what the values mean; give e.g. --values \"{'liver': 6, 'spleen': 1}\"."
+            )
+        self.pattern = pattern
+        self.values = {canonical(name): int(value) for name, value in values.items()}
+        self.offered = tuple(self.values)
+        self.identity = digest("files", pattern, sorted(self.values.items()))
+
+    def path_of(self, image: str | Path) -> Path:
+        """Label map of an image.
+
+        Raises:
+            InputError: the pattern asks for anything but the folder and the stem of the image.
+        """
+        try:
+            return Path(self.pattern.format(folder=Path(image).parent, stem=stem_of(image)))
+        except (KeyError, IndexError, ValueError) as error:
+            raise InputError(
+                f"The pattern {self.pattern!r} of label maps is not understood; it may hold {{folder}} and {{stem}}."
+            ) from error
+
+    def identity_for(self, volume: Volume) -> str:
+        """The identity with the content of this image's label map, which may change between runs."""
+        path = self.path_of(volume.path)
+        return digest(self.identity, path.read_bytes() if path.is_file() else b"")
+
+    def forward(
+        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
+    ) -> Masks:
+        """See :class:`scripts.masks.source.MaskSource`; files hold no probabilities."""
+        wanted = resolve(names, self.offered, self.name)
+        labels = read_labels(self.path_of(volume.path), volume)
+        binary = [np.rint(labels) == self.values[name] for name in wanted]
+        return Masks(paint_labels(volume.geometry.shape, binary), wanted, volume.geometry)

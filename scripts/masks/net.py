@@ -1,0 +1,102 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The bundled segmentation networks: what each was trained for, how it sees an image, and how it is built.
+
+The architecture is MONAI's ``DynUNet`` (nnU-Net, Isensee et al., Nature Methods 18, 2021) at a compact size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from monai.networks.nets import DynUNet
+
+from scripts.common.errors import InputError
+
+
+@dataclass(frozen=True)
+class NetSpec:
+    """One bundled network.
+
+    Attributes:
+        names: structures, in the order of the output channels after the background.
+        modality: "mr" or "ct", also the name of the intensity window.
+        layout: see :func:`scripts.masks.grid.arranged`.
+        spacing_mm: voxel size of the network's grid; None keeps that of the image.
+        patch: voxels of a training patch and of the sliding window.
+        filters: channels of each level.
+        kernels: kernel of each level.
+        strides: stride into each level.
+        focus: axes along which a second look is taken at one window around what the first look found, because training
+            patches lie around the organ and windows of a whole image do not.
+        flips: axes; the image mirrored along all of them is as good as the image itself, and both are averaged.
+    """
+
+    names: tuple[str, ...]
+    modality: str
+    layout: str
+    spacing_mm: tuple[float | None, float | None, float | None]
+    patch: tuple[int, int, int]
+    filters: tuple[int, ...]
+    kernels: tuple[tuple[int, int, int], ...]
+    strides: tuple[tuple[int, int, int], ...]
+    focus: tuple[int, ...] = ()
+    flips: tuple[int, ...] = ()
+
+
+_FLAT, _CUBE = (3, 3, 1), (3, 3, 3)
+
+NETS = {
+    # Slices lie 5 to 10 mm apart: the first levels look at each slice alone, the deep ones along the stack too.
+    "cardiac": NetSpec(
+        names=("right ventricle cavity", "myocardium", "left ventricle cavity"),
+        modality="mr",
+        layout="slices",
+        spacing_mm=(1.5, 1.5, None),
+        patch=(112, 112, 8),
+        filters=(16, 32, 64, 96, 128),
+        kernels=(_FLAT, _FLAT, _FLAT, _CUBE, _CUBE),
+        strides=((1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1)),
+        focus=(0, 1),
+        flips=(0, 1),
+    ),
+    "abdomen": NetSpec(
+        names=(
+            "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+            "inferior vena cava", "portal vein and splenic vein", "pancreas", "right adrenal gland",
+            "left adrenal gland",
+        ),
+        modality="ct",
+        layout="LPS",
+        spacing_mm=(4.0, 4.0, 4.0),  # a patch holds nearly all organs, so that few steps teach them all
+        patch=(64, 64, 64),
+        filters=(8, 32, 64, 128, 160),
+        kernels=(_CUBE,) * 5,
+        strides=((1, 1, 1),) + ((2, 2, 2),) * 4,
+    ),
+}  # fmt: skip
+
+
+def net_spec(name: str) -> NetSpec:
+    """The description of a bundled network.
+
+    Raises:
+        InputError: no such network.
+    """
+    if name not in NETS:
+        raise InputError(f"There is no bundled network {name!r}; choose one of {', '.join(NETS)}.")
+    return NETS[name]
+
+
+def build_net(name: str) -> DynUNet:
+    """A bundled network with random weights: (B, 1, X, Y, Z) in [0, 1] to logits (B, 1 + structures, X, Y, Z)."""
+    spec = net_spec(name)
+    return DynUNet(
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1 + len(spec.names),
+        kernel_size=spec.kernels,
+        strides=spec.strides,
+        upsample_kernel_size=spec.strides[1:],
+        filters=spec.filters,
+        norm_name=("instance", {"affine": True}),
+    )

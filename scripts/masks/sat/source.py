@@ -1,0 +1,166 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The source "sat": masks by text prompts, for CT, MR and PET."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from monai.inferers import SlidingWindowInferer
+from torch import Tensor, nn
+
+from scripts.common.errors import InputError
+from scripts.common.weights import load_weights, read_checkpoint
+from scripts.data.reader import Volume, check_intensities
+from scripts.masks.grid import native_labels, working_grid
+from scripts.masks.names import NAMES, canonical, resolve, split_names
+from scripts.masks.sat.network import REDUCTION, SAT, SIZES, clean_keys
+from scripts.masks.sat.text import SENTENCE_ENCODER, Prompts
+from scripts.masks.source import Masks, check_number, digest, modality_of
+from scripts.spatial.geometry import Geometry, resample
+
+MODELS = Path(__file__).resolve().parents[3] / "models" / "sat"
+# Weights and text encoder of each size, by their path on the Hugging Face hub (zzh99/SAT) and below models/sat.
+FILES = {"nano": ("Nano/nano.pth", "Nano/nano_text_encoder.pth"), "pro": ("Pro/SAT_Pro.pth", "Pro/text_encoder.pth")}
+SPACING_MM = (1.0, 1.0, 3.0)
+CT_HU = (-500.0, 1000.0)
+PERCENTILES = (0.5, 99.5)
+PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+class SATSource(nn.Module):
+    """Masks by SAT; a :class:`scripts.masks.source.MaskSource`.
+
+    Args:
+        size: "nano" or "pro".
+        checkpoint: released weights of that size; the released file in ``models/sat/`` if None.
+        text_checkpoint: its text encoder; the released file in ``models/sat/`` if None.
+        text_tower: name or folder of the sentence encoder, see :mod:`scripts.masks.sat.text`.
+        prompts: file of embedded names; ``models/sat/SIZE_prompts.npz`` if None.
+        window: sliding window in voxels of 1 x 1 x 3 mm, multiples of 32.
+        overlap: of neighbouring windows.
+        query_batch: names decoded at once.
+        precision: "float32", "float16" or "bfloat16"; half precision on CUDA if None, else float32.
+        any_name: also take names that the registry does not know, as they are.
+
+    Raises:
+        InputError: unknown size; missing or foreign weights; a window that the network cannot take.
+    """
+
+    name = "sat"
+
+    def __init__(
+        self,
+        size: str = "nano",
+        checkpoint: str | None = None,
+        text_checkpoint: str | None = None,
+        text_tower: str = SENTENCE_ENCODER,
+        prompts: str | None = None,
+        window: Sequence[int] = (288, 288, 96),
+        overlap: float = 0.5,
+        query_batch: int = 32,
+        precision: str | None = None,
+        any_name: bool = False,
+    ) -> None:
+        super().__init__()
+        if size not in SIZES:
+            raise InputError(f"Unknown size {size!r} of SAT; choose one of {', '.join(SIZES)}.")
+        if precision is not None and precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+        if len(window) != 3 or any(w < REDUCTION or w % REDUCTION for w in window):
+            raise InputError(f"SAT's window must be three multiples of {REDUCTION}, got {list(window)}.")
+        weights, text_weights = FILES[size]
+        path = Path(checkpoint or MODELS / weights)
+        if not path.exists():
+            raise InputError(
+                f"The weights of SAT {size} are not at {path}; get {weights} from zzh99/SAT on the Hugging Face hub, "
+                "or take the source cardiac or abdomen, which needs no download."
+            )
+        saved = read_checkpoint(path)
+        self.network = SAT(size, query_batch)
+        load_weights(self.network, clean_keys(saved.get("model_state_dict", saved)), path, f"SAT {size}")
+        self.eval()
+        self.prompts = Prompts(
+            prompts or MODELS / f"{size}_prompts.npz",
+            text_checkpoint or MODELS / text_weights,
+            text_tower,
+        )
+        self.any_name, self.precision = any_name, precision
+        self.offered = NAMES
+        stamp = path.stat()
+        self.identity = digest("sat", size, stamp.st_size, stamp.st_mtime_ns, tuple(window), overlap, precision)
+        self.inferer = SlidingWindowInferer(
+            tuple(window), 1, overlap, mode="gaussian", sigma_scale=0.125, device=torch.device("cpu")
+        )
+
+    @torch.no_grad()
+    def forward(
+        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
+    ) -> Masks:
+        """See :class:`scripts.masks.source.MaskSource`."""
+        if self.any_name:
+            wanted = tuple(dict.fromkeys(canonical(name) for name in split_names(names)))
+        else:
+            wanted = resolve(names, self.offered, self.name)
+        check_number(wanted)
+        if volume.geometry.ndim != 3 or volume.array.shape[0] != 1:
+            raise InputError(f"{volume.path} has the shape {volume.array.shape}; SAT needs a 3-D image of one channel.")
+        kind = modality_of(volume, modality)
+        queries = self.prompts(wanted, kind)
+        device = next(self.parameters()).device
+        native = volume.geometry
+        image = torch.from_numpy(check_intensities(volume)).to(device)
+        working, ready = prepare(image, native, kind)
+        dtype = PRECISIONS[self.precision] if self.precision else (torch.float16 if device.type == "cuda" else None)
+
+        def predict(window: Tensor) -> Tensor:
+            with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+                logits = self.network(window.expand(-1, 3, -1, -1, -1), queries.to(device))
+            return logits.float().sigmoid()
+
+        likely = self.inferer(ready[None], predict)[0]
+        # A constant first channel of one half makes "none of them" win where no prompt is above 0.5.
+        labels = native_labels(torch.cat([torch.full_like(likely[:1], 0.5), likely]), working, native)
+        kept = resample(likely, working, native, fill=0.0).half() if probabilities else None
+        return Masks(labels.numpy(), wanted, native, kept)
+
+
+def prepare(image: Tensor, native: Geometry, modality: str) -> tuple[Geometry, Tensor]:
+    """The image as SAT saw images in training.
+
+    Args:
+        image: (1, *native.shape) raw intensities.
+        native: 3-D grid.
+        modality: "ct" clips to -500..1000 HU, others to the 0.5 and 99.5 percentiles.
+
+    Returns:
+        the grid (RAS, 1 x 1 x 3 mm, cropped to the foreground) and the image there, (1, X, Y, Z), mean 0, variance 1.
+    """
+    grid = working_grid(native, "RAS", SPACING_MM)
+    values = resample(image, native, grid)
+    low, high = CT_HU if modality == "ct" else percentiles(values)
+    values = values.clamp(low, high)
+    box = foreground(values[0] > values.min())
+    values = values[(slice(None), *box)]
+    shift = torch.eye(4, dtype=torch.float64)
+    shift[:3, 3] = torch.tensor([float(side.start) for side in box], dtype=torch.float64)
+    cropped = Geometry(tuple(values.shape[1:]), grid.affine @ shift.numpy())
+    return cropped, (values - values.mean()) / values.std().clamp_min(1e-6)
+
+
+def percentiles(values: Tensor) -> tuple[float, float]:
+    """The 0.5 and 99.5 percentiles; ``torch.quantile`` refuses whole volumes."""
+    flat = values.flatten()
+    ranks = [max(1, min(flat.numel(), round(p / 100 * flat.numel()))) for p in PERCENTILES]
+    return float(flat.kthvalue(ranks[0]).values), float(flat.kthvalue(ranks[1]).values)
+
+
+def foreground(mask: Tensor) -> tuple[slice, ...]:
+    """The box of a mask (X, Y, Z); everything where it is empty."""
+    sides = []
+    for axis in range(3):
+        hit = mask.movedim(axis, 0).flatten(1).any(dim=1)
+        where = hit.nonzero()[:, 0]
+        sides.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, mask.shape[axis]))
+    return tuple(sides)

@@ -1,0 +1,122 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Prompt embeddings of SAT: a sentence encoder once, then a small file on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scripts.common.errors import InputError
+from scripts.common.weights import load_weights, read_checkpoint
+from scripts.masks.sat.network import QUERY
+
+MODALITY_NUMBER = {"ct": 0, "mr": 1, "us": 2, "pet": 3}
+SENTENCE_ENCODER = "FremyCompany/BioLORD-2023-C"
+DROPPED = ("atlas_tower", "temperature")  # parts of its training that segmentation does not need
+
+
+class TextEncoder(nn.Module):
+    """BioLORD (an MPNet), mean pooling, a projection, and the embedding of the modality.
+
+    Args:
+        tower: a ``transformers`` model with ``last_hidden_state``.
+        tokenizer: its tokenizer.
+    """
+
+    def __init__(self, tower: nn.Module, tokenizer: Any) -> None:
+        super().__init__()
+        hidden = tower.config.hidden_size
+        self.text_tower = nn.ModuleDict({"biolord": tower})
+        self.projection_layer = nn.Sequential(nn.Linear(hidden, QUERY), nn.GELU(), nn.Linear(QUERY, QUERY))
+        self.modality_embed = nn.Embedding(len(MODALITY_NUMBER), QUERY)
+        self.tokenizer = tokenizer
+
+    @torch.no_grad()
+    def forward(self, names: Sequence[str], modality: str) -> Tensor:
+        """Embeds names: (N, 768)."""
+        tokens = self.tokenizer(list(names), padding=True, truncation=True, max_length=64, return_tensors="pt")
+        words = self.text_tower["biolord"](
+            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
+        ).last_hidden_state
+        mask = tokens["attention_mask"][..., None].to(words)
+        pooled = (words * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1e-9)
+        return self.projection_layer(pooled) + self.modality_embed.weight[MODALITY_NUMBER[modality]]
+
+
+def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> TextEncoder:
+    """Loads SAT's text encoder.
+
+    Args:
+        checkpoint: the released text encoder.
+        tower: name or folder of the sentence encoder, for its configuration and tokenizer.
+
+    Raises:
+        InputError: ``transformers`` is not installed, the sentence encoder cannot be had, or the weights do not fit.
+    """
+    try:
+        from transformers import AutoConfig, AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise InputError(
+            "SAT's text encoder needs the package transformers; install it: pip install transformers."
+        ) from error
+    saved = read_checkpoint(checkpoint)
+    try:
+        encoder = TextEncoder(
+            AutoModel.from_config(AutoConfig.from_pretrained(tower)), AutoTokenizer.from_pretrained(tower)
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"The sentence encoder {tower} cannot be had ({str(error).splitlines()[0]}); give its folder as text_tower."
+        ) from error
+    state = {key.removeprefix("module."): value for key, value in saved.get("model_state_dict", saved).items()}
+    wanted = encoder.state_dict()
+    state = {k: v for k, v in state.items() if not any(word in k for word in DROPPED)}
+    # Position numbers are a buffer in some versions of transformers and absent in others.
+    numbers = [k for k in set(state) ^ set(wanted) if k.endswith("position_ids")]
+    state = {**{k: v for k, v in state.items() if k not in numbers}, **{k: wanted[k] for k in numbers if k in wanted}}
+    load_weights(encoder, state, checkpoint, "SAT's text encoder")
+    return encoder.eval()
+
+
+class Prompts:
+    """Embedded names, kept on disk, so that the text encoder is needed once a name.
+
+    Args:
+        cache: a .npz file; made when the first name is embedded.
+        checkpoint: SAT's text encoder; read only for names that are not in the file.
+        tower: see :func:`load_text_encoder`.
+    """
+
+    def __init__(self, cache: str | Path, checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> None:
+        self.cache, self.checkpoint, self.tower = Path(cache), checkpoint, tower
+
+    def __call__(self, names: Sequence[str], modality: str) -> Tensor:
+        """Embeddings (N, 768) of names for images of one modality.
+
+        Raises:
+            InputError: a name is not in the file and the text encoder cannot be loaded.
+        """
+        kept: dict[str, np.ndarray] = {}
+        if self.cache.exists():
+            try:
+                with np.load(self.cache, allow_pickle=False) as file:
+                    kept = {key: file[key] for key in file.files}
+            except (OSError, ValueError) as error:
+                raise InputError(f"{self.cache} is not a readable file of prompts; delete it.") from error
+        keys = [f"{modality}|{name}" for name in names]
+        missing = [name for name, key in zip(names, keys) if key not in kept]
+        if missing:
+            embedded = load_text_encoder(self.checkpoint, self.tower)(missing, modality).float().numpy()
+            kept.update({f"{modality}|{name}": vector for name, vector in zip(missing, embedded)})
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            part = self.cache.with_name(self.cache.name + ".part")
+            with part.open("wb") as stream:
+                np.savez(stream, **kept)
+            os.replace(part, self.cache)
+        return torch.from_numpy(np.stack([kept[key] for key in keys]))

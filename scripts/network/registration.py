@@ -1,0 +1,116 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The registration network as a MONAI inferer that gives the same kind of result as ROI registration."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scripts.common.errors import InputError
+from scripts.correspondence.matching import Matches, cosine_similarity
+from scripts.correspondence.regions import Regions
+from scripts.correspondence.result import Registration, timed, working_image
+from scripts.correspondence.slicing import plan_slices
+from scripts.losses.prototype import prototypes, structure_masks
+from scripts.network.pair_network import PairNetwork
+from scripts.network.refine import RefineSettings, refine
+from scripts.spatial.geometry import Geometry
+
+
+class NetworkRegistration:
+    """Called with a pair and its masks in one tensor and a trained network.
+
+    The structures of the masks become the paired regions of the result, so that the same code writes, draws and
+    measures it; the similarity of a pair is that of its prototypes in the finest image features.
+
+    Args:
+        settings: of the instance optimisation.
+        progress: shows a progress bar.
+    """
+
+    def __init__(self, settings: RefineSettings, progress: bool = True) -> None:
+        self.settings, self.progress = settings, progress
+
+    def __call__(self, inputs: Tensor, network: PairNetwork) -> Registration:
+        """Registers one pair.
+
+        Args:
+            inputs: (1, 4, H, W[, D]) moving, fixed, moving mask, fixed mask on the working grid; a MetaTensor with its
+                affine.
+            network: the registration network.
+
+        Raises:
+            InputError: an image of another number of dimensions than the network was trained for.
+        """
+        seconds: dict[str, float] = {}
+        image, working = working_image(inputs)
+        if working.ndim != network.spatial_dims:
+            raise InputError(
+                f"The images are {working.ndim}-D and the network is {network.spatial_dims}-D; train one with "
+                f"--spatial_dims {working.ndim}, or take --method samreg."
+            )
+        masks = image[2:]
+        with timed(seconds, "network"):
+            prediction = network.predict(image[None])
+        result = paired_structures(prediction.moving[0], prediction.fixed[0], masks, network.structures, working)
+        result.ddf, result.seconds = prediction.ddf, seconds
+        if not masks.any():
+            result.warnings.append(
+                "No masks of structures were given; the network was trained with them and is less accurate without: "
+                "give --moving_mask and --fixed_mask."
+            )
+        elif not len(result.matches):
+            result.warnings.append("No structure has a mask in both images; the network is less accurate without.")
+        if self.settings.steps:
+            with (
+                timed(seconds, "instance"),
+                tqdm(total=self.settings.steps + 1, desc="refine", disable=not self.progress, leave=False) as bar,
+            ):
+
+                def show(loss: float) -> None:
+                    bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+                    bar.update(1)
+
+                result.ddf, history = refine(
+                    result.ddf, image[:2], masks, network.structures, working.spacing, self.settings, show
+                )
+            result.details["instance"] = {
+                "steps": len(history) - 1,
+                "loss": [round(v, 5) for v in (history[0], min(history))],
+            }
+        return result
+
+
+def paired_structures(
+    moving: Tensor, fixed: Tensor, labels: Tensor, structures: int, working: Geometry
+) -> Registration:
+    """The structures present in both masks as pairs of regions, without a field.
+
+    Args:
+        moving: (C, ...) or (1, C, ...) finest image features of the moving image, at least as large as the grid.
+        fixed: likewise.
+        labels: (2, *shape) moving and fixed labels.
+        structures: number of structures.
+        working: the grid.
+    """
+    crop = (slice(None), *(slice(0, s) for s in working.shape))
+    sides = []
+    for features, label in zip((moving, fixed), labels):
+        masks = structure_masks(label, structures)
+        centres, known = prototypes(features.reshape(features.shape[-1 - working.ndim :])[crop].float(), masks)
+        sides.append((masks, centres, known))
+    both = (sides[0][2] & sides[1][2]).nonzero()[:, 0]
+    plan = plan_slices(working)
+    regions = []
+    for masks, centres, _ in sides:
+        kept = masks[both]
+        area = kept.flatten(1).sum(dim=1)
+        grids = torch.meshgrid(*[torch.arange(s, device=kept.device) for s in working.shape], indexing="ij")
+        centroids = torch.stack([(kept * g).flatten(1).sum(dim=1) / area for g in grids], dim=1)
+        regions.append(Regions(centres[both].detach().cpu(), area.cpu(), centroids.cpu(), None, plan))
+    similarity = cosine_similarity(regions[0].prototypes, regions[1].prototypes).diagonal()
+    order = torch.arange(len(both))
+    matches = Matches(order, order, similarity, similarity, float(similarity.max()) if len(both) else 0.0)
+    covered = ((side[0][both] * 255).round().to(torch.uint8).cpu() for side in sides)
+    return Registration(*regions, matches, *covered)

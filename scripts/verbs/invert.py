@@ -1,0 +1,63 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""``invert``: the inverse of a registration as a file, with the error that remains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scripts.common.errors import InputError
+from scripts.data.reader import read_volume
+from scripts.data.writer import check_not_input, whole_file
+from scripts.spatial.chain import Field, Linear
+from scripts.spatial.inversion import invert_chain
+from scripts.spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
+
+
+def invert(
+    transforms: str | Path | Sequence[str | Path],
+    output: str | Path,
+    moving: str | Path | None = None,
+    reference: str | Path | None = None,
+    learn2reg: bool = False,
+    progress: bool = True,
+) -> dict:
+    """Writes the inverse of a list of transforms as one file.
+
+    Args:
+        transforms: in the order in which a fixed point passes through them, see docs/fields.md.
+        output: format by suffix, as for ``compose``; affines stay affine.
+        moving: the moving image, whose grid the inverse gets; None takes the grid of the first field.
+        reference: the fixed image, for transforms without a grid of their own.
+        learn2reg: NIfTI fields without an intent are Learn2Reg's.
+        progress: shows a bar.
+
+    Returns:
+        "output"; for fields "residual", mm at the voxels of the inverse (there and back through inverse and field),
+        and "residual_fixed", at the voxels of the field with the inverse read between its voxels: each with mean_mm,
+        p95_mm, max_mm, points and outside_percent (voxels that leave the other grid; there the inverse is
+        extrapolated).
+
+    Raises:
+        InputError: whatever cannot be used, in one sentence.
+    """
+    suffix_of(output, WRITABLE)
+    inputs = [*transform_paths(transforms), *(p for p in (reference, moving) if p)]
+    check_not_input(output, inputs)
+    fixed_grid, moving_grid = (read_volume(p, frame=0).geometry if p else None for p in (reference, moving))
+    steps = read_chain(transforms, fixed_grid, moving_grid, learn2reg=learn2reg)
+    fields = [s for s in steps if isinstance(s, Field)]
+    if not fields:
+        inverse = [Linear(np.linalg.inv(s.matrix)) for s in reversed(steps)]
+        with whole_file(output, inputs) as path:
+            write_chain(path, inverse, moving_grid)
+        return {"output": str(output)}
+    fixed_grid = fixed_grid or fields[0].grid
+    if moving_grid is not None and moving_grid.ndim != fixed_grid.ndim:
+        raise InputError(f"{moving} is {moving_grid.ndim}-D and the field is {fixed_grid.ndim}-D.")
+    field, there, around = invert_chain(steps, fixed_grid, moving_grid or fixed_grid, progress=progress)
+    with whole_file(output, inputs) as path:
+        write_chain(path, [field], field.grid, fixed_grid)
+    return {"output": str(output), "residual": there.as_dict(), "residual_fixed": around.as_dict()}

@@ -1,0 +1,141 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Every number of one registered case from its files: overlap, surface distances, landmark error, regularity."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scripts.common.errors import InputError
+from scripts.data.reader import Volume, read_volume
+from scripts.metrics.jacobian import regularity
+from scripts.metrics.overlap import assd, dice, hd95, target_registration_error
+from scripts.metrics.pair import mean_known, plain
+from scripts.spatial.chain import Field, Linear, Step, map_points
+from scripts.spatial.geometry import Geometry, usable, voxel_displacement
+from scripts.spatial.landmark_files import read_landmark_file
+from scripts.spatial.resampling import resample_image
+from scripts.spatial.transform_files import as_field, read_chain, transform_names
+from scripts.verbs.cases import RECORD, Case
+from scripts.verbs.warp import whole_numbers
+
+LEARN2REG_MARGIN = 2  # voxels that the evaluation of Learn2Reg leaves out at every border
+STAGES = ("initial", "aligned", "final")
+
+
+def measure_case(
+    case: Case, *, frame: str | None = None, learn2reg: bool = False, structures: Sequence[int] | None = None
+) -> tuple[dict, list[Step], Geometry]:
+    """Measures one case.
+
+    Args:
+        case: what to read.
+        frame: of landmarks in text files.
+        learn2reg: fields and landmarks are voxels, images are compared voxel by voxel whatever their headers say, and
+            the Jacobian determinant leaves out two voxels at every border.
+        structures: label values to compare; None takes those that both label maps have.
+
+    Returns:
+        metrics ready for JSON ("dice", "hd95_mm", "assd_mm" by stage and structure; "tre_mm" by stage; "field"), the
+        chain, and the fixed grid.
+
+    Raises:
+        InputError: whatever cannot be used, in one sentence.
+    """
+    labels = {r: _label(getattr(case, f"{r}_label")) for r in ("fixed", "moving")}
+    grids = {r: _grid(getattr(case, r), labels[r]) for r in ("fixed", "moving")}
+    steps = read_chain(case.transforms, grids["fixed"], grids["moving"], learn2reg=learn2reg)
+    fixed = grids["fixed"] or next((s.grid for s in steps if isinstance(s, Field)), None)
+    if fixed is None:
+        raise InputError(f"Case {case.name}: an affine has no grid; name the fixed image or its labels.")
+    moving = grids["moving"] or fixed
+    # Voxel by voxel, the same index is the same place before registration.
+    start: list[Step] = [Linear(moving.affine @ np.linalg.inv(fixed.affine))] if learn2reg else []
+    stages = {"initial": start, **_aligned(case), "final": steps}
+    result: dict = {}
+    if labels["fixed"] is not None and labels["moving"] is not None:
+        _overlap(result, stages, labels["fixed"], labels["moving"], structures)
+    if case.fixed_landmarks and case.moving_landmarks:
+        frame = "voxel" if learn2reg and frame is None else frame
+        points = [
+            read_landmark_file(getattr(case, f"{r}_landmarks"), g, frame).points_ras
+            for r, g in (("fixed", fixed), ("moving", moving))
+        ]
+        if len(points[0]) != len(points[1]):
+            raise InputError(f"Case {case.name} has {len(points[0])} fixed and {len(points[1])} moving landmarks.")
+        result["tre_mm"] = {stage: _tre(chain, *points) for stage, chain in stages.items()}
+    field = as_field(steps, fixed)
+    ddf = torch.from_numpy(np.ascontiguousarray(voxel_displacement(field.u_lps, fixed)))[None]
+    lengths = np.linalg.norm(field.u_lps, axis=-1)
+    result["field"] = regularity(ddf, LEARN2REG_MARGIN if learn2reg else 0) | {
+        "mean_displacement_mm": float(lengths.mean()),
+        "max_displacement_mm": float(lengths.max()),
+    }
+    return plain(result), steps, fixed
+
+
+def _overlap(
+    result: dict, stages: dict[str, list[Step]], fixed: Volume, moving: Volume, structures: Sequence[int] | None
+) -> None:
+    """Adds Dice, HD95 and ASSD of every stage."""
+    target = torch.from_numpy(fixed.array[0].astype(np.int64))
+    values = sorted(set(np.unique(fixed.array).tolist()) & set(np.unique(moving.array).tolist()) - {0})
+    if structures is not None:
+        values = [v for v in values if v in set(structures)]
+    if not values:
+        raise InputError(f"{fixed.path} and {moving.path} have no structure in common that is to be compared.")
+    for stage, chain in stages.items():
+        moved, _ = resample_image(moving.array, moving.geometry, fixed.geometry, chain, interpolation="nearest", fill=0)
+        labels = torch.from_numpy(np.ascontiguousarray(moved[0]).astype(np.int64))
+        spacing = fixed.geometry.spacing
+        for key, scores in (
+            ("dice", dice(labels, target, values)),
+            ("hd95_mm", hd95(labels, target, values, spacing)),
+            ("assd_mm", assd(labels, target, values, spacing)),
+        ):
+            result.setdefault(key, {})[stage] = scores | {"mean": mean_known(scores)}
+
+
+def _tre(chain: Sequence[Step], fixed_points: NDArray, moving_points: NDArray) -> dict:
+    errors = target_registration_error(map_points(chain, fixed_points), moving_points)
+    return {
+        "mean": float(errors.mean()),
+        "sd": float(errors.std()),
+        "max": float(errors.max()),
+        "p95": float(np.percentile(errors, 95)),
+        "n": len(errors),
+    }
+
+
+def _aligned(case: Case) -> dict[str, list[Step]]:
+    """The stage after the initial alignment, where a result folder tells of one."""
+    names = transform_names(case.transforms)
+    record = Path(names[0]) / RECORD if len(names) == 1 else Path()
+    if not record.is_file():
+        return {}
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        matrix = np.asarray(content.get("initial_transform_ras_mm", np.eye(4)), float)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{record} is damaged; give the field in its folder instead of the folder.") from error
+    if matrix.shape != (4, 4) or not usable(matrix):
+        raise InputError(f"{record} holds no usable initial_transform_ras_mm; give the field in its folder instead.")
+    return {} if np.allclose(matrix, np.eye(4)) else {"aligned": [Linear(matrix)]}
+
+
+def _label(path: str | None) -> Volume | None:
+    if not path:
+        return None
+    volume = read_volume(path)
+    return Volume(whole_numbers(volume), volume.geometry, volume.path, volume.header, volume.stored)
+
+
+def _grid(path: str | None, label: Volume | None) -> Geometry | None:
+    if path:
+        return read_volume(path, frame=0).geometry
+    return label.geometry if label is not None else None

@@ -1,0 +1,142 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The verb ``register``: two images or a list of pairs, from Python and from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from scripts.common.errors import InputError
+from scripts.common.lock import locked
+from scripts.workflow.cohort.pairs import read_entries
+from scripts.workflow.method import AUTO, METHODS, choose
+from scripts.workflow.outcome import unwrapped
+from scripts.workflow.outputs import check_output_dir
+from scripts.workflow.plan import plan_text
+from scripts.workflow.run import BUNDLE, check_options, run_bundle
+
+LISTS = {"samreg": ["cohort.json"], "network": ["cohort.json", "cohort_network.json"]}
+
+
+def register(
+    moving: str | None = None,
+    fixed: str | None = None,
+    output_dir: str | None = None,
+    *,
+    pairs: str | None = None,
+    method: str = "samreg",
+    preset: str = "default",
+    dry_run: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Registers two images, or all pairs of a list, and writes the results.
+
+    Args:
+        moving: image to move: NIfTI, NRRD, MHA, PNG, JPEG, or a folder with a DICOM series.
+        fixed: image that stays.
+        output_dir: folder of the results.
+        pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
+        method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network; "auto"
+            takes the network for the images it was trained for, and says why.
+        preset: default, or the name of a file in configs/presets (samreg) or configs/presets/network; explicit options
+            win.
+        dry_run: only say what would be done.
+        options: device (auto, cpu, cuda, mps), seed, and any key of configs/samreg.json, e.g. init="affine",
+            window="ct", sam="vit_b", image_weight=1; of configs/inference.json for the network, e.g.
+            instance_steps=30.
+
+    Returns:
+        the content of correspondence.json, whose "pairs" are empty when no regions matched; of a list that of
+        summary.json; of a dry run the text under "plan".
+
+    Raises:
+        InputError: what cannot be used, in one sentence.
+    """
+    configs, values = resolve(moving, fixed, output_dir, pairs=pairs, method=method, preset=preset, **options)
+    if dry_run:
+        return {"plan": plan_text(configs, values)}
+    # Exit codes are for the command line; what happened stands in the result.
+    with unwrapped(), contextlib.suppress(SystemExit):
+        run(configs, values)
+    name = "summary.json" if pairs else "correspondence.json"
+    return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))
+
+
+def run(configs: list[str], values: Mapping[str, Any]) -> None:
+    """Runs the configs; ends the program with exit code 3 or 4 where not everything was registered."""
+    if "cohort.json" in configs:
+        run_bundle(configs, values)  # the cohort locks its folder itself
+        return
+    with locked(check_output_dir(values["output_dir"])):
+        run_bundle(configs, values)
+
+
+def resolve(
+    moving: str | None = None,
+    fixed: str | None = None,
+    output_dir: str | None = None,
+    *,
+    pairs: str | None = None,
+    method: str = "samreg",
+    preset: str = "default",
+    **options: Any,
+) -> tuple[list[str], dict[str, Any]]:
+    """Config files and values of a call of :func:`register`.
+
+    Raises:
+        InputError: an unknown method or preset, no output folder, or both or neither of two images and a list.
+    """
+    if method not in (*METHODS, AUTO):
+        raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}, {AUTO}.")
+    if pairs is not None and (moving is not None or fixed is not None):
+        raise InputError("Give either two images or --pairs with a list of pairs, not both.")
+    if output_dir is None:
+        raise InputError("No --output_dir was given; name the folder of the results.")
+    overlays = preset_files(preset, "samreg" if method == AUTO else method)
+    values = {**options, "output_dir": str(output_dir)}
+    if pairs is not None:
+        values["pairs"] = str(pairs)
+    else:
+        for role, path in (("moving", moving), ("fixed", fixed)):
+            if path is None:
+                raise InputError(f"No {role} image was given; name two images, or a list of pairs with --pairs.")
+            values[role] = str(path)
+    if method == AUTO:
+        method, values["method_reason"] = _chosen(values, preset, options)
+        overlays = preset_files(preset, method)
+    return [METHODS[method], *overlays, *(LISTS[method] if pairs is not None else [])], values
+
+
+def _chosen(values: Mapping[str, Any], preset: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """The method for these images, and why."""
+    known, files = {}, {name: _paths([config, *LISTS[name]]) for name, config in METHODS.items()}
+    for name in METHODS:
+        known[name] = ConfigParser.load_config_files(files[name])
+    check_options([*files["samreg"], *files["network"]], options)
+    items = [values]
+    if "pairs" in values:
+        items = [entry.item for entry in read_entries(values["pairs"], known["network"]["columns"])]
+    choice = choose(items, preset, options, known)
+    return choice.method, choice.reason
+
+
+def _paths(configs: list[str]) -> list[str]:
+    return [str(BUNDLE / "configs" / name) for name in configs]
+
+
+def preset_files(name: str, method: str) -> list[str]:
+    """The config overlay of a preset of a method, none for "default".
+
+    Raises:
+        InputError: the method has no such preset.
+    """
+    folder = "presets" if method == "samreg" else f"presets/{method}"
+    known = sorted(p.stem for p in (BUNDLE / "configs" / folder).glob("*.json"))
+    if name != "default" and name not in known:
+        raise InputError(f"The method {method} has no preset {name!r}; choose one of default, {', '.join(known)}.")
+    return [] if name == "default" else [f"{folder}/{name}.json"]

@@ -1,0 +1,126 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""What a registration would read, do and write: the plan behind ``--dry_run``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.bundle import ConfigParser
+from tqdm import tqdm
+
+from scripts.common.device import pick_device
+from scripts.common.errors import InputError
+from scripts.data.pair import working_grid
+from scripts.data.reader import PICTURES, Volume, read_volume
+from scripts.report.page import method_text
+from scripts.spatial.geometry import grid_text, overlap
+from scripts.workflow.cohort.case import read_record
+from scripts.workflow.cohort.pairs import SUMMARIES, Entry, read_entries
+from scripts.workflow.outcome import unwrapped
+from scripts.workflow.run import BUNDLE, check_options, config_values
+
+_IDENTITY = np.eye(4)
+
+
+def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The resolved plan in words: inputs with their grids, outputs, model, settings. Nothing is written.
+
+    Args:
+        configs: file names in ``configs/``, later ones over earlier ones.
+        options: values by key of the config.
+
+    Raises:
+        InputError: an unknown option, a setting that cannot be used, or an image that cannot be read; of a list the
+            images that cannot be read are named in the text instead.
+    """
+    files = [str(BUNDLE / "configs" / name) for name in configs]
+    check_options(files, options)
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser.update({**config_values(options), "device": str(pick_device(options.get("device", "auto")))})
+    with unwrapped():
+        parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
+    wanted = {key: parser.get_parsed_content(key) for key in ("overview", "max_size", "header")}
+    for key, default in (("dense", True), ("inverse", False)):  # the network has neither
+        wanted[key] = parser.get_parsed_content(key) if key in parser.config else default
+    target = Path(options["output_dir"])
+    if options.get("pairs"):
+        lines = _cohort_lines(read_entries(options["pairs"], parser.get("columns")), target, wanted)
+    else:
+        item = {key: options[key] for key in parser.get("dataset#data") if key in options}
+        lines = [*pair_lines(item, wanted), f"writes to {target}: {', '.join(output_names(item, wanted))}"]
+    model = parser.get_parsed_content("network_def", instantiate=False).get_config()
+    lines.append(f"method: {method_text(parser.get_parsed_content('method'))}")
+    lines.append(f"configs: {', '.join(configs)}")
+    lines.append(f"model: {_words({k: v for k, v in model.items() if not k.startswith('_')})}")
+    lines.append(f"settings: {_words(parser.get_parsed_content('parameters'))}")
+    lines.append(f"device: {parser.get('device')}")
+    return "\n".join(lines) + "\n"
+
+
+def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """A line for every image and label map of a pair, and one for the working grid.
+
+    Args:
+        item: paths and frames, see :class:`scripts.data.pair.LoadPair`.
+        wanted: "max_size" and "header", as for LoadPair.
+
+    Raises:
+        InputError: a file cannot be read, or one image is 2-D and the other 3-D.
+    """
+    volumes: dict[str, Volume] = {}
+    lines = []
+    for role in ("moving", "fixed"):
+        for key in (role, f"{role}_label"):
+            if item.get(key):
+                frame, label = item.get(f"{role}_frame"), key != role
+                volumes[key] = read_volume(item[key], frame=frame, header=wanted["header"], single=label)
+                lines.append(f"{key}: {item[key]}, {grid_text(volumes[key].geometry)}")
+        if item.get(f"{role}_landmarks"):
+            lines.append(f"{role}_landmarks: {item[f'{role}_landmarks']}")
+    moving, fixed = volumes["moving"].geometry, volumes["fixed"].geometry
+    if moving.ndim != fixed.ndim:
+        raise InputError(
+            f"{item['moving']} is {moving.ndim}-D and {item['fixed']} is {fixed.ndim}-D; both must have the same "
+            "number of dimensions."
+        )
+    lines.append(f"working grid: {grid_text(working_grid(fixed, wanted['max_size']))}")
+    if not overlap(fixed, moving, _IDENTITY):
+        lines.append("the images do not overlap as they lie in space: an initial alignment (--init) is needed")
+    return lines
+
+
+def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Files that a pair has once regions of it are matched."""
+    pictures = [role for role in ("moving", "fixed") if str(item[role]).lower().endswith(PICTURES)]
+    names = ["moving_rois.nii.gz", "fixed_rois.nii.gz", *(f"{role}_rois.png" for role in pictures)]
+    names.append("correspondence.json")
+    if wanted["dense"]:
+        names += ["ddf.nii.gz", *(["inverse_ddf.nii.gz"] if wanted["inverse"] else []), "moved.nii.gz"]
+        names += ["moved.png"] if len(pictures) == 2 else []
+        names += ["moved_label.nii.gz"] if item.get("moving_label") else []
+        names += ["moved_landmarks.csv"] if item.get("fixed_landmarks") else []
+    return [*names, *(["overview.png", "report.html"] if wanted["overview"] else [])]
+
+
+def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, Any]) -> list[str]:
+    lines, bad = [], 0
+    for entry in tqdm(entries, desc="reading", unit="pair", leave=False):
+        record = read_record(target / entry.name)
+        lines.append(f"{entry.name}:" + (f" there already, {record.get('status')}" if record else ""))
+        try:
+            lines += [f"    {line}" for line in pair_lines(entry.item, wanted)]
+        except InputError as error:
+            bad += 1
+            lines.append(f"    will fail: {error}")
+    lines.append(f"{len(entries)} pairs" + (f", {bad} of them will fail" if bad else ""))
+    names = dict.fromkeys(name for entry in entries for name in output_names(entry.item, wanted))
+    folder = ", ".join(["case.json", "case.log", *names])
+    return [*lines, f"writes to {target}: {', '.join(SUMMARIES)}, and for each pair a folder with {folder}"]
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())

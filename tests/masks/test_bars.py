@@ -1,0 +1,28 @@
+"""How good the shipped networks must be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scripts.benchmarks.models.masks import LEFT_OUT, score
+from scripts.masks.bundled import MODELS, BundledNet
+from scripts.training.masks import abdomen_items, acdc_items
+
+
+@pytest.mark.slow
+def test_cardiac_dice_on_the_validation_patients(real_data):
+    assert (MODELS / "cardiac_net.pt").exists()
+    source = BundledNet("cardiac")
+    items = acdc_items(real_data / "acdc", real_data / "splits", "validation")
+    assert len(items) == 20
+    assert np.mean([np.mean(list(score(source, item)[0].values())) for item in items]) >= 0.86
+
+
+@pytest.mark.slow
+def test_abdominal_dice_on_the_validation_subjects(real_data):
+    source = BundledNet("abdomen")
+    items = abdomen_items(real_data / "abdomen_ct", real_data / "splits", "validation")
+    assert len(items) == 6
+    scores = [value for item in items for name, value in score(source, item)[0].items() if name != LEFT_OUT]
+    assert np.mean(scores) >= 0.64

@@ -1,0 +1,259 @@
+"""train.json and evaluate.json by MONAI's runner: properties, a run, resuming, NaN, subjects in both splits."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from scripts.common.errors import InputError
+from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.data.sample import write_phantom
+from scripts.network.model import CrossFusionNet
+from scripts.workflow.outcome import input_error
+
+SMALL = {
+    "network_def#channels": [4, 8],
+    "strides": [2, 2, 1],
+    "attention_window": [4, 4, 2],
+    "crop": [24, 24, 4],
+    "max_size": 32,
+    "window": "mr",
+    "amp": None,
+    "val_interval": 1,
+    "learning_rate": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def lists(tmp_path_factory) -> dict[str, str]:
+    """A training and a validation list of two phantom pairs each."""
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for seed in range(4):
+        paths = write_phantom(folder / str(seed), cardiac_pair(seed, (32, 32, 4), (6.0, 6.0, 16.0)))
+        rows.append(
+            {k: paths[k] for k in ("moving", "fixed", "moving_label", "fixed_label")} | {"name": f"heart{seed}"}
+        )
+    for name, part in (("training", rows[:2]), ("validation", rows[2:])):
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as stream:
+            writer = csv.DictWriter(stream, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(part)
+    return {"pairs": str(folder / "training.csv"), "validation_pairs": str(folder / "validation.csv")}
+
+
+def workflow_of(bundle, files, kind="train", **options) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        [str(bundle / "configs" / f) for f in files],
+        workflow_type=kind,
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        bundle_root=str(bundle),
+        **options,
+    )
+
+
+def run(workflow: ConfigWorkflow) -> ConfigWorkflow:
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
+    workflow = workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=2, **lists, **SMALL)
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    assert workflow.parser.get_parsed_content("train#trainer").state.epoch == 2
+    assert set(workflow.parser.get_parsed_content("loss_function").terms) == {
+        "lncc", "diffusion", "dice", "contrast", "alignment", "contour"
+    }  # fmt: skip
+    assert (tmp_path / "best.pt").exists()
+    logged = [EventAccumulator(str(path)).Reload() for path in tmp_path.glob("events.out*")]
+    scalars = {tag: events.Scalars(tag) for events in logged for tag in events.Tags()["scalars"]}
+    assert {"loss", "lncc", "contour", "mean_dice", "initial_dice"} <= set(scalars)
+    assert [event.step for event in scalars["loss"]] == [1, 2, 3, 4]
+    assert [event.step for event in scalars["mean_dice"]] == [1, 2, 3]  # every epoch, and at the end
+    assert sum(len(events.Images(tag)) for events in logged for tag in events.Tags()["images"]) > 0
+
+    again = run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=3, **lists, **SMALL))
+    assert again.parser.get_parsed_content("train#trainer").state.iteration == 6
+
+    # The measured cohort goes through the inference pipeline with the trained weights.
+    out = tmp_path / "evaluation"
+    options = {k: SMALL[k] for k in ("network_def#channels", "strides", "attention_window", "max_size", "window")}
+    measured = workflow_of(
+        bundle, ["inference.json", "evaluate.json"], "inference", pairs=lists["validation_pairs"],
+        checkpoint=str(tmp_path / "best.pt"), output_dir=str(out), progress=False, **options,
+    )  # fmt: skip
+    run(measured)
+    assert measured.check_properties() == []
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    trained = again.parser.get_parsed_content("validate#evaluator").state.metrics
+    assert summary["dice/mean/initial"]["mean"] == pytest.approx(trained["initial_dice"], abs=1e-3)
+
+    with pytest.raises(ValueError, match=r"last\.pt does not fit this network") as error:
+        try:
+            run(
+                workflow_of(
+                    bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=4, **lists,
+                    **{**SMALL, "network_def#channels": [4, 6]},
+                )
+            )  # fmt: skip
+        except RuntimeError as wrapped:
+            raise first_value_error(wrapped) from None
+    assert "give another output_dir" in str(error.value)
+
+
+def test_training_ends_where_nothing_improves_or_time_is_up(bundle, lists, tmp_path):
+    options = {**lists, **SMALL, "max_epochs": 6}
+    still = workflow_of(
+        bundle, ["train.json"], output_dir=str(tmp_path / "still"), patience=2, **{**options, "learning_rate": 0.0}
+    )
+    run(still)  # the Dice stays what it was in the first epoch
+    assert still.parser.get_parsed_content("train#trainer").state.epoch == 3
+
+    out = tmp_path / "short"
+    run(workflow_of(bundle, ["train.json"], output_dir=str(out), time_budget_s=1, **{**options, "max_epochs": 200}))
+    done = torch.load(out / "last.pt", weights_only=True)["engine"]["iteration"]
+    assert 0 < done < 400
+    epochs = done // 2 + 2
+    longer = run(workflow_of(bundle, ["train.json"], output_dir=str(out), **{**options, "max_epochs": epochs}))
+    assert longer.parser.get_parsed_content("train#trainer").state.iteration == 2 * epochs
+
+
+def first_value_error(error: BaseException) -> BaseException:
+    while error is not None and type(error) not in (ValueError, FloatingPointError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def test_same_seed_same_weights(bundle, lists, tmp_path):
+    states = []
+    for part in "ab":
+        options = {**lists, **SMALL, "validation_pairs": lists["validation_pairs"]}
+        run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path / part), max_epochs=1, **options))
+        states.append(torch.load(tmp_path / part / "best.pt", weights_only=True))
+    torch.testing.assert_close(states[0], states[1], atol=0, rtol=0)
+
+
+def test_a_subject_in_both_lists_is_refused(bundle, lists, tmp_path):
+    options = {**lists, "validation_pairs": lists["pairs"]}
+    with pytest.raises((RuntimeError, InputError)) as error:
+        run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=1, **options, **SMALL))
+    assert "in both the training and the validation list" in str(input_error(error.value))
+
+
+def test_nan_stops_with_the_name_and_keeps_the_checkpoint(bundle, lists, tmp_path):
+    run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=1, **lists, **SMALL))
+    good = (tmp_path / "last.pt").read_bytes()
+    workflow = workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=2, **lists, **SMALL)
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    prepare = trainer.prepare_batch
+
+    def spoiled(*args, **kwargs):
+        inputs, targets = prepare(*args, **kwargs)
+        inputs["image"][0, 0, 3, 3, 1] = float("nan")
+        return inputs, targets
+
+    trainer.prepare_batch = spoiled
+    with pytest.raises((RuntimeError, FloatingPointError)) as error:
+        workflow.run()
+    assert "moving.nii.gz to " in str(first_value_error(error.value))
+    assert "is not a number" in str(first_value_error(error.value))
+    assert (tmp_path / "last.pt").read_bytes() == good
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(bundle, lists, tmp_path):
+    """Gloo on the CPU: the same global batch gives the same loss curve."""
+    curves = {}
+    for name, files, batch in (("one", ["train.json"], 2), ("two", ["train.json", "multi_gpu_train.json"], 1)):
+        out = tmp_path / name
+        options = {**SMALL, **lists, "output_dir": str(out), "bundle_root": str(bundle), "max_epochs": 3}
+        options |= {"batch_size": batch, "train#random": [], "val_interval": 10}
+        options["network#max_points" if name == "one" else "network#module#max_points"] = 100_000
+        script = tmp_path / f"{name}.py"
+        script.write_text(
+            "import json, sys\n"
+            "from monai.bundle import ConfigWorkflow\n"
+            "from ignite.engine import Events\n"
+            "import torch.distributed as dist\n"
+            "files, options, out = json.loads(sys.argv[1])\n"
+            "w = ConfigWorkflow(files, workflow_type='train', logging_file=False, **options)\n"
+            "w.initialize()\n"
+            "losses = []\n"
+            "t = w.parser.get_parsed_content('train#trainer')\n"
+            "def note(e):\n"
+            "    x = e.state.output['loss'].detach().clone()\n"
+            "    if dist.is_initialized():\n"
+            "        dist.all_reduce(x); x = x / dist.get_world_size()\n"
+            "    losses.append(float(x))\n"
+            "t.add_event_handler(Events.ITERATION_COMPLETED, note)\n"
+            "w.run()\n"
+            "import os; os.environ.get('RANK', '0') == '0' and open(out, 'w').write(json.dumps(losses))\n"
+            "w.finalize()\n",
+            encoding="utf-8",
+        )
+        arguments = json.dumps([[str(bundle / "configs" / f) for f in files], options, str(tmp_path / f"{name}.json")])
+        launch = (
+            ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"] if batch == 1 else []
+        )
+        done = subprocess.run(
+            [sys.executable, *launch, str(script), arguments], cwd=bundle, capture_output=True, text=True,
+            encoding="utf-8", timeout=300, env={**os.environ, "PYTHONPATH": str(bundle), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        curves[name] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert (out / "best.pt").exists()
+    assert len(curves["one"]) == 3
+    np.testing.assert_allclose(curves["two"], curves["one"], rtol=2e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_as_one(bundle, lists, tmp_path):
+    summaries = []
+    torch.manual_seed(0)
+    net = CrossFusionNet(channels=(4, 8), strides=(2, 2, 1), window=(4, 4, 2), diffeomorphic=True)
+    torch.nn.init.normal_(net.levels[0].head.weight, std=0.03)
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    files = [str(bundle / "configs" / f) for f in ("inference.json", "evaluate.json", "multi_gpu_evaluate.json")]
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29532"] * (count - 1)
+        words += ["-m", "monai.bundle", "run", "--config_file", str(files[: 1 + count])]
+        words += ["--pairs", lists["validation_pairs"], "--output_dir", str(out), "--bundle_root", str(bundle)]
+        words += [
+            "--checkpoint",
+            str(tmp_path / "net.pt"),
+            "--network_def#channels",
+            "[4,8]",
+            "--progress",
+            "False",
+            "--max_size",
+            "32",
+        ]
+        done = subprocess.run(
+            [sys.executable, *words], cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        summaries.append(json.loads((out / "summary.json").read_text(encoding="utf-8")))
+    for summary in summaries:
+        summary.pop("seconds")
+    assert summaries[0]["pairs"] == 2
+    assert set(summaries[0]) == set(summaries[1])
+    for key in summaries[0]:
+        if key != "pairs":
+            assert summaries[1][key]["mean"] == pytest.approx(summaries[0][key]["mean"], rel=1e-3, abs=1e-3)

@@ -1,0 +1,89 @@
+"""The training config on two phantom patients: it trains, stops, resumes, and ships what the sources can load."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from scripts.common.errors import InputError
+from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.data.reader import read_volume
+from scripts.masks.bundled import BundledNet
+from scripts.training.masks import PrepareLabelled, abdomen_items, acdc_items, inner_part
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Two phantom hearts in the folders of ACDC."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "splits").mkdir()
+    (root / "splits" / "acdc.json").write_text(json.dumps({"training": ["p1", "p2"], "validation": []}))
+    for seed, patient in enumerate(("p1", "p2")):
+        pair = cardiac_pair(seed, (64, 60, 7), (3.0, 3.0, 10.0))
+        (root / "acdc" / patient).mkdir(parents=True)
+        for frame, image, label in ((1, pair.moving, pair.moving_label), (9, pair.fixed, pair.fixed_label)):
+            stem = root / "acdc" / patient / f"{patient}_frame{frame:02d}"
+            nib.save(nib.Nifti1Image(np.rint(image).astype(np.int16), pair.fixed_affine), f"{stem}.nii.gz")
+            nib.save(nib.Nifti1Image(np.minimum(label, 3).astype(np.uint8), pair.fixed_affine), f"{stem}_gt.nii.gz")
+    return root
+
+
+def test_items_and_inner_split(data):
+    items = acdc_items(data / "acdc", data / "splits")
+    assert len(items) == 4 and items[0]["label"].endswith("p1_frame01_gt.nii.gz")
+    assert items[0]["image"].endswith("p1_frame01.nii.gz")
+    train, held = inner_part(items, 2)
+    assert {i["subject"] for i in held} == {"p1"} and {i["subject"] for i in train} == {"p2"}
+    assert inner_part(items, 0) == (items, [])
+    with pytest.raises(InputError, match=r"abdomen_ct\.json has no list of training subjects; give the folder"):
+        abdomen_items(data, data / "splits")
+    with pytest.raises(InputError, match="has no labelled images of the split"):
+        acdc_items(data / "acdc", data / "splits", "validation")
+
+
+def test_prepared_labels_lie_on_the_prepared_image(data):
+    item = acdc_items(data / "acdc", data / "splits")[0]
+    ready = PrepareLabelled("cardiac")(item)
+    assert ready["image"].shape == ready["label"].shape == (1, 128, 120, 7)
+    image, label = read_volume(item["image"]), read_volume(item["label"])
+    own = np.corrcoef(image.array.ravel(), label.array.ravel() == 3)[0, 1]
+    new = np.corrcoef(ready["image"].float().numpy().ravel(), ready["label"].numpy().ravel() == 3)[0, 1]
+    assert new == pytest.approx(own, abs=0.05)
+
+
+def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
+    files = [str(bundle / "configs" / "train_anatomy.json"), str(bundle / "configs" / "datasets" / "acdc_anatomy.json")]
+
+    def train(epochs: int) -> ConfigWorkflow:
+        workflow = ConfigWorkflow(
+            files,
+            workflow_type="train",
+            meta_file=str(bundle / "configs" / "metadata.json"),
+            bundle_root=str(bundle),
+            dataset_dir=str(data),
+            output_dir=str(tmp_path / "run"),
+            weights=str(tmp_path / "cardiac_net.pt"),
+            max_epochs=epochs,
+            samples_per_epoch=2,
+        )
+        workflow.initialize()
+        assert workflow.check_properties() == []
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+    train(1)
+    first = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
+    assert all(v.dtype == torch.float16 for v in first.values())
+    assert (tmp_path / "cardiac_net.pt").stat().st_size < 6e6
+    again = train(2)
+    assert again.trainer.state.iteration == 4  # two of the first run, two more
+    second = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
+    assert any(not torch.equal(first[k], second[k]) for k in first)
+    volume = read_volume(acdc_items(data / "acdc", data / "splits")[0]["image"])
+    assert BundledNet("cardiac", str(tmp_path / "cardiac_net.pt"))(volume, "lv").labels.shape == volume.geometry.shape

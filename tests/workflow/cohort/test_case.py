@@ -1,0 +1,128 @@
+"""A pair's folder: done only when complete and made from the same, and there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts.common.errors import InputError
+from scripts.workflow.cohort import case
+
+SETTINGS = "settings"
+
+
+@pytest.fixture
+def done(tmp_path):
+    """(folder, item) of a pair that is done."""
+    folder = tmp_path / "out" / "pair"
+    folder.mkdir(parents=True)
+    item = {"moving": str(tmp_path / "a.nii"), "fixed": str(tmp_path / "dicom"), "fixed_frame": 2}
+    Path(item["moving"]).write_bytes(b"moving")
+    Path(item["fixed"]).mkdir()
+    (Path(item["fixed"]) / "1.dcm").write_bytes(b"slice")
+    (folder / "ddf.nii.gz").write_bytes(b"field")
+    inputs = case.describe_inputs(item)
+    record = {
+        "status": case.REGISTERED, "inputs": inputs, "key": case.pair_key(inputs, SETTINGS), "files": {"ddf.nii.gz": 5}
+    }  # fmt: skip
+    (folder / case.RECORD).write_text(json.dumps(record), encoding="utf-8")
+    return folder, item
+
+
+def test_the_same_is_done_wherever_it_lies(done, tmp_path):
+    folder, item = done
+    assert case.is_done(folder, item, SETTINGS)
+    moved = str(tmp_path / "elsewhere.nii")
+    shutil.copy(item["moving"], moved)
+    assert case.is_done(folder, {**item, "moving": moved}, SETTINGS)
+    os.utime(item["moving"])
+    assert case.is_done(folder, item, SETTINGS)
+
+
+def test_files_of_the_same_size_and_time_are_not_read_again(done, monkeypatch):
+    folder, item = done
+    known = case.read_record(folder)["inputs"]
+    monkeypatch.setattr(case, "file_sha256", lambda path: pytest.fail(f"read {path}"))
+    assert case.describe_inputs(item, known) == known
+
+
+def rewrite(folder: Path, **values) -> None:
+    record = {**case.read_record(folder), **values}
+    (folder / case.RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder, item: Path(item["moving"]).write_bytes(b"moveme"),
+        lambda folder, item: (Path(item["fixed"]) / "1.dcm").write_bytes(b"other"),
+        lambda folder, item: item.update(fixed_frame=3),
+        lambda folder, item: item.update(moving_label=item["moving"]),
+        lambda folder, item: item.pop("fixed_frame"),
+        lambda folder, item: (folder / "ddf.nii.gz").unlink(),
+        lambda folder, item: (folder / "ddf.nii.gz").write_bytes(b"fie"),
+        lambda folder, item: (folder / case.RECORD).write_text("{", encoding="utf-8"),
+        lambda folder, item: (folder / case.RECORD).unlink(),
+        lambda folder, item: rewrite(folder, status=case.FAILED),
+    ],
+)
+def test_whatever_changed_is_done_again(done, change):
+    folder, item = done
+    change(folder, item)
+    assert not case.is_done(folder, item, SETTINGS)
+
+
+def test_other_settings_are_done_again(done):
+    assert not case.is_done(*done, "other")
+
+
+def test_a_folder_of_someone_else_is_not_replaced(done, tmp_path):
+    folder, _ = done
+    (tmp_path / "empty").mkdir()
+    for free in (folder, tmp_path / "empty", tmp_path / "new"):
+        case.check_free(free)
+    (tmp_path / "file").write_text("x")
+    for taken in (tmp_path / "dicom", tmp_path / "file"):
+        with pytest.raises(InputError, match="exists and is no result of a cohort"):
+            case.check_free(taken)
+
+
+def test_an_old_folder_is_replaced_whole(tmp_path):
+    for name, content in ((f"{case.RUNNING}/pair", "new"), ("pair", "old")):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / f"{content}.txt").write_text(content)
+    case.publish(tmp_path / case.RUNNING / "pair", tmp_path / "pair")
+    assert [p.name for p in (tmp_path / "pair").iterdir()] == ["new.txt"]
+    assert list((tmp_path / case.RUNNING).iterdir()) == []
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_kill_between_two_renames_loses_nothing(tmp_path, replaced):
+    running = tmp_path / case.RUNNING
+    for folder in (running / "pair.old", running / "half", *([tmp_path / "pair"] if replaced else [])):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text(folder.name)
+    case.recover(tmp_path)
+    assert (tmp_path / "pair" / "file").read_text() == ("pair" if replaced else "pair.old")
+    assert not running.exists()
+
+
+def test_a_full_disk_keeps_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "summary.csv"
+    case.write_whole(path, "old")
+
+    def full(self, text, encoding):
+        with open(self, "w", encoding=encoding) as stream:
+            stream.write(text[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space") as caught:
+        case.write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["summary.csv"]
+    assert case.is_disk_full(caught.value) and not case.is_disk_full(OSError(13, "denied"))

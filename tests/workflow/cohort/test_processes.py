@@ -1,0 +1,92 @@
+"""Cohorts in processes of their own: killed and resumed, locked, and spread by torchrun."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from scripts import register
+from scripts.common.errors import InputError
+from scripts.workflow.cohort import case
+from tests.workflow.cohort.conftest import QUICK, results, write_list
+
+NAMES = ["heart0", "heart1", "heart2"]
+
+
+def command(listed: str, out: Path, *module: str, seconds: float = 0.0) -> list[str]:
+    options = {**QUICK, "everything": {**QUICK["everything"], "seconds": seconds}}
+    words = [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in options.items()]
+    return [sys.executable, "-m", *module, "scripts", "register", "--pairs", listed, "--output_dir", str(out), *words]
+
+
+def environment() -> dict[str, str]:
+    """The same number of threads as here, so that sums are made in the same order."""
+    return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_killed_and_resumed_is_as_if_undisturbed(bundle, phantoms, undisturbed, tmp_path):
+    """Killed when one pair is done and the next has begun; meanwhile a second process is turned away."""
+    out = tmp_path / "out"
+    listed = write_list(tmp_path / "list.json", phantoms)
+    words = command(listed, out, seconds=1.0)
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(words, cwd=bundle, env=environment(), stdout=said, stderr=said)
+        try:
+            until = time.monotonic() + 300
+            while not ((out / "heart0").exists() and (out / case.RUNNING / "heart1").exists()):
+                assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+                time.sleep(0.02)
+            message = ""
+            try:
+                register(pairs=listed, output_dir=str(out), **QUICK)
+            except InputError as error:
+                message = str(error)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    assert f"is in use by process {process.pid}" in message
+    finished = [n for n in NAMES if (out / n).exists()]
+    assert "heart0" in finished and len(finished) < 3
+    assert results(out, finished) == results(undisturbed, finished)  # whole or not there
+    summary = register(pairs=listed, output_dir=str(out), **QUICK)
+    assert summary["done_before"] == len(finished)
+    assert results(out, NAMES) == results(undisturbed, NAMES)
+    assert {p.name for p in out.iterdir()} == {*NAMES, ".cache", "summary.csv", "summary.json", "report.html"}
+    assert not [p for p in out.rglob("*") if "part" in p.name or "writing" in p.name]
+
+
+def test_processes_of_torchrun_share_the_pairs(bundle, phantoms, undisturbed, tmp_path):
+    launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    words = command(write_list(tmp_path / "list.json", phantoms), tmp_path / "out", *launcher)
+    run = subprocess.run(words, cwd=bundle, env=environment(), capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert results(tmp_path / "out", NAMES) == results(undisturbed, NAMES)
+    summary, alone = (
+        json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in (tmp_path / "out", undisturbed)
+    )
+    assert summary["processes"] == 2
+    assert summary["metrics"] == alone["metrics"]
+    assert sum(summary["slices"].values()) == 6
+
+
+def test_another_process_writes_the_same_bytes(bundle, phantoms, tmp_path):
+    """With what computes in threads: the affine start, the compact SAM, the dense field."""
+    row = phantoms[1]
+    options = {"device": "cpu", "init": "affine", "overview": False, "inverse": True}
+    register(row["moving"], row["fixed"], str(tmp_path / "here"), **options)
+    words = [f"--{name}={value}" for name, value in options.items()]
+    verb = [sys.executable, "-m", "scripts", "register", row["moving"], row["fixed"], "--output_dir"]
+    run = subprocess.run(
+        [*verb, str(tmp_path / "there"), *words], cwd=bundle, env=environment(), capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    here, there = (results(tmp_path, [name]) for name in ("here", "there"))
+    assert any(key.endswith("inverse_ddf.nii.gz") for key in here)
+    assert list(here.values()) == list(there.values())
