@@ -15,15 +15,15 @@ from typing import Any, get_args, get_type_hints
 import fire
 from monai.bundle import ConfigParser
 
-from scripts.common.errors import InputError
-from scripts.verbs import register as verb
-from scripts.verbs.compose import compose
-from scripts.verbs.evaluate import evaluate, summary_text
-from scripts.verbs.invert import invert
-from scripts.verbs.warp import warp
-from scripts.workflow.outcome import SOME_FAILED, input_error
-from scripts.workflow.plan import plan_text
-from scripts.workflow.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
+from .common.errors import InputError
+from .verbs import register as verb
+from .verbs.compose import compose
+from .verbs.evaluate import evaluate, summary_text
+from .verbs.invert import invert
+from .verbs.warp import warp
+from .workflow.outcome import SOME_FAILED, input_error
+from .workflow.plan import plan_text
+from .workflow.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
 
 FILES = ("source", "output", "transforms", "reference", "cases", "fields", "submission")  # of the other verbs
 

@@ -33,10 +33,15 @@ def test_floors_only_look_down(path):
     floor = floor_of(path)
     if floor == "__init__":
         return
+    package = path.relative_to(ROOT).parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("scripts."):
-            other = node.module.split(".")[1]
-            assert other == floor or STOREY[other] < STOREY[floor], f"{floor} imports {node.module}"
+        if isinstance(node, ast.ImportFrom) and node.level:
+            parts = [*package[: len(package) - node.level + 1], *(node.module or node.names[0].name).split(".")]
+            other = parts[1]
+            assert other == floor or STOREY[other] < STOREY[floor], f"{floor} imports {'.'.join(parts)}"
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            assert not any(n.split(".")[0] == "scripts" for n in names), "imports of this package are relative"
 
 
 def targets(value) -> Iterator[str]:

@@ -17,12 +17,12 @@ import torch
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from scripts.common.device import pick_device
-from scripts.correspondence.result import Registration
-from scripts.data.batches import image_batch
-from scripts.data.pair import Pair, one_pair
-from scripts.metrics.pair import pair_metrics
-from scripts.workflow.run import BUNDLE, check_options
+from ..common.device import pick_device
+from ..correspondence.result import Registration
+from ..data.batches import image_batch
+from ..data.pair import Pair, one_pair
+from ..metrics.pair import pair_metrics
+from ..workflow.run import BUNDLE, check_options
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any
 import fire
 import numpy as np
 
-from scripts.benchmarks.common import Case, run_cases
+from .common import Case, run_cases
 
 
 def retina_pairs(data_dir: str, folder: str) -> list[tuple[str, dict]]:

@@ -12,11 +12,11 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.benchmarks.tables import read_metrics
-from scripts.common.errors import InputError
-from scripts.common.fingerprint import fingerprint
-from scripts.common.weights import read_checkpoint
-from scripts.workflow.run import BUNDLE, check_options
+from ..common.errors import InputError
+from ..common.fingerprint import fingerprint
+from ..common.weights import read_checkpoint
+from ..workflow.run import BUNDLE, check_options
+from .tables import read_metrics
 
 CONFIGS = BUNDLE / "configs"
 

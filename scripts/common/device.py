@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from scripts.common.errors import InputError
+from .errors import InputError
 
 
 def pick_device(name: str = "auto") -> torch.device:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from scripts.common.errors import InputError
+from .errors import InputError
 
 NAME = ".lock"
 

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
-from scripts.common.errors import InputError
+from .errors import InputError
 
 
 def export_weights(model: nn.Module, path: str | Path) -> None:

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
+from ..common.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

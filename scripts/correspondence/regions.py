@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from scripts.correspondence.slicing import SlicePlan
+from .slicing import SlicePlan
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.correspondence.matching import Matches
-from scripts.correspondence.regions import Regions
-from scripts.spatial.geometry import Geometry
+from ..spatial.geometry import Geometry
+from .matching import Matches
+from .regions import Regions
 
 
 @dataclass(eq=False)

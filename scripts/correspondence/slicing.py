@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.spatial.geometry import Geometry
+from ..common.errors import InputError
+from ..spatial.geometry import Geometry
 
 
 @dataclass(frozen=True)

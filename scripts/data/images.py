@@ -11,9 +11,9 @@ from typing import Any
 
 from monai.transforms import Transform
 
-from scripts.common.errors import InputError
-from scripts.data.reader import read_volume
-from scripts.spatial.files import there
+from ..common.errors import InputError
+from ..spatial.files import there
+from .reader import read_volume
 
 SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.data.intensity import apply_window
-from scripts.data.reader import Volume, check_intensities, read_volume
-from scripts.spatial.affine import align
-from scripts.spatial.geometry import Geometry, extent_text, overlap, resample, same_grid, told_apart
-from scripts.spatial.landmarks import contains, read_landmarks
-from scripts.spatial.orientation import ddf_to_grid, oriented
+from ..common.errors import InputError
+from ..spatial.affine import align
+from ..spatial.geometry import Geometry, extent_text, overlap, resample, same_grid, told_apart
+from ..spatial.landmarks import contains, read_landmarks
+from ..spatial.orientation import ddf_to_grid, oriented
+from .intensity import apply_window
+from .reader import Volume, check_intensities, read_volume
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import nibabel as nib
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import InputError
-from scripts.data.pair import LoadPair
-from scripts.data.pair_rows import FILES, pair_rows
-from scripts.data.sample import pair_list
-from scripts.data.splits import split_of
-from scripts.spatial.files import there
+from ..common.errors import InputError
+from ..spatial.files import there
+from .pair import LoadPair
+from .pair_rows import FILES, pair_rows
+from .sample import pair_list
+from .splits import split_of
 
 
 def read_pairs(path: str | Path) -> list[dict]:

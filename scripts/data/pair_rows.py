@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import InputError
-from scripts.spatial.affine import INITS
+from ..common.errors import InputError
+from ..spatial.affine import INITS
 
 IMAGES = ("moving", "fixed")
 FILES = (*IMAGES, *(f"{role}_{kind}" for kind in ("label", "mask", "landmarks") for role in IMAGES))

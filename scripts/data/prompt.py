@@ -12,10 +12,10 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.common.errors import InputError
-from scripts.data.pair import Pair
-from scripts.data.reader import read_volume
-from scripts.spatial.geometry import LPS, apply_affine, resample, same_grid, told_apart
+from ..common.errors import InputError
+from ..spatial.geometry import LPS, apply_affine, resample, same_grid, told_apart
+from .pair import Pair
+from .reader import read_volume
 
 SOURCES = ("moving", "fixed")
 FRAMES = ("ras", "lps", "voxel")

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
-from scripts.common.errors import InputError
-from scripts.spatial.fields import DISPLACEMENT, VECTOR
-from scripts.spatial.files import quiet_itk, readable, there
-from scripts.spatial.geometry import LPS, Geometry, usable
+from ..common.errors import InputError
+from ..spatial.fields import DISPLACEMENT, VECTOR
+from ..spatial.files import quiet_itk, readable, there
+from ..spatial.geometry import LPS, Geometry, usable
 
 logger = logging.getLogger(__name__)
 

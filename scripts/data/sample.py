@@ -10,14 +10,14 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from scripts.common.errors import InputError
-from scripts.data.images import image_items
-from scripts.data.phantoms.abdomen import abdomen_pair
-from scripts.data.phantoms.cardiac import cardiac_pair
-from scripts.data.phantoms.pair import PhantomPair
-from scripts.spatial.fields import write_field
-from scripts.spatial.geometry import Geometry, world_displacement
-from scripts.spatial.landmarks import write_landmarks
+from ..common.errors import InputError
+from ..spatial.fields import write_field
+from ..spatial.geometry import Geometry, world_displacement
+from ..spatial.landmarks import write_landmarks
+from .images import image_items
+from .phantoms.abdomen import abdomen_pair
+from .phantoms.cardiac import cardiac_pair
+from .phantoms.pair import PhantomPair
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import torch
 from monai.transforms import Transform
 from numpy.typing import NDArray
 
-from scripts.data.intensity import apply_window, guess_window
-from scripts.data.reader import Volume
+from .intensity import apply_window, guess_window
+from .reader import Volume
 
 SAMPLED = 250_000  # voxels that are looked at
 SHARES = (0.25, 0.5, 0.75)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.common.errors import InputError
+from ..common.errors import InputError
 
 
 def split_of(split_dir: str | Path | None, data: str, subset: str) -> list[str]:

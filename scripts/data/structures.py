@@ -13,10 +13,10 @@ import torch
 from monai.transforms import Transform
 from torch import Tensor
 
-from scripts.common.errors import InputError
-from scripts.data.pair import Pair
-from scripts.data.reader import Volume
-from scripts.spatial.geometry import resample
+from ..common.errors import InputError
+from ..spatial.geometry import resample
+from .pair import Pair
+from .reader import Volume
 
 logger = logging.getLogger(__name__)
 

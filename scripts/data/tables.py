@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.data.writer import whole_file
+from .writer import whole_file
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

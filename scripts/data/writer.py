@@ -15,10 +15,10 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from PIL import Image as Picture
 
-from scripts.common.errors import InputError
-from scripts.data.reader import COLOUR, PICTURES, Volume
-from scripts.spatial.fields import VECTOR
-from scripts.spatial.geometry import LPS, Geometry
+from ..common.errors import InputError
+from ..spatial.fields import VECTOR
+from ..spatial.geometry import LPS, Geometry
+from .reader import COLOUR, PICTURES, Volume
 
 NIFTI = (".nii", ".nii.gz")
 ITK_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")

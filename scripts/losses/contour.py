@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.spatial.warp import check_ddf
+from ..spatial.warp import check_ddf
 
 
 def contour_points(mask: Tensor, max_points: int | None = None) -> Tensor:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from scripts.losses.contour import contour_loss
-from scripts.losses.overlap import soft_dice_loss
-from scripts.losses.prototype import prototype_loss, structure_masks
-from scripts.losses.similarity import lncc
-from scripts.losses.smoothness import diffusion
-from scripts.spatial.warp import warp
+from ..spatial.warp import warp
+from .contour import contour_loss
+from .overlap import soft_dice_loss
+from .prototype import prototype_loss, structure_masks
+from .similarity import lncc
+from .smoothness import diffusion
 
 
 def field_terms(

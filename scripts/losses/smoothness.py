@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from scripts.spatial.warp import check_ddf
+from ..spatial.warp import check_ddf
 
 
 def diffusion(ddf: Tensor, spacing: Sequence[float] | None = None) -> Tensor:

@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import nn
 
-from scripts.common.errors import InputError
-from scripts.masks.bundle import BundleSource
-from scripts.masks.bundled import BundledNet
-from scripts.masks.cache import CachedSource
-from scripts.masks.files import FilesSource
-from scripts.masks.net import NETS
-from scripts.masks.sat.source import SATSource
+from ..common.errors import InputError
+from .bundle import BundleSource
+from .bundled import BundledNet
+from .cache import CachedSource
+from .files import FilesSource
+from .net import NETS
+from .sat.source import SATSource
 
 # What the words before the colon make; the rest of the text is the argument. Networks of the bundle take none.
 WITH_ARGUMENT: dict[str, Callable[..., nn.Module]] = {"bundle": BundleSource, "files": FilesSource}

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from scripts.common.errors import InputError
-from scripts.data.reader import Volume
-from scripts.masks.files import read_labels
-from scripts.masks.names import canonical, resolve
-from scripts.masks.source import Masks, digest, paint_labels, warn_modality
+from ..common.errors import InputError
+from ..data.reader import Volume
+from .files import read_labels
+from .names import canonical, resolve
+from .source import Masks, digest, paint_labels, warn_modality
 
 logger = logging.getLogger(__name__)
 

@@ -13,15 +13,15 @@ from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import gaussian
 from torch import Tensor, nn
 
-from scripts.common.errors import InputError
-from scripts.common.weights import load_weights, read_checkpoint
-from scripts.data.intensity import apply_window
-from scripts.data.reader import Volume, check_intensities
-from scripts.masks.grid import as_volume, native_labels, working_grid
-from scripts.masks.names import resolve
-from scripts.masks.net import build_net, net_spec
-from scripts.masks.source import Masks, digest, warn_modality
-from scripts.spatial.geometry import grid_text, resample
+from ..common.errors import InputError
+from ..common.weights import load_weights, read_checkpoint
+from ..data.intensity import apply_window
+from ..data.reader import Volume, check_intensities
+from ..spatial.geometry import grid_text, resample
+from .grid import as_volume, native_labels, working_grid
+from .names import resolve
+from .net import build_net, net_spec
+from .source import Masks, digest, warn_modality
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 MIDDLE_SD = 0.35  # of the prior for the place of an organ, as a share of the image

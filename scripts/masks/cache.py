@@ -13,9 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 from torch import nn
 
-from scripts.common.errors import InputError
-from scripts.data.reader import Volume
-from scripts.masks.source import Masks, MaskSource, digest
+from ..common.errors import InputError
+from ..data.reader import Volume
+from .source import Masks, MaskSource, digest
 
 logger = logging.getLogger(__name__)
 

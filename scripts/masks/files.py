@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from scripts.common.errors import InputError
-from scripts.data.images import stem_of
-from scripts.data.reader import Volume, read_volume
-from scripts.masks.grid import as_volume
-from scripts.masks.names import canonical, resolve
-from scripts.masks.source import Masks, digest, paint_labels
-from scripts.spatial.geometry import extent_text, overlap, resample
+from ..common.errors import InputError
+from ..data.images import stem_of
+from ..data.reader import Volume, read_volume
+from ..spatial.geometry import extent_text, overlap, resample
+from .grid import as_volume
+from .names import canonical, resolve
+from .source import Masks, digest, paint_labels
 
 
 def read_labels(path: str | Path, volume: Volume) -> NDArray:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.spatial.geometry import Geometry, resample
+from ..spatial.geometry import Geometry, resample
 
 LAYOUTS = ("slices", "RAS", "LPS")
 CLASSES_AT_ONCE = 4  # classes brought back together; all at once would take several times the memory of the image

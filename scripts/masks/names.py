@@ -6,7 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
-from scripts.common.errors import InputError
+from ..common.errors import InputError
 
 # What the project calls a structure, and other words for it. The names are the prompts of SAT where it has one.
 SYNONYMS: dict[str, tuple[str, ...]] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from monai.networks.nets import DynUNet
 
-from scripts.common.errors import InputError
+from ..common.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.common.errors import InputError
-from scripts.data.intensity import guess_window
-from scripts.data.reader import Volume
-from scripts.spatial.geometry import Geometry
+from ..common.errors import InputError
+from ..data.intensity import guess_window
+from ..data.reader import Volume
+from ..spatial.geometry import Geometry
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scripts.spatial.warp import check_ddf
+from ..spatial.warp import check_ddf
 
 FLOOR, CEILING = 1e-9, 1e9
 

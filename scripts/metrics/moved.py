@@ -8,8 +8,8 @@ from collections.abc import Mapping
 
 import torch
 
-from scripts.metrics.overlap import dice
-from scripts.spatial.warp import warp
+from ..spatial.warp import warp
+from .overlap import dice
 
 
 def moved_dice(output: Mapping, structures: int, moved: bool = True) -> float:

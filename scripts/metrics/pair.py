@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.data.pair import Pair
-from scripts.metrics.jacobian import regularity
-from scripts.metrics.overlap import centroid_error, dice, hd95, target_registration_error
-from scripts.spatial.geometry import resample_map
-from scripts.spatial.landmarks import fixed_to_moving
+from ..data.pair import Pair
+from ..spatial.geometry import resample_map
+from ..spatial.landmarks import fixed_to_moving
+from .jacobian import regularity
+from .overlap import centroid_error, dice, hd95, target_registration_error
 
 
 def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:

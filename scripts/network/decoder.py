@@ -9,7 +9,7 @@ import torch
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
-from scripts.network.attention import CrossAttentionBlock, FusionAttentionBlock
+from .attention import CrossAttentionBlock, FusionAttentionBlock
 
 
 class FieldLevel(nn.Module):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from scripts.network.decoder import FieldLevel
-from scripts.network.encoder import Encoder
-from scripts.network.padding import crop_far, multiples, pad_far
-from scripts.network.pair_network import PairNetwork, Prediction
-from scripts.spatial.warp import integrate, resize_ddf, warp
+from ..spatial.warp import integrate, resize_ddf, warp
+from .decoder import FieldLevel
+from .encoder import Encoder
+from .padding import crop_far, multiples, pad_far
+from .pair_network import PairNetwork, Prediction
 
 HEAD_CHANNELS = 8
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scripts.common.errors import InputError
-from scripts.losses.registration import field_terms
-from scripts.spatial.warp import compose, integrate, resize_ddf
+from ..common.errors import InputError
+from ..losses.registration import field_terms
+from ..spatial.warp import compose, integrate, resize_ddf
 
 
 @dataclass(frozen=True)

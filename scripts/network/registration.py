@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.common.errors import InputError
-from scripts.correspondence.matching import Matches, cosine_similarity
-from scripts.correspondence.regions import Regions
-from scripts.correspondence.result import Registration, timed, working_image
-from scripts.correspondence.slicing import plan_slices
-from scripts.losses.prototype import prototypes, structure_masks
-from scripts.network.pair_network import PairNetwork
-from scripts.network.refine import RefineSettings, refine
-from scripts.spatial.geometry import Geometry
+from ..common.errors import InputError
+from ..correspondence.matching import Matches, cosine_similarity
+from ..correspondence.regions import Regions
+from ..correspondence.result import Registration, timed, working_image
+from ..correspondence.slicing import plan_slices
+from ..losses.prototype import prototypes, structure_masks
+from ..spatial.geometry import Geometry
+from .pair_network import PairNetwork
+from .refine import RefineSettings, refine
 
 
 class NetworkRegistration:

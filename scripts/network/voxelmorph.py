@@ -9,8 +9,8 @@ import torch
 from monai.networks.nets import VoxelMorph, VoxelMorphUNet
 from torch import Tensor, nn
 
-from scripts.network.padding import crop_far, multiples, pad_far
-from scripts.network.pair_network import PairNetwork, Prediction
+from .padding import crop_far, multiples, pad_far
+from .pair_network import PairNetwork, Prediction
 
 
 class VoxelMorphNet(PairNetwork):

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.common.errors import InputError
-from scripts.common.weights import load_weights, read_checkpoint
-from scripts.network.pair_network import PairNetwork
+from ..common.errors import InputError
+from ..common.weights import load_weights, read_checkpoint
+from .pair_network import PairNetwork
 
 BUNDLED = Path(__file__).resolve().parents[2] / "models" / "model.pt"
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image as Picture
 from torch import Tensor
 
-from scripts.correspondence.result import Registration
-from scripts.report.page import details, method_line, page, picture, table, warnings
-from scripts.report.panels import Draw, best_view, png
-from scripts.spatial.warp import warp
+from ..correspondence.result import Registration
+from ..spatial.warp import warp
+from .page import details, method_line, page, picture, table, warnings
+from .panels import Draw, best_view, png
 
 LONGEST = 640  # pixels of the longer side of the pictures
 STILL_VOX, FOLDED_PERCENT, FEW_PAIRS = 0.1, 1.0, 3  # below, above and below which a result is doubtful

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 from urllib.parse import quote
 
-from scripts.report.page import Html, method_line, page, table, warnings
+from .page import Html, method_line, page, table, warnings
 
 NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "tre_mm": "TRE (mm)"}
 STAGES = ("initial", "aligned", "final")

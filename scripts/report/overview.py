@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from scripts.report.panels import Draw
+from .panels import Draw
 
 LAYOUT = (("moving", "fixed", "before"), ("after", "grid", "jacobian"))
 

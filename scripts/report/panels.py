@@ -17,10 +17,10 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.correspondence.result import Registration
-from scripts.correspondence.slicing import SlicePlan
-from scripts.metrics.jacobian import jacobian_determinant
-from scripts.spatial.warp import warp
+from ..correspondence.result import Registration
+from ..correspondence.slicing import SlicePlan
+from ..metrics.jacobian import jacobian_determinant
+from ..spatial.warp import warp
 
 SHOWN_PAIRS = 14
 FOLD_COLOUR = "#ff00d0"  # in neither the grey of the images nor the red and blue of the Jacobian

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.losses.similarity import lncc
-from scripts.losses.smoothness import diffusion
-from scripts.roi.pair_loss import PairLoss
-from scripts.spatial.warp import compose, identity_grid, integrate, resize_ddf, warp
+from ..common.errors import InputError
+from ..losses.similarity import lncc
+from ..losses.smoothness import diffusion
+from ..spatial.warp import compose, identity_grid, integrate, resize_ddf, warp
+from .pair_loss import PairLoss
 
 SIGMA = 0.7  # of the smoothing of every motion, in the shortest voxel side of its level
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.spatial.warp import identity_grid, sample
+from ..spatial.warp import identity_grid, sample
 
 
 class PairLoss:

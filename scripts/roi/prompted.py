@@ -14,15 +14,15 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.correspondence.matching import Matches
-from scripts.correspondence.result import Registration, timed, working_image
-from scripts.correspondence.slicing import SlicePlan, plan_slices
-from scripts.data.prompt import WorkingPrompt
-from scripts.roi.regions import find_regions, slice_prototypes
-from scripts.sam.prompts import EncodedSlices, Prompt
-from scripts.sam.slice_masks import SliceMasks
-from scripts.sam.suppress import pairwise_overlap
+from ..common.errors import InputError
+from ..correspondence.matching import Matches
+from ..correspondence.result import Registration, timed, working_image
+from ..correspondence.slicing import SlicePlan, plan_slices
+from ..data.prompt import WorkingPrompt
+from ..sam.prompts import EncodedSlices, Prompt
+from ..sam.slice_masks import SliceMasks
+from ..sam.suppress import pairwise_overlap
+from .regions import find_regions, slice_prototypes
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.correspondence.regions import Regions
-from scripts.correspondence.slicing import SlicePlan
-from scripts.sam.slice_masks import SliceMasks, low_size
-from scripts.sam.suppress import keep_distinct, pairwise_overlap
+from ..common.errors import InputError
+from ..correspondence.regions import Regions
+from ..correspondence.slicing import SlicePlan
+from ..sam.slice_masks import SliceMasks, low_size
+from ..sam.suppress import keep_distinct, pairwise_overlap
 
 
 @dataclass(frozen=True, eq=False)

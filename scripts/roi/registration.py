@@ -11,15 +11,15 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.common.errors import InputError
-from scripts.correspondence.matching import Matches, check_settings, cosine_similarity, match, position_prior
-from scripts.correspondence.result import Registration, timed, working_image
-from scripts.correspondence.slicing import SlicePlan, plan_slices
-from scripts.roi.centroids import fit_centroids
-from scripts.roi.dense import DenseSettings, roi_to_dense
-from scripts.roi.regions import RegionFilter, SliceRegions, find_regions
-from scripts.sam.everything import EverythingMode
-from scripts.spatial.geometry import Geometry
+from ..common.errors import InputError
+from ..correspondence.matching import Matches, check_settings, cosine_similarity, match, position_prior
+from ..correspondence.result import Registration, timed, working_image
+from ..correspondence.slicing import SlicePlan, plan_slices
+from ..sam.everything import EverythingMode
+from ..spatial.geometry import Geometry
+from .centroids import fit_centroids
+from .dense import DenseSettings, roi_to_dense
+from .regions import RegionFilter, SliceRegions, find_regions
 
 ALIGNED_SIGMA = 0.015  # position prior after an initial alignment, share of the diagonal
 THICK = 3.0  # slices this many times thicker than their pixels are matched one by one

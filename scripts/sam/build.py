@@ -12,10 +12,10 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from scripts.common.errors import InputError
-from scripts.common.weights import load_weights, read_checkpoint
-from scripts.sam.compact import compact_sam
-from scripts.sam.vit import save_memory
+from ..common.errors import InputError
+from ..common.weights import load_weights, read_checkpoint
+from .compact import compact_sam
+from .vit import save_memory
 
 logger = logging.getLogger(__name__)
 

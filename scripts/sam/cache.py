@@ -12,9 +12,9 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from scripts.common.fingerprint import fingerprint, model_hash, tensor_hash
-from scripts.sam.everything import EverythingMode
-from scripts.sam.slice_masks import SliceMasks
+from ..common.fingerprint import fingerprint, model_hash, tensor_hash
+from .everything import EverythingMode
+from .slice_masks import SliceMasks
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from segment_anything.modeling import MaskDecoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.sam.two_way import two_way
+from .two_way import two_way
 
 
 class DecodedTokens(NamedTuple):

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-from scripts.common.errors import InputError
-from scripts.sam.decode import decode_grouped, draw_masks
-from scripts.sam.slice_masks import PER_MASK, SliceMasks, upsample
-from scripts.sam.suppress import keep_distinct
+from ..common.errors import InputError
+from .decode import decode_grouped, draw_masks
+from .slice_masks import PER_MASK, SliceMasks, upsample
+from .suppress import keep_distinct
 
 GROUP_BYTES = 24 << 20  # image tokens of a group; blocks of memory beyond 32 MB are never kept for reuse
 CACHE_BYTES = 5 << 18  # image tokens worked on together

@@ -10,9 +10,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.sam.decode import decode_tokens, draw_masks
-from scripts.sam.everything import encode, stability_score
-from scripts.sam.slice_masks import SliceMasks, to_cells
+from .decode import decode_tokens, draw_masks
+from .everything import encode, stability_score
+from .slice_masks import SliceMasks, to_cells
 
 OUTSIDE = -6.0  # logit of a cell certainly outside a given mask; inside it is the opposite
 

@@ -18,9 +18,9 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.common.errors import InputError
-from scripts.spatial.files import load_itk_transform, load_numbers
-from scripts.spatial.geometry import LPS, Geometry, usable
+from ..common.errors import InputError
+from .files import load_itk_transform, load_numbers
+from .geometry import LPS, Geometry, usable
 
 INITS = ("none", "moments", "affine")
 FOREGROUND = 0.04  # windowed intensities above this belong to the patient

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.spatial.geometry import LPS, Geometry, apply_affine
-from scripts.spatial.warp import sample
+from .geometry import LPS, Geometry, apply_affine
+from .warp import sample
 
 SAME_GRID = 1e-3  # voxels by which two grids may differ and still count as one
 

@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.spatial.files import readable
-from scripts.spatial.geometry import LPS, Geometry
+from .files import readable
+from .geometry import LPS, Geometry
 
 VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as it is (LPS), flips the second (RAS)
 

@@ -18,7 +18,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from scripts.common.errors import InputError
+from ..common.errors import InputError
 
 # What nibabel and numpy raise for damaged files: from headers, from compression, from sizes that cannot be.
 UNREADABLE = (

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.spatial.warp import identity_grid, sample
+from .warp import identity_grid, sample
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 SLAB_VOXELS = 1_000_000

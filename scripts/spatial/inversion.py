@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.spatial.chain import Field, Linear, Step, displacement_at, map_points
-from scripts.spatial.geometry import LPS, Geometry, apply_affine
-from scripts.spatial.warp import sample
+from .chain import Field, Linear, Step, displacement_at, map_points
+from .geometry import LPS, Geometry, apply_affine
+from .warp import sample
 
 ITERATIONS = 100
 TOLERANCE = 1e-3  # voxels of the field

@@ -10,11 +10,11 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from scripts.common.errors import InputError
-from scripts.spatial.affine import transform_matrix
-from scripts.spatial.chain import Field, Linear, Step
-from scripts.spatial.files import load_itk_transform
-from scripts.spatial.geometry import LPS, Geometry
+from ..common.errors import InputError
+from .affine import transform_matrix
+from .chain import Field, Linear, Step
+from .files import load_itk_transform
+from .geometry import LPS, Geometry
 
 ITK_SUFFIXES = (".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.common.errors import InputError
-from scripts.spatial.geometry import LPS, Geometry, apply_affine
+from ..common.errors import InputError
+from .geometry import LPS, Geometry, apply_affine
 
 FRAMES = ("ras", "lps", "voxel")
 COLUMNS = (("x", "y", "z"), ("r", "a", "s"), ("l", "p", "s"), ("i", "j", "k"))

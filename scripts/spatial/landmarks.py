@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.spatial.geometry import Geometry, apply_affine
-from scripts.spatial.landmark_files import read_landmark_file
-from scripts.spatial.warp import sample
+from .geometry import Geometry, apply_affine
+from .landmark_files import read_landmark_file
+from .warp import sample
 
 
 def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> NDArray:

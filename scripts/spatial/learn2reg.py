@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.common.errors import InputError
-from scripts.spatial.chain import Field, GridMap, Step
-from scripts.spatial.files import readable
-from scripts.spatial.geometry import LPS, Geometry
+from ..common.errors import InputError
+from .chain import Field, GridMap, Step
+from .files import readable
+from .geometry import LPS, Geometry
 
 LAYOUTS = ("last", "first")
 

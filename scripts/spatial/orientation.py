@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.spatial.geometry import LPS, Geometry
-from scripts.spatial.warp import resize_ddf
+from .geometry import LPS, Geometry
+from .warp import resize_ddf
 
 STRAIGHT = np.cos(np.deg2rad(30))  # axes closer than this to those of the patient have a name
 THICK = 1.5  # a voxel side this many times longer than the others is the distance of slices

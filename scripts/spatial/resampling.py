@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.spatial.chain import GridMap, Step, inside_of, read_linear
-from scripts.spatial.geometry import Geometry
+from .chain import GridMap, Step, inside_of, read_linear
+from .geometry import Geometry
 
 INTERPOLATIONS = ("linear", "cubic", "nearest")
 SLAB_VOXELS = 250_000

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from scripts.common.errors import InputError
-from scripts.spatial.chain import Field, GridMap, Linear, Step, same_grid
-from scripts.spatial.fields import VECTOR, read_field, write_field
-from scripts.spatial.files import load_numbers, quiet_itk, there
-from scripts.spatial.geometry import FARTHEST_MM, LPS, Geometry, usable
-from scripts.spatial.itk_transforms import (
+from ..common.errors import InputError
+from .chain import Field, GridMap, Linear, Step, same_grid
+from .fields import VECTOR, read_field, write_field
+from .files import load_numbers, quiet_itk, there
+from .geometry import FARTHEST_MM, LPS, Geometry, usable
+from .itk_transforms import (
     ITK_SUFFIXES,
     field_of,
     read_itk_transform,
     vector_image,
     write_itk_transform,
 )
-from scripts.spatial.learn2reg import read_learn2reg, write_learn2reg
+from .learn2reg import read_learn2reg, write_learn2reg
 
 NIFTI = (".nii", ".nii.gz")
 VECTOR_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")

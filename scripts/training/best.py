@@ -10,7 +10,7 @@ from pathlib import Path
 from ignite.engine import Engine, Events
 from torch import nn
 
-from scripts.common.weights import export_weights
+from ..common.weights import export_weights
 
 logger = logging.getLogger(__name__)
 

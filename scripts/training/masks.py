@@ -12,13 +12,13 @@ from monai.inferers import SimpleInferer
 from monai.transforms import Transform
 from torch import Tensor, nn
 
-from scripts.common.errors import InputError
-from scripts.data.intensity import apply_window
-from scripts.data.reader import read_volume
-from scripts.data.splits import split_of
-from scripts.masks.grid import as_volume, working_grid
-from scripts.masks.net import net_spec
-from scripts.spatial.geometry import resample
+from ..common.errors import InputError
+from ..data.intensity import apply_window
+from ..data.reader import read_volume
+from ..data.splits import split_of
+from ..masks.grid import as_volume, working_grid
+from ..masks.net import net_spec
+from ..spatial.geometry import resample
 
 
 def acdc_items(folder: str | Path, split_dir: str | Path, part: str = "training") -> list[dict]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from scripts.common.errors import InputError
-from scripts.spatial.files import there
-from scripts.spatial.transform_files import transform_names
+from ..common.errors import InputError
+from ..spatial.files import there
+from ..spatial.transform_files import transform_names
 
 SPLITS = ("eval_pairs", "registration_val", "registration_test")
 POINT_FOLDERS = ("landmarks", "keypoints")

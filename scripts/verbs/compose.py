@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.common.errors import InputError
-from scripts.data.reader import read_volume
-from scripts.data.writer import check_not_input, whole_file
-from scripts.spatial.chain import Field
-from scripts.spatial.fields import DISPLACEMENT, VECTOR
-from scripts.spatial.learn2reg import LAYOUTS
-from scripts.spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
+from ..common.errors import InputError
+from ..data.reader import read_volume
+from ..data.writer import check_not_input, whole_file
+from ..spatial.chain import Field
+from ..spatial.fields import DISPLACEMENT, VECTOR
+from ..spatial.learn2reg import LAYOUTS
+from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
 
 
 def compose(

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from scripts.common.errors import InputError
-from scripts.data.reader import read_volume
-from scripts.data.tables import write_csv
-from scripts.data.writer import whole_file
-from scripts.spatial.learn2reg import LAYOUTS, write_learn2reg
-from scripts.verbs.cases import Case, learn2reg_cases, pair_name, read_cases
-from scripts.verbs.measure import STAGES, measure_case
+from ..common.errors import InputError
+from ..data.reader import read_volume
+from ..data.tables import write_csv
+from ..data.writer import whole_file
+from ..spatial.learn2reg import LAYOUTS, write_learn2reg
+from .cases import Case, learn2reg_cases, pair_name, read_cases
+from .measure import STAGES, measure_case
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.common.errors import InputError
-from scripts.data.reader import read_volume
-from scripts.data.writer import check_not_input, whole_file
-from scripts.spatial.chain import Field, Linear
-from scripts.spatial.inversion import invert_chain
-from scripts.spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
+from ..common.errors import InputError
+from ..data.reader import read_volume
+from ..data.writer import check_not_input, whole_file
+from ..spatial.chain import Field, Linear
+from ..spatial.inversion import invert_chain
+from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
 
 
 def invert(

@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from scripts.common.errors import InputError
-from scripts.data.reader import Volume, read_volume
-from scripts.metrics.jacobian import regularity
-from scripts.metrics.overlap import assd, dice, hd95, target_registration_error
-from scripts.metrics.pair import mean_known, plain
-from scripts.spatial.chain import Field, Linear, Step, map_points
-from scripts.spatial.geometry import Geometry, usable, voxel_displacement
-from scripts.spatial.landmark_files import read_landmark_file
-from scripts.spatial.resampling import resample_image
-from scripts.spatial.transform_files import as_field, read_chain, transform_names
-from scripts.verbs.cases import RECORD, Case
-from scripts.verbs.warp import whole_numbers
+from ..common.errors import InputError
+from ..data.reader import Volume, read_volume
+from ..metrics.jacobian import regularity
+from ..metrics.overlap import assd, dice, hd95, target_registration_error
+from ..metrics.pair import mean_known, plain
+from ..spatial.chain import Field, Linear, Step, map_points
+from ..spatial.geometry import Geometry, usable, voxel_displacement
+from ..spatial.landmark_files import read_landmark_file
+from ..spatial.resampling import resample_image
+from ..spatial.transform_files import as_field, read_chain, transform_names
+from .cases import RECORD, Case
+from .warp import whole_numbers
 
 LEARN2REG_MARGIN = 2  # voxels that the evaluation of Learn2Reg leaves out at every border
 STAGES = ("initial", "aligned", "final")

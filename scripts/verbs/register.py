@@ -11,14 +11,14 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from scripts.common.errors import InputError
-from scripts.common.lock import locked
-from scripts.workflow.cohort.pairs import read_entries
-from scripts.workflow.method import AUTO, METHODS, choose
-from scripts.workflow.outcome import unwrapped
-from scripts.workflow.outputs import check_output_dir
-from scripts.workflow.plan import plan_text
-from scripts.workflow.run import BUNDLE, check_options, run_bundle
+from ..common.errors import InputError
+from ..common.lock import locked
+from ..workflow.cohort.pairs import read_entries
+from ..workflow.method import AUTO, METHODS, choose
+from ..workflow.outcome import unwrapped
+from ..workflow.outputs import check_output_dir
+from ..workflow.plan import plan_text
+from ..workflow.run import BUNDLE, check_options, run_bundle
 
 LISTS = {"samreg": ["cohort.json"], "network": ["cohort.json", "cohort_network.json"]}
 

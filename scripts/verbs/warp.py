@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from scripts.common.errors import InputError
-from scripts.data.reader import Volume, read_volume
-from scripts.data.writer import IMAGES, as_stored, check_not_input, whole_file, write_volume
-from scripts.spatial.chain import Field, Step, map_points
-from scripts.spatial.geometry import Geometry, extent_text, overlap
-from scripts.spatial.inversion import invert_points
-from scripts.spatial.landmark_files import SUFFIXES, Landmarks, read_landmark_file, write_landmark_file
-from scripts.spatial.resampling import INTERPOLATIONS, resample_image, resample_labels
-from scripts.spatial.transform_files import read_chain, suffix_of, transform_paths
+from ..common.errors import InputError
+from ..data.reader import Volume, read_volume
+from ..data.writer import IMAGES, as_stored, check_not_input, whole_file, write_volume
+from ..spatial.chain import Field, Step, map_points
+from ..spatial.geometry import Geometry, extent_text, overlap
+from ..spatial.inversion import invert_points
+from ..spatial.landmark_files import SUFFIXES, Landmarks, read_landmark_file, write_landmark_file
+from ..spatial.resampling import INTERPOLATIONS, resample_image, resample_labels
+from ..spatial.transform_files import read_chain, suffix_of, transform_paths
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from monai.transforms import Transform
 from torch import nn
 from tqdm import tqdm
 
-from scripts.common.errors import InputError
-from scripts.masks.names import resolve
-from scripts.masks.source import Masks, MaskSource
-from scripts.workflow.outputs import check_output_dir, save_nifti
+from ..common.errors import InputError
+from ..masks.names import resolve
+from ..masks.source import Masks, MaskSource
+from .outputs import check_output_dir, save_nifti
 
 logger = logging.getLogger(__name__)
 

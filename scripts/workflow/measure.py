@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from monai.transforms import Transform
 
-from scripts.metrics.pair import pair_metrics
+from ..metrics.pair import pair_metrics
 
 
 class MeasurePair(Transform):

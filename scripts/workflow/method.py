@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from scripts.common.device import pick_device
-from scripts.common.errors import InputError
-from scripts.data.reader import Volume, check_intensities, read_volume
-from scripts.data.seen import SEEN, unlike
-from scripts.masks.build import build_source
+from ..common.device import pick_device
+from ..common.errors import InputError
+from ..data.reader import Volume, check_intensities, read_volume
+from ..data.seen import SEEN, unlike
+from ..masks.build import build_source
 
 METHODS = {"samreg": "samreg.json", "network": "inference.json"}
 AUTO = "auto"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from scripts.common.errors import InputError
-from scripts.workflow.run import check_command_line
+from ..common.errors import InputError
+from .run import check_command_line
 
 logger = logging.getLogger(__name__)
 

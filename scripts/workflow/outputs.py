@@ -21,19 +21,19 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.common.errors import InputError
-from scripts.correspondence.result import Registration
-from scripts.data.pair import Pair
-from scripts.data.writer import as_stored, save_nifti, save_picture
-from scripts.metrics.pair import pair_metrics
-from scripts.report.case_page import case_page, slice_pictures
-from scripts.report.overview import overview
-from scripts.report.panels import panels
-from scripts.spatial.chain import Field
-from scripts.spatial.fields import write_field
-from scripts.spatial.geometry import Geometry, apply_affine, resample, resample_map, world_displacement
-from scripts.spatial.inversion import invert_chain
-from scripts.spatial.landmarks import fixed_to_moving, write_landmarks
+from ..common.errors import InputError
+from ..correspondence.result import Registration
+from ..data.pair import Pair
+from ..data.writer import as_stored, save_nifti, save_picture
+from ..metrics.pair import pair_metrics
+from ..report.case_page import case_page, slice_pictures
+from ..report.overview import overview
+from ..report.panels import panels
+from ..spatial.chain import Field
+from ..spatial.fields import write_field
+from ..spatial.geometry import Geometry, apply_affine, resample, resample_map, world_displacement
+from ..spatial.inversion import invert_chain
+from ..spatial.landmarks import fixed_to_moving, write_landmarks
 
 logger = logging.getLogger(__name__)
 

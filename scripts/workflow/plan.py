@@ -11,16 +11,16 @@ import numpy as np
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
-from scripts.common.device import pick_device
-from scripts.common.errors import InputError
-from scripts.data.pair import working_grid
-from scripts.data.reader import PICTURES, Volume, read_volume
-from scripts.report.page import method_text
-from scripts.spatial.geometry import grid_text, overlap
-from scripts.workflow.cohort.case import read_record
-from scripts.workflow.cohort.pairs import SUMMARIES, Entry, read_entries
-from scripts.workflow.outcome import unwrapped
-from scripts.workflow.run import BUNDLE, check_options, config_values
+from ..common.device import pick_device
+from ..common.errors import InputError
+from ..data.pair import working_grid
+from ..data.reader import PICTURES, Volume, read_volume
+from ..report.page import method_text
+from ..spatial.geometry import grid_text, overlap
+from .cohort.case import read_record
+from .cohort.pairs import SUMMARIES, Entry, read_entries
+from .outcome import unwrapped
+from .run import BUNDLE, check_options, config_values
 
 _IDENTITY = np.eye(4)
 

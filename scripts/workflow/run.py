@@ -14,8 +14,8 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle import run as monai_run
 
-from scripts.common.device import pick_device
-from scripts.common.errors import InputError
+from ..common.device import pick_device
+from ..common.errors import InputError
 
 BUNDLE = Path(__file__).resolve().parents[2]
 # Options that name files: they are text, never an expression of MONAI's config language or a Python literal.

@@ -11,10 +11,10 @@ import fire
 import numpy as np
 from tqdm import tqdm
 
-from scripts.benchmarks.abdomens.rois import GALLBLADDER, abdomen_pairs
-from scripts.benchmarks.common import hardware, mean_sd
-from scripts.data.pair import LoadPair
-from scripts.metrics.pair import pair_metrics
+from ...data.pair import LoadPair
+from ...metrics.pair import pair_metrics
+from ..common import hardware, mean_sd
+from .rois import GALLBLADDER, abdomen_pairs
 
 
 def main(

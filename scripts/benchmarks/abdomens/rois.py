@@ -10,7 +10,7 @@ from typing import Any
 
 import fire
 
-from scripts.benchmarks.common import Case, print_structures, run_cases
+from ..common import Case, print_structures, run_cases
 
 NAMES = {
     1: "spleen",

@@ -8,8 +8,8 @@ from typing import Any
 
 import fire
 
-from scripts.benchmarks.common import Case, print_structures, run_cases
-from scripts.data.pair_lists import acdc_pairs
+from ...data.pair_lists import acdc_pairs
+from ..common import Case, print_structures, run_cases
 
 NAMES = {1: "right ventricle", 2: "myocardium", 3: "left ventricle"}
 

@@ -12,12 +12,12 @@ import fire
 import numpy as np
 from tqdm import tqdm
 
-from scripts.data.pair_lists import acdc_frames
-from scripts.data.reader import Volume, read_volume
-from scripts.data.splits import split_of
-from scripts.masks.build import build_source
-from scripts.spatial.geometry import Geometry
-from scripts.workflow.method import HEART, is_heart
+from ...data.pair_lists import acdc_frames
+from ...data.reader import Volume, read_volume
+from ...data.splits import split_of
+from ...masks.build import build_source
+from ...spatial.geometry import Geometry
+from ...workflow.method import HEART, is_heart
 
 IN_PLANE_MM, SLICE_MM, SIDE, SLICES = 2.0, 8.0, 128, 10  # of a stack cut from CT, like a short-axis one
 

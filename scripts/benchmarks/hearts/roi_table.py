@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import fire
 from tqdm import tqdm
 
-from scripts.benchmarks.common import Registrar, hardware, mean_sd
-from scripts.benchmarks.hearts.acdc import acdc_items
-from scripts.correspondence.result import working_image
-from scripts.data.batches import image_batch
-from scripts.data.pair import one_pair
-from scripts.metrics.pair import pair_metrics
-from scripts.workflow.outcome import plain_errors
+from ...correspondence.result import working_image
+from ...data.batches import image_batch
+from ...data.pair import one_pair
+from ...metrics.pair import pair_metrics
+from ...workflow.outcome import plain_errors
+from ..common import Registrar, hardware, mean_sd
+from .acdc import acdc_items
 
 METRICS = {"dice": "Dice", "centroid_mm": "TRE of centroids (mm)", "hd95_mm": "HD95 (mm)"}
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.data.pair_lists import acdc_frames
-from scripts.data.reader import read_volume
-from scripts.data.seen import SHARES, quartiles
-from scripts.data.splits import split_of
+from ...data.pair_lists import acdc_frames
+from ...data.reader import read_volume
+from ...data.seen import SHARES, quartiles
+from ...data.splits import split_of
 
 CROP = 96  # pixels in plane, as the registration network was trained
 

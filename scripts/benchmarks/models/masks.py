@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scripts.benchmarks.common import hardware, mean_sd
-from scripts.common.device import pick_device
-from scripts.data.reader import read_volume
-from scripts.masks.bundled import BundledNet
-from scripts.metrics.overlap import dice
-from scripts.training.masks import abdomen_items, acdc_items
+from ...common.device import pick_device
+from ...data.reader import read_volume
+from ...masks.bundled import BundledNet
+from ...metrics.overlap import dice
+from ...training.masks import abdomen_items, acdc_items
+from ..common import hardware, mean_sd
 
 ITEMS = {"cardiac": ("acdc", acdc_items), "abdomen": ("abdomen_ct", abdomen_items)}
 LEFT_OUT = "gallbladder"  # not among the 12 organs of the registration paper

@@ -15,11 +15,14 @@ import fire
 import numpy as np
 from tqdm import tqdm
 
-from scripts.benchmarks.common import hardware, mean_sd
-from scripts.benchmarks.models.sam_measures import correlation, coverage, point_answers
-from scripts.benchmarks.models.sam_models import Model, load_models
-from scripts.benchmarks.models.sam_rank import Ranking, Sought, chance, largest_slices, mean_reciprocal, same_slice
-from scripts.benchmarks.models.sam_slices import (
+from ...common.errors import InputError
+from ...sam.build import MODELS
+from ...workflow.outcome import plain_errors
+from ..common import hardware, mean_sd
+from .sam_measures import correlation, coverage, point_answers
+from .sam_models import Model, load_models
+from .sam_rank import Ranking, Sought, chance, largest_slices, mean_reciprocal, same_slice
+from .sam_slices import (
     NAMES,
     LabelledSlice,
     abdomen_slices,
@@ -28,10 +31,7 @@ from scripts.benchmarks.models.sam_slices import (
     phantom_slices,
     some,
 )
-from scripts.benchmarks.models.sam_unseen import region_count, unseen
-from scripts.common.errors import InputError
-from scripts.sam.build import MODELS
-from scripts.workflow.outcome import plain_errors
+from .sam_unseen import region_count, unseen
 
 # What the aim for random points is a mean over.
 AIMED = ("left ventricle", "myocardium", "right ventricle", "liver", "kidneys", "spleen", "aorta", "stomach")

@@ -10,11 +10,11 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from scripts.benchmarks.models.sam_slices import UNIONS, LabelledSlice
-from scripts.roi.regions import RegionFilter
-from scripts.sam.everything import EverythingMode
-from scripts.sam.prompts import EncodedSlices, Prompt
-from scripts.sam.suppress import pairwise_overlap
+from ...roi.regions import RegionFilter
+from ...sam.everything import EverythingMode
+from ...sam.prompts import EncodedSlices, Prompt
+from ...sam.suppress import pairwise_overlap
+from .sam_slices import UNIONS, LabelledSlice
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 from monai.bundle import ConfigParser
 from segment_anything.modeling import Sam
 
-from scripts.common.errors import InputError
-from scripts.roi.regions import RegionFilter
-from scripts.sam.everything import EverythingMode
-from scripts.workflow.outcome import unwrapped
-from scripts.workflow.run import BUNDLE, check_options
+from ...common.errors import InputError
+from ...roi.regions import RegionFilter
+from ...sam.everything import EverythingMode
+from ...workflow.outcome import unwrapped
+from ...workflow.run import BUNDLE, check_options
 
 PRESETS = {"heart": ["presets/cardiac_mr.json"], "abdomen": ["presets/abdomen_ct.json"], "other": []}
 

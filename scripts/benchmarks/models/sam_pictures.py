@@ -23,17 +23,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from scripts.benchmarks.models.sam_measures import iou
-from scripts.benchmarks.models.sam_models import Model, load_models
-from scripts.benchmarks.models.sam_slices import LabelledSlice, abdomen_slices, heart_slices, phantom_slices
-from scripts.benchmarks.models.sam_unseen import photographs, unseen
-from scripts.data.splits import evenly
-from scripts.report.panels import outline
-from scripts.sam.build import MODELS
-from scripts.sam.prompts import EncodedSlices, Prompt
-from scripts.training.sam.shapes import shape_image
-from scripts.workflow.outcome import plain_errors
-from scripts.workflow.outputs import check_output_dir
+from ...data.splits import evenly
+from ...report.panels import outline
+from ...sam.build import MODELS
+from ...sam.prompts import EncodedSlices, Prompt
+from ...training.sam.shapes import shape_image
+from ...workflow.outcome import plain_errors
+from ...workflow.outputs import check_output_dir
+from .sam_measures import iou
+from .sam_models import Model, load_models
+from .sam_slices import LabelledSlice, abdomen_slices, heart_slices, phantom_slices
+from .sam_unseen import photographs, unseen
 
 SHAPES_SEED = 900_000
 

@@ -12,11 +12,11 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from scripts.benchmarks.models.sam_slices import MIN_SHARE, LabelledSlice
-from scripts.correspondence.matching import cosine_similarity
-from scripts.roi.regions import slice_prototypes
-from scripts.sam.prompts import EncodedSlices, mask_logits
-from scripts.training.sam.slices import region_layers
+from ...correspondence.matching import cosine_similarity
+from ...roi.regions import slice_prototypes
+from ...sam.prompts import EncodedSlices, mask_logits
+from ...training.sam.slices import region_layers
+from .sam_slices import MIN_SHARE, LabelledSlice
 
 MAX_SHARE = 0.175  # of the slice, as in the filter of regions
 

@@ -20,15 +20,15 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tqdm import tqdm
 
-from scripts.benchmarks.common import hardware
-from scripts.benchmarks.models.sam import COVERED_IOU, LEAST_SHARE, measured_slices
-from scripts.benchmarks.models.sam_measures import coverage, point_answers
-from scripts.benchmarks.models.sam_models import Model
-from scripts.benchmarks.models.sam_slices import LabelledSlice
-from scripts.benchmarks.speed.everything import picture
-from scripts.sam.build import MODELS
-from scripts.workflow.outcome import plain_errors
-from scripts.workflow.run import BUNDLE
+from ...sam.build import MODELS
+from ...workflow.outcome import plain_errors
+from ...workflow.run import BUNDLE
+from ..common import hardware
+from ..speed.everything import picture
+from .sam import COVERED_IOU, LEAST_SHARE, measured_slices
+from .sam_measures import coverage, point_answers
+from .sam_models import Model
+from .sam_slices import LabelledSlice
 
 BATCH = 4
 # Share of the steps that the averaged weights remember; by the usual momentum a short training is mostly its start.

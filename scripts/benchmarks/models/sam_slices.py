@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.benchmarks.abdomens.rois import NAMES as ABDOMEN
-from scripts.benchmarks.hearts.acdc import NAMES as HEART
-from scripts.correspondence.slicing import plan_slices
-from scripts.data.batches import plain
-from scripts.data.intensity import apply_window
-from scripts.data.pair_lists import acdc_frames
-from scripts.data.phantoms.abdomen import abdomen_pair
-from scripts.data.phantoms.cardiac import cardiac_pair
-from scripts.data.phantoms.pair import PhantomPair
-from scripts.data.reader import Volume, read_volume
-from scripts.data.splits import evenly, split_of
-from scripts.spatial.geometry import Geometry
+from ...correspondence.slicing import plan_slices
+from ...data.batches import plain
+from ...data.intensity import apply_window
+from ...data.pair_lists import acdc_frames
+from ...data.phantoms.abdomen import abdomen_pair
+from ...data.phantoms.cardiac import cardiac_pair
+from ...data.phantoms.pair import PhantomPair
+from ...data.reader import Volume, read_volume
+from ...data.splits import evenly, split_of
+from ...spatial.geometry import Geometry
+from ..abdomens.rois import NAMES as ABDOMEN
+from ..hearts.acdc import NAMES as HEART
 
 NAMES = {
     "heart": HEART,

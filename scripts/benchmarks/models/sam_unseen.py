@@ -10,15 +10,15 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from scripts.benchmarks.models.sam_slices import phantom_volumes
-from scripts.correspondence.slicing import plan_slices
-from scripts.data.batches import plain
-from scripts.data.intensity import apply_window
-from scripts.data.pair import coarsen, working_grid
-from scripts.data.phantoms.textures import TEXTURES, repaint
-from scripts.data.reader import read_volume
-from scripts.roi.regions import RegionFilter
-from scripts.sam.everything import EverythingMode
+from ...correspondence.slicing import plan_slices
+from ...data.batches import plain
+from ...data.intensity import apply_window
+from ...data.pair import coarsen, working_grid
+from ...data.phantoms.textures import TEXTURES, repaint
+from ...data.reader import read_volume
+from ...roi.regions import RegionFilter
+from ...sam.everything import EverythingMode
+from .sam_slices import phantom_volumes
 
 MAX_SIZE = 256  # of the working grid, as in configs/samreg.json
 

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 import fire
 
-from scripts.benchmarks.common import hardware
-from scripts.benchmarks.tables import FINAL, INITIAL, Pairs, averages, gain, markdown
-from scripts.benchmarks.workflows import measured, run_configs
-from scripts.common.errors import InputError
-from scripts.common.weights import read_checkpoint
-from scripts.data.tables import write_csv
-from scripts.masks.bundled import MODELS
-from scripts.masks.net import NETS
-from scripts.workflow.outcome import plain_errors
+from ...common.errors import InputError
+from ...common.weights import read_checkpoint
+from ...data.tables import write_csv
+from ...masks.bundled import MODELS
+from ...masks.net import NETS
+from ...workflow.outcome import plain_errors
+from ..common import hardware
+from ..tables import FINAL, INITIAL, Pairs, averages, gain, markdown
+from ..workflows import measured, run_configs
 
 VOXELMORPH = "ablation/voxelmorph.json"
 NO_PROTOTYPE, NO_CONTOUR, NO_DICE = (f"ablation/no_{term}.json" for term in ("prototype", "contour", "dice"))

@@ -21,19 +21,19 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.benchmarks.common import hardware
-from scripts.benchmarks.peers.classical import TOOLS, Tool, missing_package
-from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown
-from scripts.benchmarks.workflows import CONFIGS, kept, measured, stamp_of
-from scripts.common.errors import InputError
-from scripts.common.fingerprint import fingerprint
-from scripts.data.tables import write_csv
-from scripts.data.writer import whole_file
-from scripts.masks.bundled import MODELS
-from scripts.metrics.pair import pair_metrics
-from scripts.workflow.cohort.table import flat_metrics
-from scripts.workflow.outcome import plain_errors
-from scripts.workflow.run import BUNDLE
+from ...common.errors import InputError
+from ...common.fingerprint import fingerprint
+from ...data.tables import write_csv
+from ...data.writer import whole_file
+from ...masks.bundled import MODELS
+from ...metrics.pair import pair_metrics
+from ...workflow.cohort.table import flat_metrics
+from ...workflow.outcome import plain_errors
+from ...workflow.run import BUNDLE
+from ..common import hardware
+from ..tables import FINAL, INITIAL, averages, markdown
+from ..workflows import CONFIGS, kept, measured, stamp_of
+from .classical import TOOLS, Tool, missing_package
 
 NETWORK = ("inference.json", "evaluate.json")
 CARDIAC = MODELS / "cardiac_net.pt"

@@ -12,12 +12,12 @@ from typing import Any
 import fire
 from tqdm import tqdm
 
-from scripts.benchmarks.common import hardware
-from scripts.benchmarks.peers.classical import TOOLS, missing_package
-from scripts.benchmarks.peers.compare import measure_pair, pairs_of
-from scripts.benchmarks.tables import FINAL, INITIAL, averages, markdown
-from scripts.common.errors import InputError
-from scripts.workflow.outcome import plain_errors
+from ...common.errors import InputError
+from ...workflow.outcome import plain_errors
+from ..common import hardware
+from ..tables import FINAL, INITIAL, averages, markdown
+from .classical import TOOLS, missing_package
+from .compare import measure_pair, pairs_of
 
 TITLES = {
     "settings": "settings",

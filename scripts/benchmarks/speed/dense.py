@@ -14,13 +14,13 @@ import fire
 import torch
 from torch import Tensor
 
-from scripts.benchmarks.common import Registrar, hardware
-from scripts.benchmarks.hearts.acdc import acdc_items
-from scripts.losses.overlap import roi_loss, soft_dice_loss
-from scripts.losses.smoothness import diffusion
-from scripts.metrics.jacobian import regularity
-from scripts.roi.dense import DenseSettings, roi_to_dense
-from scripts.spatial.warp import warp
+from ...losses.overlap import roi_loss, soft_dice_loss
+from ...losses.smoothness import diffusion
+from ...metrics.jacobian import regularity
+from ...roi.dense import DenseSettings, roi_to_dense
+from ...spatial.warp import warp
+from ..common import Registrar, hardware
+from ..hearts.acdc import acdc_items
 
 
 def plain_loop(

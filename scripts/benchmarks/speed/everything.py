@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
-from scripts.benchmarks.common import hardware
-from scripts.data.phantoms.abdomen import abdomen_pair
-from scripts.sam.build import build_sam
-from scripts.sam.everything import EverythingMode
-from scripts.sam.vit import save_memory
-from scripts.workflow.outputs import peak_memory_mb
+from ...data.phantoms.abdomen import abdomen_pair
+from ...sam.build import build_sam
+from ...sam.everything import EverythingMode
+from ...sam.vit import save_memory
+from ...workflow.outputs import peak_memory_mb
+from ..common import hardware
 
 
 def picture(size: int = 256) -> np.ndarray:

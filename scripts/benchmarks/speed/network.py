@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
-from scripts.benchmarks.common import hardware
-from scripts.losses.similarity import lncc
-from scripts.network.model import CrossFusionNet
-from scripts.training.network.pairs import PairTraining
-from scripts.workflow.outputs import peak_memory_mb
+from ...losses.similarity import lncc
+from ...network.model import CrossFusionNet
+from ...training.network.pairs import PairTraining
+from ...workflow.outputs import peak_memory_mb
+from ..common import hardware
 
 
 def timed(call: Callable[[], object], repeats: int) -> str:

@@ -19,18 +19,18 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
-from scripts.benchmarks.common import hardware
-from scripts.data.phantoms.abdomen import abdomen_pair
-from scripts.data.phantoms.cardiac import cardiac_pair
-from scripts.spatial.chain import Field
-from scripts.spatial.fields import write_field
-from scripts.spatial.geometry import Geometry, world_displacement
-from scripts.spatial.inversion import invert_chain, round_trip
-from scripts.spatial.itk_transforms import to_itk, vector_image
-from scripts.spatial.resampling import resample_image
-from scripts.spatial.warp import integrate
-from scripts.verbs.warp import warp
-from scripts.workflow.outputs import peak_memory_mb
+from ...data.phantoms.abdomen import abdomen_pair
+from ...data.phantoms.cardiac import cardiac_pair
+from ...spatial.chain import Field
+from ...spatial.fields import write_field
+from ...spatial.geometry import Geometry, world_displacement
+from ...spatial.inversion import invert_chain, round_trip
+from ...spatial.itk_transforms import to_itk, vector_image
+from ...spatial.resampling import resample_image
+from ...spatial.warp import integrate
+from ...verbs.warp import warp
+from ...workflow.outputs import peak_memory_mb
+from ..common import hardware
 
 SHAPE, SPACING = (256, 256, 150), (1.0, 1.0, 1.5)
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.data.phantoms.cardiac import _check_grid, _in_plane
-from scripts.data.phantoms.motion import Motion, affine, compose, flow
-from scripts.data.phantoms.pair import Imaging, PhantomPair, make_pair
-from scripts.data.phantoms.scene import Tissue, superellipsoid, tube
+from .cardiac import _check_grid, _in_plane
+from .motion import Motion, affine, compose, flow
+from .pair import Imaging, PhantomPair, make_pair
+from .scene import Tissue, superellipsoid, tube
 
 # Numbered as in the abdominal CT label set of 13 organs; the phantom has these eight.
 LABELS = {

@@ -6,9 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.data.phantoms.motion import Motion, affine, compose, radial
-from scripts.data.phantoms.pair import Imaging, PhantomPair, make_pair
-from scripts.data.phantoms.scene import Tissue, superellipsoid, tube, without
+from .motion import Motion, affine, compose, radial
+from .pair import Imaging, PhantomPair, make_pair
+from .scene import Tissue, superellipsoid, tube, without
 
 LABELS = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
 # Tissue numbers of `cardiac_scene` that form one object: cavity with papillary muscles, epicardium, right heart.

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from scripts.data.phantoms.motion import Motion
-from scripts.data.phantoms.scene import Tissue, intensities, paint
+from .motion import Motion
+from .scene import Tissue, intensities, paint
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
-from scripts.common.errors import InputError
-from scripts.common.weights import load_weights, read_checkpoint
-from scripts.data.reader import Volume, check_intensities
-from scripts.masks.grid import native_labels, working_grid
-from scripts.masks.names import NAMES, canonical, resolve, split_names
-from scripts.masks.sat.network import REDUCTION, SAT, SIZES, clean_keys
-from scripts.masks.sat.text import SENTENCE_ENCODER, Prompts
-from scripts.masks.source import Masks, check_number, digest, modality_of
-from scripts.spatial.geometry import Geometry, resample
+from ...common.errors import InputError
+from ...common.weights import load_weights, read_checkpoint
+from ...data.reader import Volume, check_intensities
+from ...spatial.geometry import Geometry, resample
+from ..grid import native_labels, working_grid
+from ..names import NAMES, canonical, resolve, split_names
+from ..source import Masks, check_number, digest, modality_of
+from .network import REDUCTION, SAT, SIZES, clean_keys
+from .text import SENTENCE_ENCODER, Prompts
 
 MODELS = Path(__file__).resolve().parents[3] / "models" / "sat"
 # Weights and text encoder of each size, by their path on the Hugging Face hub (zzh99/SAT) and below models/sat.

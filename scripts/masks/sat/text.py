@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scripts.common.errors import InputError
-from scripts.common.weights import load_weights, read_checkpoint
-from scripts.masks.sat.network import QUERY
+from ...common.errors import InputError
+from ...common.weights import load_weights, read_checkpoint
+from .network import QUERY
 
 MODALITY_NUMBER = {"ct": 0, "mr": 1, "us": 2, "pet": 3}
 SENTENCE_ENCODER = "FremyCompany/BioLORD-2023-C"

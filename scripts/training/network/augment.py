@@ -12,7 +12,7 @@ from monai.transforms import Randomizable, Transform
 from torch import Tensor
 from torch.nn import functional as F
 
-from scripts.spatial.warp import warp
+from ...spatial.warp import warp
 
 
 class RandPairIntensity(Randomizable, Transform):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from scripts.losses.registration import feature_terms, field_terms
-from scripts.network.pair_network import PairNetwork
+from ...losses.registration import feature_terms, field_terms
+from ...network.pair_network import PairNetwork
 
 
 class PairTraining(nn.Module):

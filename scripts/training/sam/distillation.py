@@ -19,9 +19,9 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.sam.compact import compact_sam, to_grid
-from scripts.sam.everything import encode
+from ...common.errors import InputError
+from ...sam.compact import compact_sam, to_grid
+from ...sam.everything import encode
 
 
 def feature_width(sam: Sam) -> int:

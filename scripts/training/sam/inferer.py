@@ -14,9 +14,9 @@ from segment_anything.modeling import Sam
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scripts.common.errors import InputError
-from scripts.losses.sam import info_nce, mask_cost, match_outputs, soft_iou
-from scripts.sam.decode import decode_tokens, draw_masks
+from ...common.errors import InputError
+from ...losses.sam import info_nce, mask_cost, match_outputs, soft_iou
+from ...sam.decode import decode_tokens, draw_masks
 
 AMBIGUITY = 3  # masks that one point may mean
 SINGLE, MULTI = slice(0, 1), slice(1, 4)

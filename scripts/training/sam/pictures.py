@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from scripts.common.errors import InputError
-from scripts.common.fingerprint import fingerprint
-from scripts.correspondence.slicing import plan_slices
-from scripts.data.images import SUFFIXES, image_items
-from scripts.data.intensity import apply_window
-from scripts.data.reader import check_intensities, read_volume
-from scripts.data.splits import evenly
+from ...common.errors import InputError
+from ...common.fingerprint import fingerprint
+from ...correspondence.slicing import plan_slices
+from ...data.images import SUFFIXES, image_items
+from ...data.intensity import apply_window
+from ...data.reader import check_intensities, read_volume
+from ...data.splits import evenly
 
 logger = logging.getLogger(__name__)
 

@@ -20,12 +20,12 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.common.errors import InputError
-from scripts.data.intensity import apply_window
-from scripts.data.phantoms.abdomen import abdomen_pair
-from scripts.data.phantoms.cardiac import TISSUE_GROUPS, cardiac_pair
-from scripts.data.splits import split_of
-from scripts.training.sam.shapes import shape_image
+from ...common.errors import InputError
+from ...data.intensity import apply_window
+from ...data.phantoms.abdomen import abdomen_pair
+from ...data.phantoms.cardiac import TISSUE_GROUPS, cardiac_pair
+from ...data.splits import split_of
+from .shapes import shape_image
 
 logger = logging.getLogger(__name__)
 

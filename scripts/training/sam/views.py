@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from scripts.common.errors import InputError
-from scripts.training.sam.slices import Slice
+from ...common.errors import InputError
+from .slices import Slice
 
 MIN_AREA, MAX_AREA = 0.0012, 0.5  # of the view
 GROUP_CLASS = 40  # classes of groups come after the single structures

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import InputError
-from scripts.common.fingerprint import fingerprint
-from scripts.sam.build import file_sha256
+from ...common.errors import InputError
+from ...common.fingerprint import fingerprint
+from ...sam.build import file_sha256
 
 RECORD = "case.json"
 LOG = "case.log"

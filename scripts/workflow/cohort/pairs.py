@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.common.errors import InputError
-from scripts.data.pair_rows import pair_rows
+from ...common.errors import InputError
+from ...data.pair_rows import pair_rows
 
 SUMMARIES = ("summary.csv", "summary.json", "report.html")  # files that the cohort writes beside the folders
 ENDINGS = re.compile(r"(\.nii)?\.[A-Za-z0-9]+$")

@@ -19,18 +19,18 @@ from monai.utils import set_determinism
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from scripts.common.errors import InputError
-from scripts.common.fingerprint import fingerprint, settings
-from scripts.common.lock import locked
-from scripts.data.pair import one_pair
-from scripts.sam.build import file_sha256
-from scripts.sam.cache import CachedEverything
-from scripts.workflow.cohort import case
-from scripts.workflow.cohort.pairs import Entry
-from scripts.workflow.cohort.ranks import from_all, from_first, process_group, share
-from scripts.workflow.cohort.summary import summarise, write_summary
-from scripts.workflow.outcome import NOTHING_FOUND, SOME_FAILED, input_error
-from scripts.workflow.outputs import check_output_dir
+from ...common.errors import InputError
+from ...common.fingerprint import fingerprint, settings
+from ...common.lock import locked
+from ...data.pair import one_pair
+from ...sam.build import file_sha256
+from ...sam.cache import CachedEverything
+from ..outcome import NOTHING_FOUND, SOME_FAILED, input_error
+from ..outputs import check_output_dir
+from . import case
+from .pairs import Entry
+from .ranks import from_all, from_first, process_group, share
+from .summary import summarise, write_summary
 
 logger = logging.getLogger(__name__)
 

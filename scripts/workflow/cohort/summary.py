@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from scripts.report.cohort_page import cohort_page
-from scripts.workflow.cohort.case import FAILED, NOTHING_FOUND, REGISTERED, write_whole
+from ...report.cohort_page import cohort_page
+from .case import FAILED, NOTHING_FOUND, REGISTERED, write_whole
 
 FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds")
 

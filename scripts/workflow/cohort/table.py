@@ -13,8 +13,8 @@ import numpy as np
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
-from scripts.data.tables import write_csv
-from scripts.data.writer import whole_file
+from ...data.tables import write_csv
+from ...data.writer import whole_file
 
 logger = logging.getLogger(__name__)
 
