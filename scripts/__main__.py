@@ -25,7 +25,7 @@ from .workflow.outcome import SOME_FAILED, input_error
 from .workflow.plan import plan_text
 from .workflow.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
 
-FILES = ("source", "output", "transforms", "reference", "cases", "fields", "submission")  # of the other verbs
+FILES = ("input", "output", "transforms", "reference", "cases", "fields", "submission")  # of the other verbs
 
 
 @functools.wraps(verb.register)  # fire shows its arguments and its help
@@ -47,8 +47,8 @@ def correspond(moving: str, fixed: str, output_dir: str, device: str = "auto", s
         output_dir: folder of the results.
         device: auto, cpu, cuda or mps.
         seed: of everything random.
-        options: --source moving|fixed and --points "[[x,y,z]]" with --labels "[1]", --box "[[x,y,z],[x,y,z]]" or
-            --mask FILE; --prompt_frame ras|lps|voxel; and any key of configs/samreg.json and configs/correspond.json.
+        options: --prompt_image moving|fixed and --points "[[x,y,z]]" with --labels "[1]", --box "[[x,y,z],[x,y,z]]" or
+            --mask FILE; --points_frame ras|lps|voxel; and any key of configs/samreg.json and configs/correspond.json.
     """
     run_bundle(
         ["samreg.json", "correspond.json"],

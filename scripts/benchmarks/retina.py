@@ -43,7 +43,7 @@ def main(data_dir: str, **options: Any) -> None:
         return f"control-point error {text} pixels, {case.matches} matched regions"
 
     with tempfile.TemporaryDirectory() as folder:
-        options = {"init": "affine", "landmark_frame": "voxel", **options}
+        options = {"init": "affine", "points_frame": "voxel", **options}
         cases = run_cases(retina_pairs(data_dir, folder), options, show)
     write = sys.stdout.write
     errors = [{stage: e["mean"] for stage, e in c.metrics["tre_mm"].items()} for c in cases]

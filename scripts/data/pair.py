@@ -71,7 +71,7 @@ class LoadPair(Transform):
         max_size: most voxels along any axis of the working grid.
         header: see :func:`scripts.data.reader.read_volume`.
         fill_nan: replaces NaN and infinite voxels; None refuses them.
-        landmark_frame: "ras", "lps" or "voxel".
+        points_frame: "ras", "lps" or "voxel".
         affine_size: most voxels along any axis of 3-D images of which an affine transform is found. More take longer
             and find the same (docs/reproduce.md).
         reorient: gives the working grid the axes of :func:`scripts.spatial.orientation.oriented`, for networks, which
@@ -95,7 +95,7 @@ class LoadPair(Transform):
         max_size: int = 256,
         header: str = "auto",
         fill_nan: float | None = None,
-        landmark_frame: str = "ras",
+        points_frame: str = "ras",
         affine_size: int = 96,
         reorient: bool = False,
     ) -> None:
@@ -104,7 +104,7 @@ class LoadPair(Transform):
         if fill_nan is not None and not isinstance(fill_nan, (int, float)):
             raise InputError(f"fill_nan must be a number, got {fill_nan!r}.")
         self.window, self.init, self.max_size, self.affine_size = window, init, max_size, affine_size
-        self.header, self.fill_nan, self.landmark_frame = header, fill_nan, landmark_frame
+        self.header, self.fill_nan, self.points_frame = header, fill_nan, points_frame
         self.reorient = reorient
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -176,7 +176,7 @@ class LoadPair(Transform):
         if not path:
             return None
         try:
-            points = read_landmarks(path, image.geometry, self.landmark_frame)
+            points = read_landmarks(path, image.geometry, self.points_frame)
         except OSError as error:
             raise InputError(f"{path} cannot be read; give a text file with one landmark a row.") from error
         except ValueError as error:
@@ -184,7 +184,7 @@ class LoadPair(Transform):
         outside = int((~contains(image.geometry, points)).sum())
         if outside:
             logger.warning(
-                "%d of %d landmarks of %s lie outside %s (%s), where no field displaces them; check --landmark_frame.",
+                "%d of %d landmarks of %s lie outside %s (%s), where no field displaces them; check --points_frame.",
                 outside, len(points), path, image.path, extent_text(image.geometry),
             )  # fmt: skip
         return points

@@ -70,9 +70,9 @@ class PlacePrompt(Transform):
         frame: str = "ras",
     ) -> None:
         if source not in SOURCES:
-            raise InputError(f"source must be moving or fixed, got {source!r}.")
+            raise InputError(f"prompt_image must be moving or fixed, got {source!r}.")
         if frame not in FRAMES:
-            raise InputError(f"prompt_frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
+            raise InputError(f"points_frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
         if not points and not box and not mask:
             raise InputError("A prompt is needed: --points, --box or --mask.")
         self.source, self.mask, self.frame = source, mask, frame
@@ -127,7 +127,7 @@ class PlacePrompt(Transform):
             bad = int(np.argmax(outside.any(axis=1)))
             raise InputError(
                 f"The prompt at {points[bad].round(1).tolist()} mm RAS lies outside the common image; "
-                "check --prompt_frame."
+                "check --points_frame."
             )
         return torch.as_tensor(index, dtype=torch.float32)
 

@@ -277,7 +277,7 @@ def _one_frame(array: NDArray, frame: int | None, path: Path) -> NDArray:
     if frame is None:
         raise InputError(
             f"{path} is a 4-D series of the frames 0 to {count - 1}; choose one: --moving_frame or --fixed_frame "
-            "of a pair, --frame_index of warp, --frame of masks."
+            "of a pair, --frame of warp and masks."
         )
     if not 0 <= frame < count:
         raise InputError(f"{path} has frames 0 to {count - 1}, and frame {frame} was asked for.")

@@ -46,7 +46,7 @@ def evaluate(
     fixed_label: str | None = None,
     moving_landmarks: str | None = None,
     fixed_landmarks: str | None = None,
-    frame: str | None = None,
+    points_frame: str | None = None,
     fields: str | None = None,
     learn2reg: bool = False,
     structures: Sequence[int] | None = None,
@@ -69,7 +69,7 @@ def evaluate(
         fixed_label: labels of the fixed image.
         moving_landmarks: its landmarks.
         fixed_landmarks: the same landmarks in the fixed image.
-        frame: of landmarks in text files: "ras" (default), "lps" or "voxel".
+        points_frame: of landmarks in text files: "ras" (default), "lps" or "voxel".
         fields: folder with a Learn2Reg submission.
         learn2reg: Learn2Reg's rules (docs/fields.md); on with ``fields``.
         structures: label values to compare; None takes all.
@@ -106,7 +106,9 @@ def evaluate(
     for case in tqdm(todo, desc="evaluate", unit="case", disable=not progress):
         try:
             case.check_files()
-            metrics, steps, grid = measure_case(case, frame=frame, learn2reg=learn2reg, structures=structures)
+            metrics, steps, grid = measure_case(
+                case, points_frame=points_frame, learn2reg=learn2reg, structures=structures
+            )
             if submission:
                 _submit(submission, case, steps, grid, submission_format, layout)
         except InputError as error:

@@ -29,13 +29,13 @@ STAGES = ("initial", "aligned", "final")
 
 
 def measure_case(
-    case: Case, *, frame: str | None = None, learn2reg: bool = False, structures: Sequence[int] | None = None
+    case: Case, *, points_frame: str | None = None, learn2reg: bool = False, structures: Sequence[int] | None = None
 ) -> tuple[dict, list[Step], Geometry]:
     """Measures one case.
 
     Args:
         case: what to read.
-        frame: of landmarks in text files.
+        points_frame: of landmarks in text files.
         learn2reg: fields and landmarks are voxels, images are compared voxel by voxel whatever their headers say, and
             the Jacobian determinant leaves out two voxels at every border.
         structures: label values to compare; None takes those that both label maps have.
@@ -61,9 +61,9 @@ def measure_case(
     if labels["fixed"] is not None and labels["moving"] is not None:
         _overlap(result, stages, labels["fixed"], labels["moving"], structures)
     if case.fixed_landmarks and case.moving_landmarks:
-        frame = "voxel" if learn2reg and frame is None else frame
+        points_frame = "voxel" if learn2reg and points_frame is None else points_frame
         points = [
-            read_landmark_file(getattr(case, f"{r}_landmarks"), g, frame).points_ras
+            read_landmark_file(getattr(case, f"{r}_landmarks"), g, points_frame).points_ras
             for r, g in (("fixed", fixed), ("moving", moving))
         ]
         if len(points[0]) != len(points[1]):

@@ -29,7 +29,7 @@ LABEL_INTENT = 1002  # NIfTI's code for label maps
 
 
 def warp(
-    source: str | Path,
+    input: str | Path,
     output: str | Path,
     transforms: str | Path | Sequence[str | Path],
     reference: str | Path | None = None,
@@ -37,9 +37,9 @@ def warp(
     label: bool | None = None,
     interpolation: str | None = None,
     fill: float | None = None,
-    frame_index: int | None = None,
+    frame: int | None = None,
     direction: str = "fixed_to_moving",
-    frame: str | None = None,
+    points_frame: str | None = None,
     learn2reg: bool = False,
     progress: bool = True,
 ) -> dict:
@@ -49,7 +49,7 @@ def warp(
     carried to its place in the moving image; ``direction="moving_to_fixed"`` inverts that on the spot.
 
     Args:
-        source: image, label map, or landmarks (.csv, .txt, .fcsv, .mrk.json).
+        input: image, label map, or landmarks (.csv, .txt, .fcsv, .mrk.json).
         output: file to write; its suffix says the format.
         transforms: one or several, in the order in which a fixed point passes through them (that of
             ``antsApplyTransforms -t``); see docs/fields.md.
@@ -57,13 +57,13 @@ def warp(
             image, needed for voxel indices.
         moving: the moving image, needed for landmarks that are voxel indices in it and for Learn2Reg fields between
             grids that differ.
-        label: the source is a label map. None asks the NIfTI intent (1002) and the name (.seg.nrrd).
+        label: the input is a label map. None asks the NIfTI intent (1002) and the name (.seg.nrrd).
         interpolation: of images "linear" (default), "cubic" or "nearest"; of label maps "nearest" (default) or "onehot"
             (each label linear on its own, the largest wins).
         fill: value outside the moving image; None takes the lowest value of the image, 0 for labels.
-        frame_index: frame of a 4-D series.
+        frame: frame of a 4-D series.
         direction: of landmarks.
-        frame: of landmarks in text files: "ras" (default), "lps" or "voxel"; the result is written in the same.
+        points_frame: of landmarks in text files: "ras" (default), "lps" or "voxel"; the result is written in the same.
         learn2reg: NIfTI fields without an intent are Learn2Reg's.
         progress: shows a bar.
 
@@ -76,23 +76,23 @@ def warp(
     """
     if direction not in DIRECTIONS:
         raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}.")
-    inputs = [source, *transform_paths(transforms), *(p for p in (reference, moving) if p)]
+    inputs = [input, *transform_paths(transforms), *(p for p in (reference, moving) if p)]
     check_not_input(output, inputs)
     fixed_grid = read_volume(reference, frame=0).geometry if reference else None
     moving_grid = read_volume(moving, frame=0).geometry if moving else None
-    if str(source).lower().endswith(SUFFIXES):
+    if str(input).lower().endswith(SUFFIXES):
         steps = read_chain(transforms, fixed_grid, moving_grid, learn2reg=learn2reg)
-        return _warp_landmarks(source, output, steps, fixed_grid, moving_grid, direction, frame, inputs)
+        return _warp_landmarks(input, output, steps, fixed_grid, moving_grid, direction, points_frame, inputs)
     suffix_of(output, IMAGES)
-    volume = read_volume(source, frame=frame_index)
+    volume = read_volume(input, frame=frame)
     is_label = _is_label(volume) if label is None else label
     interpolation = interpolation or ("nearest" if is_label else "linear")
-    _check_interpolation(interpolation, is_label, source)
+    _check_interpolation(interpolation, is_label, input)
     steps = read_chain(transforms, fixed_grid, moving_grid or volume.geometry, learn2reg=learn2reg)
     grid = fixed_grid or _first_grid(steps)
     _check_grids(steps, grid, volume)
     if not is_label and looks_like_labels(volume):
-        logger.warning("%s looks like a label map and is warped as an image; give --label if it is one", source)
+        logger.warning("%s looks like a label map and is warped as an image; give --label if it is one", input)
     if is_label:
         volume = replace(volume, array=whole_numbers(volume))
     if fill is not None:
@@ -107,7 +107,7 @@ def warp(
         )
     if not inside:
         raise InputError(
-            f"Nothing of {source} arrives on the result's grid: the image covers {extent_text(volume.geometry)}, the "
+            f"Nothing of {input} arrives on the result's grid: the image covers {extent_text(volume.geometry)}, the "
             f"grid {extent_text(grid)}; check --reference, the order of the transforms and their direction."
         )
     with whole_file(output, inputs) as path:
@@ -145,12 +145,12 @@ def _is_label(volume: Volume) -> bool:
     return volume.header is not None and int(volume.header["intent_code"]) == LABEL_INTENT
 
 
-def _check_interpolation(interpolation: str, is_label: bool, source: str | Path) -> None:
+def _check_interpolation(interpolation: str, is_label: bool, input: str | Path) -> None:
     allowed = ("nearest", ONEHOT) if is_label else INTERPOLATIONS
     if interpolation not in allowed:
         what = "label map" if is_label else "image"
         why = "; between two labels lies no third" if is_label and interpolation in INTERPOLATIONS else ""
-        raise InputError(f"The {what} {source} takes interpolation {' or '.join(allowed)}, not {interpolation!r}{why}.")
+        raise InputError(f"The {what} {input} takes interpolation {' or '.join(allowed)}, not {interpolation!r}{why}.")
 
 
 def _check_fill(fill: float, labels: Volume | None) -> None:
@@ -190,19 +190,19 @@ def _check_grids(steps: Sequence[Step], grid: Geometry, volume: Volume) -> None:
 
 
 def _warp_landmarks(
-    source: str | Path,
+    input: str | Path,
     output: str | Path,
     steps: Sequence[Step],
     fixed: Geometry | None,
     moving: Geometry | None,
     direction: str,
-    frame: str | None,
+    points_frame: str | None,
     inputs: Sequence[str | Path],
 ) -> dict:
     suffix_of(output, SUFFIXES)
     grids = (fixed or next((s.grid for s in steps if isinstance(s, Field)), None), moving)
     start, end = grids if direction == "fixed_to_moving" else grids[::-1]
-    marks = read_landmark_file(source, start, frame)
+    marks = read_landmark_file(input, start, points_frame)
     mapped = map_points(steps, marks.points_ras)
     if direction == "moving_to_fixed":
         mapped = invert_points(steps, marks.points_ras)

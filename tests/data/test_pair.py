@@ -78,7 +78,7 @@ def test_landmarks_outside_are_spoken_of(tmp_path, heart_files, caplog):
     assert not caplog.records
     (tmp_path / "p.csv").write_text("x,y,z\n0,0,0\n5000,0,0\n")
     LoadPair()({**heart_files, "fixed_landmarks": str(tmp_path / "p.csv"), "moving_landmarks": None})
-    assert "1 of 2 landmarks" in caplog.text and "check --landmark_frame" in caplog.text
+    assert "1 of 2 landmarks" in caplog.text and "check --points_frame" in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, -5, 1, 2.5, "abc", True])

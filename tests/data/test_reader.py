@@ -137,7 +137,7 @@ def test_what_is_read_only_in_part_is_said(tmp_path, caplog):
 
 def test_series_needs_a_frame(nifti):
     path = change(nifti, "series.nii.gz", np.stack([VALUES, VALUES + 1], axis=-1))
-    with pytest.raises(InputError, match=r"series of the frames 0 to 1; .*, --frame_index of warp, --frame of masks"):
+    with pytest.raises(InputError, match=r"series of the frames 0 to 1; .*, --frame of warp and masks"):
         read_volume(path)
     np.testing.assert_array_equal(read_volume(path, frame=1).array[0], VALUES + 1)
     with pytest.raises(InputError, match="frames 0 to 1, and frame 2"):

@@ -101,7 +101,7 @@ def test_frames_place_the_same_point(case):
         ({"points": [[0, 0, 0]], "source": "left"}, "'left'"),
         ({"points": [[0, 0, 0]], "frame": "mni"}, "'mni'"),
         ({"box": [[0, 0, 0]]}, "two opposite corners"),
-        ({"points": [[900, 0, 0]]}, r"\[900.0, 0.0, 0.0\] mm RAS lies outside .* --prompt_frame"),
+        ({"points": [[900, 0, 0]]}, r"\[900.0, 0.0, 0.0\] mm RAS lies outside .* --points_frame"),
     ],
 )
 def test_bad_prompts(case, options, message):

@@ -122,17 +122,17 @@ def test_landmarks_there_and_back(heart, heart_files, tmp_path, suffix):
     write_landmark_file(start, Landmarks(heart.fixed_landmarks, [f"mark {k}" for k in range(24)], "lps"))
     frame = "lps" if suffix == ".csv" else None
     there = tmp_path / f"there{suffix}"
-    facts = warp(start, there, heart_files["true_ddf"], frame=frame)
+    facts = warp(start, there, heart_files["true_ddf"], points_frame=frame)
     assert facts == {"output": str(there), "points": 24, "direction": "fixed_to_moving"}
     found = read_landmark_file(there, None, frame)
     np.testing.assert_allclose(found.points_ras, heart.moving_landmarks, atol=0.05)
     assert found.labels[3] == "mark 3"
     back = tmp_path / f"back{suffix}"
-    warp(there, back, heart_files["true_ddf"], frame=frame, direction="moving_to_fixed")
+    warp(there, back, heart_files["true_ddf"], points_frame=frame, direction="moving_to_fixed")
     np.testing.assert_allclose(read_landmark_file(back, None, frame).points_ras, heart.fixed_landmarks, atol=0.01)
     # The inverse as a file gives the same, to interpolation.
     invert(heart_files["true_ddf"], tmp_path / "inverse.nii.gz", moving=heart_files["moving"], progress=False)
-    warp(there, tmp_path / f"other{suffix}", tmp_path / "inverse.nii.gz", frame=frame)
+    warp(there, tmp_path / f"other{suffix}", tmp_path / "inverse.nii.gz", points_frame=frame)
     other = read_landmark_file(tmp_path / f"other{suffix}", None, frame).points_ras
     apart = np.linalg.norm(other - heart.fixed_landmarks, axis=1)  # 3 mm voxels, steepest where the landmarks lie
     assert apart.mean() < 0.3 and apart.max() < 0.6
@@ -141,7 +141,7 @@ def test_landmarks_there_and_back(heart, heart_files, tmp_path, suffix):
 def test_landmarks_in_voxels(heart, heart_files, tmp_path):
     fixed = np.linalg.inv(heart.fixed_affine)
     np.savetxt(tmp_path / "i.csv", apply_affine(fixed, heart.fixed_landmarks), delimiter=",")
-    options = {"reference": heart_files["fixed"], "frame": "voxel"}
+    options = {"reference": heart_files["fixed"], "points_frame": "voxel"}
     with pytest.raises(InputError, match="name the image with --moving"):
         warp(tmp_path / "i.csv", tmp_path / "o.csv", heart_files["true_ddf"], **options)
     warp(tmp_path / "i.csv", tmp_path / "o.csv", heart_files["true_ddf"], moving=heart_files["moving"], **options)
@@ -180,7 +180,7 @@ def test_what_is_refused(heart_files, tmp_path):
         (moving, str(tmp_path / "out.png"), field, {}, "a picture holds whole numbers in a plane"),
         (field, out, field, {}, "is a displacement field, not an image"),
         (tmp_path / "p.csv", str(tmp_path / "o.csv"), field, {}, "has the columns row, column"),
-        (tmp_path / "p.csv", str(tmp_path / "o.csv"), field, {"frame": "mni"}, "'mni'"),
+        (tmp_path / "p.csv", str(tmp_path / "o.csv"), field, {"points_frame": "mni"}, "'mni'"),
         (heart_files["fixed_landmarks"], str(tmp_path / "o.csv"), field, {"direction": "up"}, "direction must be"),
         (moving, out, field, {"label": True}, None),
     ):  # fmt: skip
