@@ -2,7 +2,7 @@
 """Tables of methods: numbers of each pair go in, means beside each other come out, as Markdown and CSV.
 
 The numbers of a pair are a flat mapping with keys like "dice/mean/final"
-(:func:`scripts.workflow.cohort.table.flat_metrics`).
+(:func:`scripts.metrics.tables.flat_metrics`).
 A line of a table is a flat mapping too, each mean under the name of its column and its spread under that name + "_sd".
 """
 

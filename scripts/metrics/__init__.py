@@ -1,2 +1,2 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Numbers about a result: overlap, surface distance, landmark error, regularity of the field."""
+"""Measures of a result: overlap, surface distance, landmark error, and regularity of the field."""

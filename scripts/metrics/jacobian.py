@@ -1,7 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How regular a field is: Jacobian determinant, folding, SDlogJ."""
+"""Regularity of a field: Jacobian determinant, folding, SDlogJ."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -9,47 +12,72 @@ from torch import Tensor
 from ..spatial.warp import check_ddf
 
 FLOOR, CEILING = 1e-9, 1e9
+SLAB_VOXELS = 1_000_000  # a 3 x 3 matrix per voxel of a whole CT would not fit in memory
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
     """Determinant of the Jacobian of ``x + ddf(x)`` by central differences (one-sided at the border).
 
-    Voxel units give the same determinant as millimetres, because the voxel size cancels.
+    It is the same in voxels and in millimetres, because the voxel size cancels.
 
     Args:
-        ddf: (B, n, *shape) voxels, at least two voxels along each axis; an axis of one voxel does not deform.
+        ddf: (B, n, *shape) voxels; an axis of one voxel does not deform.
 
     Returns:
         (B, *shape).
     """
-    check_ddf(ddf)
-    n = ddf.shape[1]
-    wide = [i for i in range(n) if ddf.shape[2 + i] > 1]
-    matrix = torch.eye(n, device=ddf.device, dtype=ddf.dtype).expand(ddf.shape[0], *ddf.shape[2:], n, n).clone()
-    for i in range(n):
-        slopes = torch.gradient(ddf[:, i], dim=[1 + j for j in wide])
-        for j, slope in zip(wide, slopes):
-            matrix[..., i, j] += slope
-    return torch.linalg.det(matrix)
+    return torch.cat(list(_slabs(ddf, ddf.dtype)), dim=1)
 
 
 def regularity(ddf: Tensor, margin: int = 0) -> dict[str, float]:
-    """Summary of a field.
+    """Summary of a field, computed in double precision.
 
     Args:
         ddf: (1, n, *shape) voxels.
         margin: voxels left out along every border; the evaluation of Learn2Reg leaves out 2.
 
     Returns:
-        "folds_percent": share of voxels whose determinant is not positive;
+        "folds_percent": percentage of voxels whose determinant is not positive;
         "sdlogj": standard deviation of log(clamp(det + 3)), the convention of Learn2Reg and of the network paper;
         "sdlogj_plain": standard deviation of log(clamp(det)).
     """
-    det = jacobian_determinant(ddf.double())
-    if margin:
-        det = det[(slice(None), *(slice(margin, s - margin) if s > 2 * margin else slice(None) for s in det.shape[1:]))]
-    return {
-        "folds_percent": float((det <= 0).double().mean() * 100),
-        "sdlogj": float((det + 3).clamp(FLOOR, CEILING).log().std()),
-        "sdlogj_plain": float(det.clamp(FLOOR, CEILING).log().std()),
-    }
+    shape = ddf.shape[2:]
+    inner = [(margin, s - margin) if margin and s > 2 * margin else (0, s) for s in shape]
+    rest = tuple(slice(*ends) for ends in inner[1:])
+    count, folds, start = 0, 0, 0
+    sums = {3: torch.zeros(2, dtype=torch.float64), 0: torch.zeros(2, dtype=torch.float64)}
+    for det in _slabs(ddf, torch.float64):
+        first, last = (min(max(end - start, 0), det.shape[1]) for end in inner[0])
+        start += det.shape[1]
+        det = det[(slice(None), slice(first, last), *rest)]
+        count += det.numel()
+        folds += int((det <= 0).sum())
+        for shift, total in sums.items():
+            # The logarithm of an undeformed voxel is subtracted, so that the sums of squares stay exact.
+            logs = (det + shift).clamp(FLOOR, CEILING).log() - math.log(1 + shift)
+            total += torch.stack([logs.sum(), logs.square().sum()]).cpu()
+    spread = {shift: _sd(*total.tolist(), count) for shift, total in sums.items()}
+    return {"folds_percent": folds / count * 100, "sdlogj": spread[3], "sdlogj_plain": spread[0]}
+
+
+def _sd(total: float, squares: float, count: int) -> float:
+    """Sample standard deviation from a sum and a sum of squares."""
+    return math.sqrt(max(0.0, squares - total**2 / count) / (count - 1)) if count > 1 else math.nan
+
+
+def _slabs(ddf: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """Determinants (B, slab, ...) of one slab of the first axis after the other."""
+    check_ddf(ddf)
+    n, length = ddf.shape[1], ddf.shape[2]
+    wide = [i for i in range(n) if ddf.shape[2 + i] > 1]
+    thickness = max(1, SLAB_VOXELS * length // max(1, ddf[:, 0].numel()))
+    for start in range(0, length, thickness):
+        stop = min(start + thickness, length)
+        low, high = max(0, start - 1), min(length, stop + 1)  # neighbours for the central differences
+        part = ddf[:, :, low:high].to(dtype)
+        matrix = torch.eye(n, device=ddf.device, dtype=dtype)
+        matrix = matrix.expand(len(part), *part.shape[2:], n, n).clone()
+        for i in range(n):
+            for j, slope in zip(wide, torch.gradient(part[:, i], dim=[1 + j for j in wide]) if wide else ()):
+                matrix[..., i, j] += slope
+        yield torch.linalg.det(matrix[:, start - low : stop - low])

@@ -1,14 +1,14 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Overlap of labels moved by a predicted field, for the engines that validate on the working grid."""
+"""Dice of labels moved by a predicted field, for validation during training on the working grid."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 
 from ..spatial.warp import warp
+from .assembly import mean_known
 from .overlap import dice
 
 
@@ -16,13 +16,11 @@ def moved_dice(output: Mapping, structures: int, moved: bool = True) -> float:
     """Mean Dice over the structures and the batch.
 
     Args:
-        output: of an evaluator, "pred" the DDF (B, n, *shape) in voxels, "label" (B, 2, *shape) moving and fixed.
-        structures: labels 1 to this number are measured; those in neither image are left out.
+        output: of an evaluator: "pred" is the DDF (B, n, *shape) in voxels, "label" (B, 2, *shape) moving and fixed.
+        structures: labels 1 to this number are measured, except those that neither image contains.
         moved: False measures before the registration.
     """
     ddf, labels = output["pred"], torch.as_tensor(output["label"]).float()
     moving = warp(labels[:, 0:1], ddf.float(), mode="nearest") if moved else labels[:, 0:1]
-    scores = []
-    for a, b in zip(moving[:, 0].round(), labels[:, 1].round()):
-        scores += [v for v in dice(a, b, range(1, structures + 1)).values() if not math.isnan(v)]
-    return sum(scores) / len(scores) if scores else float("nan")
+    pairs = zip(moving[:, 0].round(), labels[:, 1].round())
+    return mean_known(score for a, b in pairs for score in dice(a, b, range(1, structures + 1)).values())

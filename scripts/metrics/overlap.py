@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Dice and surface distances per structure, and landmark error, in millimetres."""
+"""Overlap and surface distance of label maps, and landmark error in millimetres."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def dice(a: Tensor, b: Tensor, values: Sequence[int]) -> dict[int, float]:
-    """Dice of each label value between two label maps of one shape; nan where neither has it.
+    """Dice of each label value; nan where neither map contains it.
 
     Args:
         a: integer labels.
@@ -31,7 +31,7 @@ def dice(a: Tensor, b: Tensor, values: Sequence[int]) -> dict[int, float]:
 
 
 def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
-    """95th-percentile Hausdorff distance in mm of each label value; nan where either image lacks it.
+    """95th-percentile Hausdorff distance in mm of each label value; nan where either map lacks it.
 
     Args:
         a: integer labels (H, W[, D]).
@@ -43,64 +43,33 @@ def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
 
 
 def assd(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
-    """Average symmetric surface distance in mm of each label value; nan where either image lacks it.
+    """Average symmetric surface distance in mm of each label value; nan where either map lacks it.
 
-    The mean over the border voxels of both structures of the distance to the other's border.
-
-    Args:
-        a: integer labels (H, W[, D]).
-        b: integer labels of the same shape.
-        values: label values to compare.
-        spacing: mm along each axis.
+    The arguments are those of :func:`hd95`.
     """
     return _per_label(compute_average_surface_distance, a, b, values, spacing, symmetric=True)
 
 
 def centroid_error(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
-    """Distance in mm between the centroids of each label value in two label maps; nan where either lacks it.
+    """Distance in mm between the centroids of each label value; nan where either map lacks it.
 
-    The target registration error of Huang et al. 2024 (section 5) for images without landmarks.
-
-    Args:
-        a: integer labels (H, W[, D]).
-        b: integer labels of the same shape.
-        values: label values to compare.
-        spacing: mm along each axis.
+    The target registration error of Huang et al. 2024 (section 5) for images without landmarks. The arguments are
+    those of :func:`hd95`.
     """
     errors = {}
     for value in values:
         places = [(label == value).nonzero().double() for label in (a, b)]
         apart = (places[0].mean(dim=0) - places[1].mean(dim=0)) * torch.tensor(list(spacing), dtype=torch.float64)
-        errors[int(value)] = float(apart.norm())  # the mean of no voxel is nan
+        errors[int(value)] = float(apart.norm())  # the mean of no voxels is nan
     return errors
 
 
-def _per_label(
-    distance: Callable[..., Tensor],
-    a: Tensor,
-    b: Tensor,
-    values: Sequence[int],
-    spacing: Sequence[float],
-    **options: Any,
-) -> dict[int, float]:
-    """A border distance of MONAI per label, without its warning about an argument that it gives to itself."""
-    options |= {"include_background": True, "spacing": [float(s) for s in spacing]}
-    distances = {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
-        for value in values:
-            x, y = (a == value)[None, None], (b == value)[None, None]
-            both = bool(x.any() and y.any())
-            distances[int(value)] = float(distance(x, y, **options)) if both else float("nan")
-    return distances
-
-
 def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> NDArray:
-    """Distance in mm of each landmark pair.
+    """Distance in mm of each pair of landmarks.
 
     Args:
-        moved_points: (L, 3) fixed landmarks taken to the moving image by the registration, mm.
-        moving_points: (L, 3) the true places there, mm.
+        moved_points: (L, 3) fixed landmarks mapped into the moving image by the registration, mm.
+        moving_points: (L, 3) their true positions there, mm.
 
     Raises:
         ValueError: different numbers of landmarks.
@@ -110,3 +79,32 @@ def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> 
             f"Landmarks must come in pairs, got {len(moved_points)} fixed and {len(moving_points)} moving."
         )
     return np.linalg.norm(moved_points - moving_points, axis=1)
+
+
+def _per_label(
+    distance: Callable[..., Tensor], a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float], **more: Any
+) -> dict[int, float]:
+    """A border distance of MONAI for each label, computed in the box that holds both structures."""
+    more |= {"include_background": True, "spacing": [float(s) for s in spacing]}
+    distances = {}
+    with warnings.catch_warnings():
+        # MONAI passes a deprecated argument to itself.
+        warnings.filterwarnings("ignore", "monai.metrics.utils get_mask_edges", FutureWarning)
+        for value in values:
+            x, y = a == value, b == value
+            if not (x.any() and y.any()):
+                distances[int(value)] = float("nan")
+                continue
+            box = bounding_box(x | y)
+            distances[int(value)] = float(distance(x[box][None, None], y[box][None, None], **more))
+    return distances
+
+
+def bounding_box(mask: Tensor, margin: int = 2) -> tuple[slice, ...]:
+    """The smallest box around the true voxels of a mask that contains some, widened by ``margin`` voxels."""
+    box = []
+    for axis, size in enumerate(mask.shape):
+        used = mask.any(dim=[d for d in range(mask.ndim) if d != axis]) if mask.ndim > 1 else mask
+        first, last = used.nonzero()[[0, -1], 0].tolist()
+        box.append(slice(max(0, first - margin), min(size, last + 1 + margin)))
+    return tuple(box)

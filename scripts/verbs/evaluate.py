@@ -15,18 +15,20 @@ from ..common.errors import InputError
 from ..data.reader import read_volume
 from ..data.tables import write_csv
 from ..data.writer import whole_file
+from ..metrics.assembly import LABEL_METRICS, STAGES
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
 from .cases import Case, learn2reg_cases, pair_name, read_cases
-from .measure import STAGES, measure_case
+from .measure import measure_case
 
 logger = logging.getLogger(__name__)
 
-STRUCTURED = ("dice", "hd95_mm", "assd_mm")
+STRUCTURED = tuple(LABEL_METRICS)
 FIELD_KEYS = ("folds_percent", "sdlogj", "sdlogj_plain", "mean_displacement_mm", "max_displacement_mm")
 DEFINITIONS = {
     "dice": "2 |A and B| / (|A| + |B|), labels moved with the nearest neighbour; structures that both images have",
     "hd95_mm": "larger of the two directed 95th percentiles of the border distances, mm of the fixed image",
     "assd_mm": "mean border distance of both directions, mm of the fixed image",
+    "centroid_mm": "distance of the centroids of a structure, mm of the fixed image",
     "tre_mm": "distance of the mapped fixed landmark from the moving landmark, mm",
     "sdlogj": "standard deviation of log(clamp(det + 3, 1e-9, 1e9)), the convention of Learn2Reg",
     "sdlogj_plain": "standard deviation of log(clamp(det, 1e-9, 1e9))",

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from ..common.errors import InputError
 from ..data.reader import Volume, read_volume
-from ..metrics.jacobian import regularity
-from ..metrics.overlap import assd, dice, hd95, target_registration_error
-from ..metrics.pair import mean_known, plain
+from ..metrics.assembly import common_values, field_metrics, label_metrics, landmark_metrics, plain
 from ..spatial.chain import Field, Linear, Step, map_points
 from ..spatial.geometry import Geometry, usable, voxel_displacement
 from ..spatial.landmark_files import read_landmark_file
@@ -25,7 +23,6 @@ from .cases import RECORD, Case
 from .warp import whole_numbers
 
 LEARN2REG_MARGIN = 2  # voxels that the evaluation of Learn2Reg leaves out at every border
-STAGES = ("initial", "aligned", "final")
 
 
 def measure_case(
@@ -68,48 +65,29 @@ def measure_case(
         ]
         if len(points[0]) != len(points[1]):
             raise InputError(f"Case {case.name} has {len(points[0])} fixed and {len(points[1])} moving landmarks.")
-        result["tre_mm"] = {stage: _tre(chain, *points) for stage, chain in stages.items()}
+        result |= landmark_metrics(((s, map_points(chain, points[0])) for s, chain in stages.items()), points[1])
     field = as_field(steps, fixed)
     ddf = torch.from_numpy(np.ascontiguousarray(voxel_displacement(field.u_lps, fixed)))[None]
-    lengths = np.linalg.norm(field.u_lps, axis=-1)
-    result["field"] = regularity(ddf, LEARN2REG_MARGIN if learn2reg else 0) | {
-        "mean_displacement_mm": float(lengths.mean()),
-        "max_displacement_mm": float(lengths.max()),
-    }
+    result |= field_metrics(ddf, fixed.spacing, LEARN2REG_MARGIN if learn2reg else 0)
     return plain(result), steps, fixed
 
 
 def _overlap(
     result: dict, stages: dict[str, list[Step]], fixed: Volume, moving: Volume, structures: Sequence[int] | None
 ) -> None:
-    """Adds Dice, HD95 and ASSD of every stage."""
-    target = torch.from_numpy(fixed.array[0].astype(np.int64))
-    values = sorted(set(np.unique(fixed.array).tolist()) & set(np.unique(moving.array).tolist()) - {0})
+    """Adds the measures of label maps at every stage."""
+    values = common_values(moving.array, fixed.array)
     if structures is not None:
         values = [v for v in values if v in set(structures)]
     if not values:
         raise InputError(f"{fixed.path} and {moving.path} have no structure in common that is to be compared.")
-    for stage, chain in stages.items():
-        moved, _ = resample_image(moving.array, moving.geometry, fixed.geometry, chain, interpolation="nearest", fill=0)
-        labels = torch.from_numpy(np.ascontiguousarray(moved[0]).astype(np.int64))
-        spacing = fixed.geometry.spacing
-        for key, scores in (
-            ("dice", dice(labels, target, values)),
-            ("hd95_mm", hd95(labels, target, values, spacing)),
-            ("assd_mm", assd(labels, target, values, spacing)),
-        ):
-            result.setdefault(key, {})[stage] = scores | {"mean": mean_known(scores)}
 
+    def moved(chain: list[Step]) -> NDArray:
+        grids = moving.geometry, fixed.geometry
+        return resample_image(moving.array, *grids, chain, interpolation="nearest", fill=0)[0][0]
 
-def _tre(chain: Sequence[Step], fixed_points: NDArray, moving_points: NDArray) -> dict:
-    errors = target_registration_error(map_points(chain, fixed_points), moving_points)
-    return {
-        "mean": float(errors.mean()),
-        "sd": float(errors.std()),
-        "max": float(errors.max()),
-        "p95": float(np.percentile(errors, 95)),
-        "n": len(errors),
-    }
+    stages_moved = ((stage, moved(chain)) for stage, chain in stages.items())
+    result |= label_metrics(stages_moved, fixed.array[0], values, fixed.geometry.spacing)
 
 
 def _aligned(case: Case) -> dict[str, list[Step]]:

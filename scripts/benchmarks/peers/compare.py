@@ -27,7 +27,7 @@ from ...data.tables import write_csv
 from ...data.writer import whole_file
 from ...masks.bundled import MODELS
 from ...metrics.pair import pair_metrics
-from ...workflow.cohort.table import flat_metrics
+from ...metrics.tables import flat_metrics
 from ...workflow.outcome import plain_errors
 from ...workflow.run import BUNDLE
 from ..common import hardware

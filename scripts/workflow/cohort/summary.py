@@ -10,29 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page
 from .case import FAILED, NOTHING_FOUND, REGISTERED, write_whole
 
 FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds")
-
-
-def flat_metrics(metrics: Mapping) -> dict[str, float]:
-    """Metrics of a pair by keys such as "dice/mean/initial", "hd95_mm/2/final", "tre_mm/mean/final", "field/sdlogj".
-
-    A pair without a field keeps its last stage: that is its final state, and leaving it out would flatter the mean.
-    """
-    flat: dict[str, float] = {}
-    for key, value in metrics.items():
-        if "initial" not in value:
-            flat |= {f"{key}/{name}": number for name, number in value.items() if isinstance(number, (int, float))}
-            continue
-        stages = {**value, "final": value.get("final", value.get("aligned", value["initial"]))}
-        for name in stages["initial"]:
-            flat |= {f"{key}/{name}/{stage}": stages[stage].get(name) for stage in ("initial", "aligned", "final")
-                     if stage in stages}  # fmt: skip
-    return {k: v for k, v in flat.items() if v is not None}
 
 
 def summarise(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,12 +32,10 @@ def summarise(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) ->
     for record in records:
         row = {key: record[key] for key in FACTS if record.get(key) is not None}
         rows.append(row | flat_metrics(record.get("metrics", {})))
-    keys = list(dict.fromkeys(k for row in rows for k in row if k not in FACTS))
-    values = {k: [row[k] for row in rows if k in row] for k in keys}
     return {
         **{status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)},
         **facts,
-        "metrics": {k: {"mean": float(np.mean(v)), "sd": float(np.std(v)), "n": len(v)} for k, v in values.items()},
+        "metrics": summarise_rows(rows, FACTS),
         "pairs": rows,
     }
 

@@ -6,15 +6,15 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
 from ...data.tables import write_csv
 from ...data.writer import whole_file
+from ...metrics.tables import flat_metrics, summarise_rows
 
 logger = logging.getLogger(__name__)
 
@@ -58,27 +58,9 @@ class CohortTable:
             self.rows = sorted((row for shard in shards for row in shard), key=lambda row: row["name"])
             if dist.get_rank():
                 return
-        columns = list(dict.fromkeys(k for row in self.rows for k in row))
         write_csv(self.output_dir / "metrics.csv", self.rows)
-        summary = {"pairs": len(self.rows)}
-        for column in columns[1:]:
-            values = [row[column] for row in self.rows if row.get(column) is not None]
-            if values:
-                summary[column] = {"mean": float(np.mean(values)), "sd": float(np.std(values)), "n": len(values)}
-                logger.info("%s: %.4f ± %.4f (%d)", column, np.mean(values), np.std(values), len(values))
+        summary = {"pairs": len(self.rows)} | summarise_rows(self.rows, ("name",))
+        for column, spread in list(summary.items())[1:]:
+            logger.info("%s: %.4f ± %.4f (%d)", column, spread["mean"], spread["sd"], spread["n"])
         with whole_file(self.output_dir / "summary.json") as part:
             part.write_text(json.dumps(summary, indent=2), encoding="utf-8")
-
-
-def flat_metrics(metrics: Mapping, structures: Sequence[str]) -> dict[str, float | None]:
-    """The metrics of a pair with keys like "dice/left ventricle/final", "tre_mm/mean/initial", "field/sdlogj"."""
-    flat: dict[str, float | None] = {}
-    for key, value in metrics.items():
-        if key == "field":
-            flat |= {f"field/{name}": number for name, number in value.items()}
-            continue
-        for stage, numbers in value.items():
-            for name, number in numbers.items():
-                known = key != "tre_mm" and name.isdigit() and 1 <= int(name) <= len(structures)
-                flat[f"{key}/{structures[int(name) - 1] if known else name}/{stage}"] = number
-    return flat
