@@ -21,7 +21,7 @@ from .verbs.compose import compose
 from .verbs.evaluate import evaluate, summary_text
 from .verbs.invert import invert
 from .verbs.warp import warp
-from .workflow.outcome import SOME_FAILED, input_error
+from .workflow.outcome import ExitCode, input_error
 from .workflow.plan import plan_text
 from .workflow.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
 
@@ -158,7 +158,7 @@ def main() -> None:
             result = call()
             sys.stdout.write(shown(result))
             if result and result.get("failed"):
-                sys.exit(SOME_FAILED)
+                sys.exit(ExitCode.SOME_FAILED)
     except Exception as error:
         plain = input_error(error)
         if plain is None:

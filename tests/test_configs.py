@@ -1,16 +1,27 @@
-"""The configs are MONAI workflows with every property, and their metadata fits the schema."""
+"""The configs: MONAI workflows with every property, no idle option, one source of defaults, a complete record."""
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
+from monai.utils import optional_import
 
-FILES = {"samreg": ["samreg.json"], "correspond": ["samreg.json", "correspond.json"],
-         "cohort": ["samreg.json", "cohort.json"]}  # fmt: skip
+from scripts.workflow.record import flat_settings
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FILES = {
+    "samreg": ["samreg.json"],
+    "vit_b": ["samreg.json", "sam/vit_b.json"],
+    "correspond": ["samreg.json", "correspond.json"],
+    "cohort": ["samreg.json", "cohort.json"],
+}
 TRAIN_ANATOMY = ["train_anatomy.json", "datasets/acdc_anatomy.json"]
 NETWORK = [
     ["inference.json"],
@@ -22,98 +33,217 @@ NETWORK = [
     ["train.json", "datasets/abdomen_ct.json"],
     ["train.json", "datasets/acdc.json", "ablation/voxelmorph.json", "ablation/no_dice.json"],
 ]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_inference_workflows_have_all_properties(bundle, tmp_path, name):
-    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n", encoding="utf-8")
-    workflow = ConfigWorkflow(
-        [str(bundle / "configs" / f) for f in FILES[name]],
-        workflow_type="inference",
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        bundle_root=str(bundle),
-        dataset_dir=str(tmp_path),
-        output_dir=str(tmp_path / "out"),
-        points=[[0, 0, 0]],
-        pairs=str(tmp_path / "pairs.csv"),
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
-
-
-def test_masks_workflow_has_all_properties(bundle, tmp_path, untrained):
-    workflow = ConfigWorkflow(
-        str(bundle / "configs" / "masks.json"),
-        workflow_type="inference",
-        meta_file=str(bundle / "configs" / "metadata.json"),
-        bundle_root=str(bundle),
-        dataset_dir=str(tmp_path),
-        output_dir=str(tmp_path / "out"),
-        source_options={"checkpoint": untrained["cardiac"]},
-    )
-    workflow.initialize()
-    assert workflow.check_properties() == []
-
-
-def test_vista3d_overlay_asks_for_what_the_bundle_takes(bundle):
-    """The overlay changes known keys only, and gives the bundle's class prompts under the name that VISTA3D reads."""
-    configs = bundle / "configs"
-    base = json.loads((configs / "masks.json").read_text(encoding="utf-8"))
-    overlay = json.loads((configs / "masks_vista3d.json").read_text(encoding="utf-8"))
-    assert set(overlay) <= set(base)
-    assert overlay["source_options"]["prompt_key"] == "label_prompt"
-
-
 SAM = [["train_sam.json"], ["train_sam.json", "multi_gpu_train_sam.json"], ["distill_sam.json"]]
 ANATOMY = [TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
 
 
+def parsed(names: list[str], **values) -> ConfigParser:
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in names])
+    parser.update({"bundle_root": str(CONFIGS.parent), **values})
+    return parser
+
+
+def workflow(names: list[str], **values) -> ConfigWorkflow:
+    return ConfigWorkflow(
+        [str(CONFIGS / name) for name in names],
+        workflow_type="inference",
+        meta_file=str(CONFIGS / "metadata.json"),
+        logging_file=False,
+        bundle_root=str(CONFIGS.parent),
+        **values,
+    )
+
+
+@pytest.mark.parametrize("name", ["samreg", "correspond", "cohort"])
+def test_inference_workflows_have_all_properties(tmp_path, name):
+    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii.gz,b.nii.gz\n", encoding="utf-8")
+    values = {"points": [[0, 0, 0]], "pairs": str(tmp_path / "pairs.csv")}
+    built = workflow(FILES[name], dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), **values)
+    built.initialize()
+    assert built.check_properties() == []
+
+
+def test_masks_workflow_has_all_properties(tmp_path, untrained):
+    options = {"source_options": {"checkpoint": untrained["cardiac"]}}
+    built = workflow(["masks.json"], dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"), **options)
+    built.initialize()
+    assert built.check_properties() == []
+
+
+def test_vista3d_overlay_asks_for_what_the_bundle_takes():
+    """The overlay changes known keys only, and gives the bundle's class prompts under the name that VISTA3D reads."""
+    base, overlay = (ConfigParser.load_config_file(CONFIGS / f) for f in ("masks.json", "masks_vista3d.json"))
+    assert set(overlay) <= set(base)
+    assert overlay["source_options"]["prompt_key"] == "label_prompt"
+
+
+def walk(value, path: str = ""):
+    """Every dict and every plain value of a config with its path."""
+    yield path, value
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from walk(inner, f"{path}#{key}" if path else str(key))
+
+
 @pytest.mark.parametrize("names", [*FILES.values(), *SAM, *ANATOMY, *NETWORK])
-def test_expressions_stay_one_short_line(bundle, names):
-    config = ConfigParser.load_config_files([str(bundle / "configs" / name) for name in names])
-
-    def texts(value):
-        if isinstance(value, dict):
-            for v in value.values():
-                yield from texts(v)
-        elif isinstance(value, list):
-            for v in value:
-                yield from texts(v)
-        elif isinstance(value, str) and value.startswith("$"):
-            yield value
-
-    for text in texts(config):
-        assert "\n" not in text and len(text) < 100, text
+def test_expressions_stay_one_short_line(names):
+    for path, text in walk(ConfigParser.load_config_files([str(CONFIGS / name) for name in names])):
+        if isinstance(text, str) and text.startswith("$"):
+            assert "\n" not in text and len(text) < 100, path
 
 
 @pytest.mark.parametrize("name", ["samreg.json", "inference.json", "train.json", "train_sam.json", "distill_sam.json"])
-def test_options_of_the_config_are_all_used(bundle, name):
-    """A key that nothing refers to is a flag that does nothing."""
-    text = (bundle / "configs" / name).read_text(encoding="utf-8")
-    known = set(json.loads(text))
+def test_options_of_the_config_are_all_used(name):
+    """A key that nothing refers to is an option that does nothing."""
+    text = (CONFIGS / name).read_text(encoding="utf-8")
+    used = set(re.findall(r"@(\w+)", text))
     machinery = {"imports", "initialize", "run", "finalize", "dataloader", "evaluator"}
-    for key in known - machinery:
-        assert f"@{key}" in text.replace("#", "@"), key
+    assert set(json.loads(text)) - machinery - used == set()
 
 
-def test_metadata_fits_the_schema(bundle, real_data, tmp_path):
+# Arguments that a config sets to something other than the default of the constructor, on purpose.
+DELIBERATE = {
+    ("samreg.json", "position_sigma_mm"),  # depends on init
+    ("inference.json", "reorient"),  # the network was trained on axes in a fixed order
+    ("inference.json", "strides"),  # the next four belong to the bundled weights
+    ("inference.json", "window"),
+    ("inference.json", "structures"),
+    ("inference.json", "diffeomorphic"),
+}
+
+
+@pytest.mark.parametrize("name", ["samreg.json", "correspond.json", "inference.json", "evaluate.json", "masks.json"])
+def test_defaults_of_python_and_config_agree(name):
+    config = ConfigParser.load_config_file(CONFIGS / name)
+    options = {**ConfigParser.load_config_file(CONFIGS / "samreg.json"), **config}
+    differ = []
+    for path, part in walk(config):
+        if not isinstance(part, dict) or not str(part.get("_target_", "")).startswith("scripts."):
+            continue
+        module, _, attribute = part["_target_"].rpartition(".")
+        made, found = optional_import(module, name=attribute)
+        assert found, part["_target_"]
+        parameters = inspect.signature(made).parameters
+        for key, value in part.items():
+            default = parameters[key].default if key in parameters else inspect.Parameter.empty
+            if isinstance(value, str) and value.startswith("@"):
+                value = options.get(value[1:], value)
+            computed = isinstance(value, dict) or (isinstance(value, str) and value[:1] in "$@")
+            if default is inspect.Parameter.empty or default is None or computed or (name, key) in DELIBERATE:
+                continue
+            if value is not None and value != default:
+                differ.append(f"{path}#{key}: {value!r} in the config, {default!r} in Python")
+    assert not differ, "\n".join(differ)
+
+
+# Options that do not change a result; every other one must change the record.
+BOOKKEEPING = {
+    *(
+        "bundle_root",
+        "device",
+        "dataset_dir",
+        "output_dir",
+        "sample",
+        "progress",
+        "cache_dir",
+        "cache_gb",
+        "mask_cache",
+    ),
+    *("overview", "inverse", "structures", "network"),
+    *(f"{role}{kind}" for role in ("moving", "fixed") for kind in ("", "_label", "_landmarks", "_frame", "_mask")),
+}
+OTHER = {
+    "window": "ct", "init": "affine", "header": "sform", "sam": "vit_b", "precision": "bfloat16", "overlap": "smaller",
+    "linking": "slice", "slice_axis": 1, "matching": "mutual", "max_pairs": 4, "position_sigma_mm": 2.0,
+    "fill_nan": 0.0, "checkpoint": "mine.pt", "masks": "abdomen", "spatial_dims": 2, "strides": 2,
+    "attention_window": 3, "landmark_frame": "lps", "points_frame": "lps", "instance_weights": {"lncc": 2.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["samreg.json", "inference.json"])
+def test_every_option_is_in_the_record(name):
+    """Changing any option that can change a result changes the record."""
+    config = ConfigParser.load_config_file(CONFIGS / name)
+    before = json.dumps(parsed([name]).get_parsed_content("parameters"), sort_keys=True)
+    options = [k for k, v in config.items() if not isinstance(v, (dict, list)) or k in OTHER]
+    assert len(options) > 20
+    for key in sorted(set(options) - BOOKKEEPING):
+        value = config[key]
+        assert key in OTHER or isinstance(value, (int, float)), f"{key} needs another value to compare with"
+        other = OTHER[key] if key in OTHER else not value if isinstance(value, bool) else value * 0.9 + 1e-3
+        other = int(other) + 1 if type(value) is int and key not in OTHER else other
+        after = parsed([name], **{key: other}).get_parsed_content("parameters")
+        assert json.dumps(after, sort_keys=True) != before, key
+
+
+def test_the_record_names_settings_and_their_values():
+    record = flat_settings(parsed(["samreg.json", "sam/vit_b.json"]).get_parsed_content("parameters"))
+    assert record["sam"] == "vit_b" and record["preprocessing.window"] == "auto"
+    assert record["registration.everything.everything.pred_iou_thresh"] == 0.9
+    assert record["registration.settings.smoothness"] == 12.0
+    assert not any("dir" in key or "progress" in key for key in record)
+
+
+def test_metadata_has_the_fields_of_the_model_zoo():
+    metadata = json.loads((CONFIGS / "metadata.json").read_text(encoding="utf-8"))
+    required = "schema version changelog monai_version pytorch_version numpy_version required_packages_version task"
+    for key in (*required.split(), "description", "authors", "copyright", "network_data_format", "intended_use"):
+        assert metadata[key], key
+    assert metadata["version"] in metadata["changelog"]
+    # MONAI reads this old name as required_packages_version, and replaces the required list with it.
+    assert "optional_packages_version" not in metadata
+    assert all(0 < value < 100 for value in metadata["eval_metrics"].values()) and len(metadata["eval_metrics"]) >= 2
+    for direction in ("inputs", "outputs"):
+        for tensor in metadata["network_data_format"][direction].values():
+            assert {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range"} <= tensor.keys()
+            assert isinstance(tensor["num_channels"], int) and len(tensor["spatial_shape"]) == 3
+
+
+def test_metadata_fits_the_schema(real_data, tmp_path):
     schema = real_data.parent / "reference" / "meta_schema_20240725.json"
     if not schema.exists():
         pytest.skip(f"no offline copy of the schema at {schema}")
     copy = tmp_path / "schema.json"
     copy.write_bytes(schema.read_bytes())
-    verify_metadata(meta_file=str(bundle / "configs" / "metadata.json"), filepath=str(copy))
+    verify_metadata(meta_file=str(CONFIGS / "metadata.json"), filepath=str(copy))
 
 
-def test_bundle_command_refuses_bad_input_in_one_sentence(bundle, tmp_path):
+def test_named_handlers_can_be_replaced_and_disabled_by_name(tmp_path):
+    """An overlay changes one handler; MONAI's list of handlers stays open for its tracking."""
+    listed = tmp_path / "pairs.json"
+    overlay = {
+        "named_handlers#table#_disabled_": True,
+        "+handlers": [{"_target_": "StatsHandler"}],
+        "pairs": str(listed),
+    }
+    (tmp_path / "mine.json").write_text(json.dumps(overlay), encoding="utf-8")
+    listed.write_text(json.dumps([{"moving": str(listed), "fixed": str(listed)}]), encoding="utf-8")
+    parser = parsed(["inference.json", "evaluate.json", str(tmp_path / "mine.json")])
+    handlers = parser.get_parsed_content("evaluator#val_handlers")
+    assert [type(h).__name__ for h in handlers] == ["StatsHandler"]
+    parser = parsed(["inference.json", "evaluate.json"], pairs=str(listed))
+    assert [type(h).__name__ for h in parser.get_parsed_content("evaluator#val_handlers")] == ["CohortTable"]
+
+
+def run_bundle_command(tmp_path, *words: str) -> subprocess.CompletedProcess:
     run = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/samreg.json", "--moving", "none.nii.gz",
-         "--fixed", "none.nii.gz", "--output_dir", str(tmp_path)],
-        cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=200,
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/samreg.json", *words,
+         "--moving", "none.nii.gz", "--fixed", "none.nii.gz", "--output_dir", str(tmp_path)],
+        cwd=CONFIGS.parent, capture_output=True, text=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
-    assert run.returncode == 1
-    assert run.stderr.strip().splitlines()[-1] == (
-        "error: none.nii.gz does not exist; give the path of an image file or of a DICOM folder."
-    )
-    assert "Traceback" not in run.stderr
+    assert run.returncode == 1 and "Traceback" not in run.stderr
     assert list(tmp_path.iterdir()) == []
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ((), "none.nii.gz does not exist; give the path of an image file or of a DICOM folder."),
+        (("--sam", "vit_b"), "--sam vit_b needs its own settings: add 'configs/sam/vit_b.json' to --config_file after "
+                             "'configs/samreg.json'."),
+    ],
+)  # fmt: skip
+def test_bundle_command_refuses_bad_input_in_one_sentence(tmp_path, words, sentence):
+    assert run_bundle_command(tmp_path, *words).stderr.strip().splitlines()[-1] == f"error: {sentence}"

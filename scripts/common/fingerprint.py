@@ -14,6 +14,7 @@ import torch
 from monai.transforms import Compose
 from torch import Tensor, nn
 
+FEW = 64  # values of an array that are listed; a larger one is hashed
 SILENT = ("output_dir", "progress", "method")  # attributes that change no result
 
 
@@ -26,8 +27,8 @@ def fingerprint(*values: Any) -> str:
 def settings(value: Any) -> Any:
     """What a value was set to, ready for JSON.
 
-    An object is its class and its public attributes, a model its weights, an array its content. Attributes whose name
-    begins with an underscore, and those in ``SILENT``, count as bookkeeping.
+    An object is its class and its public attributes, a model its weights, an array its values or their hash.
+    Attributes whose name begins with an underscore, and those in ``SILENT``, count as bookkeeping.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -39,8 +40,10 @@ def settings(value: Any) -> Any:
         return [settings(v) for v in value]
     if isinstance(value, Tensor):
         return tensor_hash(value)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return tensor_hash(torch.from_numpy(np.array(value)))
+    if isinstance(value, (np.ndarray, np.generic)) and value.size <= FEW:
+        return f"{value.dtype} {value.tolist()}"
+    if isinstance(value, np.ndarray):
+        return tensor_hash(torch.from_numpy(value))
     if isinstance(value, nn.Module):
         return model_hash(value)
     if isinstance(value, Compose):

@@ -61,7 +61,7 @@ class RegionFilter:
     min_area: float = 0.005
     max_area: float = 0.175
     max_overlap: float = 0.8
-    overlap: str = "smaller"
+    overlap: str = "iou"
     max_border: float = 0.15
 
     def __post_init__(self) -> None:

@@ -92,7 +92,7 @@ def build_sam(
         if expected and file_sha256(path) != expected:
             raise InputError(
                 f"{path} does not have the SHA-256 of SAM {model} ({expected[:12]}...): it is truncated or another "
-                "file; download it again, or give --sam_sha256 None for weights of your own."
+                "file; download it again, or give --network_def#sha256 None for weights of your own."
             )
         sam = sam_model_registry["vit_b" if model == "medsam" else model]()
     state = averaged(read_checkpoint(path))

@@ -37,6 +37,8 @@ FIRST_READING = 256  # prompts that read the image together the first time
 class EverythingMode:
     """Segments everything in a stack of slices.
 
+    The defaults suit the compact SAM; those for the released models are in ``configs/sam/``.
+
     Args:
         points_per_side: side of the point grid.
         points_per_batch: prompts that have image tokens of their own at once; 0 chooses: 24 MB of them on a CPU, 256
@@ -59,11 +61,11 @@ class EverythingMode:
         self,
         points_per_side: int = 16,
         points_per_batch: int = 0,
-        pred_iou_thresh: float = 0.90,
-        stability_score_thresh: float = 0.90,
-        stability_score_offset: float = 1.0,
+        pred_iou_thresh: float = 0.5,
+        stability_score_thresh: float = 0.7,
+        stability_score_offset: float = 0.3,
         box_nms_thresh: float = 0.7,
-        mask_nms_thresh: float = 1.0,
+        mask_nms_thresh: float = 0.9,
         crop_n_layers: int = 0,
         crop_nms_thresh: float = 0.7,
         crop_overlap_ratio: float = 512 / 1500,
@@ -79,7 +81,8 @@ class EverythingMode:
                 f"points_per_side must be positive and points_per_batch not negative, got {points_per_side}, "
                 f"{points_per_batch}."
             )
-        self.points_per_batch, self.slices_per_batch = points_per_batch, slices_per_batch
+        self.points_per_side, self.points_per_batch = points_per_side, points_per_batch
+        self.slices_per_batch = slices_per_batch
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.stability_score_offset = stability_score_offset
         self.box_nms_thresh, self.mask_nms_thresh = box_nms_thresh, mask_nms_thresh

@@ -107,7 +107,7 @@ def resolve(
                 raise InputError(f"No {role} image was given; name two images, or a list of pairs with --pairs.")
             values[role] = str(path)
     if method == AUTO:
-        method, values["method_reason"] = _chosen(values, preset, options)
+        method, values["method#reason"] = _chosen(values, preset, options)
         overlays = preset_files(preset, method)
     return [METHODS[method], *overlays, *(LISTS[method] if pairs is not None else [])], values
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How a run ends for the person at the terminal: one sentence on bad input, a summary and an exit code otherwise."""
+"""How a run ends: exit codes, one sentence for an error a user can act on, and a short summary of a result."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from types import TracebackType
 
 from ..common.errors import InputError
@@ -14,24 +15,49 @@ from .run import check_command_line
 
 logger = logging.getLogger(__name__)
 
-NOTHING_FOUND = 3  # exit code when the images were read but no region could be matched
-SOME_FAILED = 4  # exit code when some pairs or cases of a list could not be used
+INTERRUPTED = "Interrupted; what was complete is kept. Run the same command again to continue."
+MEASURES = (("dice", "mean Dice"), ("hd95_mm", "mean HD95 (mm)"), ("tre_mm", "mean TRE (mm)"))
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every command."""
+
+    OK = 0
+    BAD_INPUT = 1  # one sentence on stderr says what is wrong
+    NOTHING_FOUND = 3  # the images were read, but no regions match
+    SOME_FAILED = 4  # some pairs or cases of a list could not be used
+    INTERRUPTED = 130  # Ctrl-C
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """The :class:`InputError` behind an exception, however often it was wrapped."""
+    """The error to show to the user: an :class:`InputError` in the chain of an exception, or one for lack of memory."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):
             return error
+        if is_out_of_memory(error):
+            return InputError(
+                "Out of memory; use a smaller --max_size, a machine with more memory, or --device cpu if a GPU ran out."
+            )
         seen.add(id(error))
         error = error.__cause__ or error.__context__
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the CPU or a GPU.
+
+    PyTorch has no exception class for the CPU: its allocator raises a RuntimeError, recognised by its text.
+    """
+    text = str(error)
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and ("out of memory" in text or "DefaultCPUAllocator: can't allocate" in text)
+    )
+
+
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """An :class:`InputError` that MONAI's config parser has wrapped comes out as itself."""
+    """Raises an :class:`InputError` that MONAI's config parser has wrapped as itself."""
     try:
         yield
     except Exception as error:
@@ -64,20 +90,18 @@ def plain_errors() -> None:
 
 
 def finish(evaluator, need_regions: bool = True) -> None:
-    """Reports what was written, and ends with exit code 3 when no pair of regions was found.
+    """Logs what was written; ends the program with ``NOTHING_FOUND`` if no pair of regions was found.
 
     Args:
-        evaluator: the evaluator that ran one pair.
+        evaluator: the evaluator, after it has run one pair.
         need_regions: False for methods that find a field without regions.
     """
     output = evaluator.state.output
     result, metrics = output["pred"], output["metrics"]
     logger.info("%d matched regions; wrote %s", len(result.matches), ", ".join(output["files"]))
-    for key, name in (("dice", "mean Dice"), ("hd95_mm", "mean HD95 (mm)"), ("tre_mm", "mean TRE (mm)")):
+    for key, name in MEASURES:
         if key in metrics:
-            stages = "  ".join(
-                f"{stage} {value['mean']:.4g}" for stage, value in metrics[key].items() if value["mean"] is not None
-            )
+            stages = "  ".join(f"{s} {v['mean']:.4g}" for s, v in metrics[key].items() if v["mean"] is not None)
             logger.info("%s: %s", name, stages)
     if need_regions and not len(result.matches):
-        sys.exit(NOTHING_FOUND)
+        sys.exit(ExitCode.NOTHING_FOUND)

@@ -20,7 +20,8 @@ from ..spatial.geometry import grid_text, overlap
 from .cohort.case import read_record
 from .cohort.pairs import SUMMARIES, Entry, read_entries
 from .outcome import unwrapped
-from .run import BUNDLE, check_options, config_values
+from .record import flat_settings
+from .run import BUNDLE, check_options, config_values, with_sam_overlay
 
 _IDENTITY = np.eye(4)
 
@@ -36,6 +37,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
         InputError: an unknown option, a setting that cannot be used, or an image that cannot be read; of a list the
             images that cannot be read are named in the text instead.
     """
+    configs = with_sam_overlay(configs, options)
     files = [str(BUNDLE / "configs" / name) for name in configs]
     check_options(files, options)
     parser = ConfigParser()
@@ -56,7 +58,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     lines.append(f"method: {method_text(parser.get_parsed_content('method'))}")
     lines.append(f"configs: {', '.join(configs)}")
     lines.append(f"model: {_words({k: v for k, v in model.items() if not k.startswith('_')})}")
-    lines.append(f"settings: {_words(parser.get_parsed_content('parameters'))}")
+    lines.append(f"settings: {_words(flat_settings(parser.get_parsed_content('parameters')))}")
     lines.append(f"device: {parser.get('device')}")
     return "\n".join(lines) + "\n"
 

@@ -39,7 +39,7 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
     Raises:
         InputError: an option that the configs do not know; names the nearest ones.
     """
-    files = [str(BUNDLE / "configs" / name) for name in configs]
+    files = [str(BUNDLE / "configs" / name) for name in with_sam_overlay(configs, options)]
     check_options(files, options)
     values = config_values(options)
     if "device" in values:
@@ -58,6 +58,21 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
         workflow.run()
         workflow.finalize()
     return workflow
+
+
+def with_sam_overlay(configs: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """The configs with the overlay of the chosen SAM after ``samreg.json``, if there is one; presets come later."""
+    overlay = sam_overlay(options.get("sam"))
+    if overlay is None or "samreg.json" not in configs or overlay in configs:
+        return list(configs)
+    place = list(configs).index("samreg.json") + 1
+    return [*configs[:place], overlay, *configs[place:]]
+
+
+def sam_overlay(name: Any) -> str | None:
+    """The overlay in ``configs/`` with the settings of a SAM, or None where there is none."""
+    overlay = f"sam/{name}.json"
+    return overlay if (BUNDLE / "configs" / overlay).is_file() else None
 
 
 def config_values(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,3 +143,10 @@ def check_command_line(words: Sequence[str]) -> None:
     own = {*inspect.signature(monai_run).parameters, "workflow_name", "workflow_type"}
     files = [files] if isinstance(files, str) else files
     check_options(files, {k: v for k, v in options.items() if k not in own})
+    overlay = sam_overlay(options.get("sam"))
+    named = {Path(file).name for file in files}
+    if overlay is not None and "samreg.json" in named and Path(overlay).name not in named:
+        raise InputError(
+            f"--sam {options['sam']} needs its own settings: add 'configs/{overlay}' to --config_file after "
+            "'configs/samreg.json'."
+        )

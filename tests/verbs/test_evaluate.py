@@ -18,7 +18,7 @@ from scripts.spatial.chain import Linear
 from scripts.spatial.geometry import Geometry, apply_affine
 from scripts.spatial.transform_files import read_chain, write_chain
 from scripts.verbs.evaluate import summary_text
-from scripts.workflow.outcome import SOME_FAILED
+from scripts.workflow.outcome import ExitCode
 from tests.conftest import smooth_field
 from tests.test_commands import run_main
 
@@ -205,7 +205,7 @@ def test_one_bad_case_does_not_stop_the_others(cases, heart_files, tmp_path, cap
     assert set(report["cases"]) == {"true", "still"} and "intent 0" in report["failed"]["bad"]
     assert "lost.nii.gz does not exist" in report["failed"]["lost"]
     assert "case bad" in caplog.text and summary_text(report).endswith("2 cases, 2 failed")
-    assert run_main(monkeypatch, "evaluate", str(cases), "--output_dir", str(tmp_path / "out")) == SOME_FAILED
+    assert run_main(monkeypatch, "evaluate", str(cases), "--output_dir", str(tmp_path / "out")) == ExitCode.SOME_FAILED
     write_cases(cases, [case_row(heart_files, n, "bad.nii.gz") for n in ("a", "b")])
     with pytest.raises(InputError, match=r"None of 2 cases could be evaluated; the first: .*intent 0"):
         evaluate(cases, tmp_path / "none", progress=False)

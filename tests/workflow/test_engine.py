@@ -162,5 +162,5 @@ def test_no_pairs_end_with_their_own_code(caplog):
     }))  # fmt: skip
     with caplog.at_level("INFO"), pytest.raises(SystemExit) as end:
         outcome.finish(evaluator)
-    assert end.value.code == outcome.NOTHING_FOUND == 3
+    assert end.value.code == outcome.ExitCode.NOTHING_FOUND == 3
     assert "mean Dice: initial 0.5" in caplog.text

@@ -58,7 +58,7 @@ def changed(path: str, target, array=None, zooms=None) -> str:
 
 def chosen(files, out, **options) -> tuple[list[str], str]:
     configs, values = resolve(files["moving"], files["fixed"], str(out), method="auto", **options)
-    return configs, values["method_reason"]
+    return configs, values["method#reason"]
 
 
 def test_hearts_go_to_the_network(heart_files, tmp_path, source):
@@ -150,7 +150,7 @@ def test_a_list_has_one_method(heart_files, tmp_path, source):
     def method(*rows):
         listed = write_list(tmp_path / "list.json", list(rows))
         configs, values = resolve(output_dir=str(tmp_path), pairs=listed, method="auto")
-        return configs[0], values["method_reason"]
+        return configs[0], values["method#reason"]
 
     assert method(gone, heart, heart)[0] == "inference.json"
     assert source.asked == [heart["moving"], heart["fixed"]]

@@ -25,7 +25,7 @@ from ...common.lock import locked
 from ...data.pair import one_pair
 from ...sam.build import file_sha256
 from ...sam.cache import CachedEverything
-from ..outcome import NOTHING_FOUND, SOME_FAILED, input_error
+from ..outcome import ExitCode, input_error
 from ..outputs import check_output_dir
 from . import case
 from .pairs import Entry
@@ -239,6 +239,6 @@ def finish_cohort(summary: Mapping[str, Any] | None) -> None:
         if shown:
             logger.info("%s: %s", name, "  ".join(shown))
     if summary[case.FAILED]:
-        sys.exit(SOME_FAILED)
+        sys.exit(ExitCode.SOME_FAILED)
     if summary[case.NOTHING_FOUND]:
-        sys.exit(NOTHING_FOUND)
+        sys.exit(ExitCode.NOTHING_FOUND)

@@ -14,7 +14,7 @@ from scripts.data.sample import write_phantom
 QUICK = {
     "device": "cpu",
     "overview": False,
-    "everything": {"_target_": "tests.cohort.stand_in.Bands"},
+    "everything": {"_target_": "tests.workflow.cohort.stand_in.Bands"},
     "dense_settings#steps": 4,
 }
 

@@ -13,7 +13,7 @@ import pytest
 from scripts import __main__ as cli
 from scripts import register
 from scripts.common.errors import InputError
-from scripts.workflow.outcome import SOME_FAILED
+from scripts.workflow.outcome import ExitCode
 from tests.workflow.cohort.conftest import QUICK, results, write_list
 from tests.workflow.cohort.stand_in import Bands
 
@@ -62,7 +62,7 @@ def test_failures_do_not_stop_the_rest_and_are_tried_again(phantoms, undisturbed
     rows = [{**phantoms[0], "moving": str(late)}, *phantoms[1:]]
     words = ["register", "--pairs", write_list(tmp_path / "list.json", rows), "--output_dir", str(out)]
     words += [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in QUICK.items()]
-    assert run_main(monkeypatch, *words) == SOME_FAILED == 4
+    assert run_main(monkeypatch, *words) == ExitCode.SOME_FAILED == 4
     assert f"heart0: failed: {late} does not exist; give the path" in capsys.readouterr().err
     assert "does not exist" in (out / "heart0" / "case.log").read_text(encoding="utf-8")
     assert {p.name for p in (out / "heart0").iterdir()} == {"case.json", "case.log"}
