@@ -1,12 +1,14 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Weights as tensor-only files: written completely or not at all, read with one clear sentence on failure."""
+"""Weights as tensor-only files: written whole or not at all, read with one clear sentence on failure."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import torch
@@ -14,42 +16,82 @@ from torch import Tensor, nn
 
 from .errors import InputError
 
-
-def export_weights(model: nn.Module, path: str | Path) -> None:
-    """Saves the parameters of a model in half precision, complete or not at all; a tensor of several names once."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    state = model.state_dict()
-    once = {(v.data_ptr(), v.shape): v.half() if v.is_floating_point() else v for v in state.values()}
-    torch.save({k: once[v.data_ptr(), v.shape] for k, v in state.items()}, part)
-    part.replace(path)
+MODELS = Path(__file__).resolve().parents[2] / "models"
+CHECKSUMS = MODELS / "SHA256SUMS"  # as ``sha256sum`` writes it
+UNREADABLE = (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, struct.error, KeyError, ValueError)
 
 
-def read_checkpoint(path: str | Path) -> dict:
-    """Reads a file that ``torch.save`` wrote, on the CPU and without running code from it.
+def save_tensors(content: Any, path: str | Path) -> None:
+    """Saves with ``torch.save``; the file is replaced only by a complete one.
 
     Raises:
-        InputError: missing, truncated, or no checkpoint.
+        InputError: it cannot be written, e.g. because the disk is full.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, part)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be written ({reason}); an earlier file there is unchanged.") from error
+
+
+def export_weights(model: nn.Module, path: str | Path) -> None:
+    """Saves the parameters of a model in half precision; a tensor with several names is stored once.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    state = model.state_dict()
+    once = {(v.data_ptr(), v.shape): v.half() if v.is_floating_point() else v for v in state.values()}
+    save_tensors({k: once[v.data_ptr(), v.shape] for k, v in state.items()}, path)
+
+
+def check_bundled(path: Path) -> None:
+    """Compares a file in ``models/`` with its checksum; files elsewhere, or without a checksum, are the user's own.
+
+    Raises:
+        InputError: the file has changed since it was released.
+    """
+    path = path.resolve()
+    if not path.is_relative_to(MODELS) or not CHECKSUMS.exists():
+        return
+    lines = (line.split(maxsplit=1) for line in CHECKSUMS.read_text(encoding="utf-8").splitlines())
+    expected = {name.strip(): sha for sha, name in lines}.get(path.relative_to(MODELS).as_posix())
+    if expected is None:
+        return
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(
+            f"{path} differs from the released file (SHA-256 {found[:12]}..., expected {expected[:12]}...); restore "
+            f"it. If these are your own weights, remove its line from {CHECKSUMS.name} or keep them in another folder."
+        )
+
+
+def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
+    """Reads a file that ``torch.save`` wrote, without running code from it.
+
+    Args:
+        path: of the file; the released ones in ``models/`` are compared with their checksums.
+        device: where the tensors are put.
+
+    Raises:
+        InputError: missing, damaged, or not a checkpoint.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"The weights {path} are missing; restore the file or give the path of another one.")
+    check_bundled(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        BadZipFile,
-        pickle.UnpicklingError,
-        struct.error,
-        KeyError,
-        ValueError,
-    ) as error:
-        raise InputError(f"{path} is not a readable weights file; it may be truncated, so get it again.") from error
+        state = torch.load(path, map_location=device, weights_only=True)
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a readable weights file; it may be truncated. Get it again.") from error
     if not isinstance(state, dict):
-        raise InputError(f"{path} is not a plain dict of tensors; save the state dict of the model alone.")
+        raise InputError(f"{path} is not a dict of tensors; save the state dict of the model alone.")
     return state
 
 
@@ -59,25 +101,31 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
     Args:
         model: where to load it.
         state: tensors by key.
-        path: where they came from, for the message.
+        path: of the file, for the message.
         name: of the model, for the message.
 
     Raises:
-        InputError: entries that are no tensors, or another architecture; names the first keys that differ.
+        InputError: entries that are not dense tensors, another architecture (names the first keys that differ), or
+            values that are not finite.
     """
-    if not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{path} is not a plain dict of tensors; save the state dict of the model alone.")
+    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise InputError(f"{path} is not a dict of tensors by name; save the state dict of the model alone.")
     wanted = model.state_dict()
     wrong = sorted(set(wanted) ^ set(state)) + sorted(
         k for k in wanted if k in state and wanted[k].shape != state[k].shape
     )
     if wrong:
         raise InputError(f"{path} does not fit {name}: {len(wrong)} entries differ, first {', '.join(wrong[:3])}.")
+    for key, value in state.items():
+        if value.layout != torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+            raise InputError(f"{path} stores {key} in a form other than a dense real tensor; save it as one.")
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path} contains values in {key} that are not finite; the training that made it failed.")
     model.load_state_dict(state)
 
 
 def start_from(model: nn.Module, path: str | None) -> nn.Module:
-    """Loads the weights that a training begins with, e.g. those of an earlier one; None leaves them random.
+    """Loads the weights that a training starts from, e.g. those of an earlier one; None keeps them random.
 
     Raises:
         InputError: the file is missing, unreadable, or of another architecture.

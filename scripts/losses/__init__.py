@@ -1,2 +1,2 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Losses as pure functions: similarity, smoothness, overlap, and those that train Segment Anything."""
+"""Losses: pure functions, and terms that a config combines into the loss of a registered pair."""

@@ -1,41 +1,112 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Contour-aware loss: Chamfer distance of contour points in mm, differentiable through the field (equation 7)."""
+"""Contour-aware loss: Chamfer distance of the moved and the fixed contour, in mm on the fixed grid (equation 7)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt, find_objects
 from torch import Tensor
-from torch.nn import functional as F
 
-from ..spatial.warp import check_ddf
+from ..spatial.warp import check_ddf, sample, warp
+from .pair import LossPair
+
+THICK = 2.5  # an axis whose voxels are this many times longer than the shortest is the normal of a stack of slices
+BAND = 4.0  # signed distances are clamped here, in voxels; a contour needs no more
 
 
-def contour_points(mask: Tensor, max_points: int | None = None) -> Tensor:
-    """Voxels of a mask that touch its outside through a face; the border of the image is no contour.
+def contour_axes(spacing: Sequence[float]) -> list[int]:
+    """Axes along which contours are looked for: all, or those in the plane of a stack of thick slices.
+
+    Across thick slices most "contour" voxels are the interiors of the end caps, which are not outlines.
+    """
+    return [axis for axis, mm in enumerate(spacing) if mm < THICK * min(spacing)]
+
+
+def signed_distance(mask: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Signed distance to the contour in voxels, negative inside, clamped to ``BAND``.
+
+    Unlike a mask, it is linear across the contour, so interpolated values cross zero at the true place.
 
     Args:
         mask: (*shape) bool.
-        max_points: a random subset of this size where there are more.
+        axes: along which distances are measured.
 
     Returns:
-        (P, n) integer voxel indices; (0, n) of an empty mask.
+        (*shape) float32.
     """
-    pool = F.max_pool2d if mask.ndim == 2 else F.max_pool3d
-    outside = (~mask).float()[None, None]
-    near = outside
-    for axis in range(mask.ndim):
-        size = [3 if a == axis else 1 for a in range(mask.ndim)]
-        near = torch.maximum(near, pool(outside, size, stride=1, padding=[s // 2 for s in size]))
-    points = (mask & (near[0, 0] > 0)).nonzero()
-    if max_points is not None and len(points) > max_points:
-        points = points[torch.randperm(len(points))[:max_points].to(points.device)]
-    return points
+    sampling = [1.0 if axis in axes else 1e4 for axis in range(mask.ndim)]
+    sides = []
+    for side in (~mask, mask):
+        far = distance_transform_edt(side, sampling) if not side.all() else np.full(mask.shape, np.inf)
+        sides.append(np.clip(far - 0.5, 0, BAND))
+    return (sides[0] - sides[1]).astype(np.float32)
+
+
+def crossings(inside: Tensor, axes: Sequence[int], max_points: int | None) -> tuple[Tensor, Tensor]:
+    """Pairs of neighbouring voxels on either side of a contour; the border of the image is not a contour.
+
+    Args:
+        inside: (*shape) bool.
+        axes: along which neighbours are compared.
+        max_points: a random subset of this size if there are more.
+
+    Returns:
+        (P, n) integer indices of the voxel before, and of the voxel after, the contour.
+    """
+    before, step = [], []
+    for axis in axes:
+        found = inside.diff(dim=axis).nonzero()
+        before.append(found)
+        step.append(torch.eye(inside.ndim, dtype=torch.long, device=inside.device)[axis].expand_as(found))
+    before, step = torch.cat(before), torch.cat(step)
+    if max_points is not None and len(before) > max_points:
+        kept = torch.randperm(len(before))[:max_points].to(before.device)
+        before, step = before[kept], step[kept]
+    return before, before + step
+
+
+def moved_contour(
+    ddf: Tensor, distance: Tensor, corner: Sequence[int], axes: Sequence[int], window: tuple[slice, ...],
+    max_points: int | None,
+) -> Tensor:  # fmt: skip
+    """Points where the warped signed distance crosses zero, differentiable through the field.
+
+    Args:
+        ddf: (1, n, *shape) voxels.
+        distance: (*crop) signed distance of the moving structure in a part of the moving image.
+        corner: index of the first voxel of that part.
+        axes: along which the contour is looked for.
+        window: part of the fixed grid that contains the moved structure.
+        max_points: at most so many points.
+
+    Returns:
+        (P, n) fixed voxels.
+    """
+    image, corner = distance[None, None], ddf.new_tensor(corner)
+
+    def value(points: Tensor) -> Tensor:
+        """Warped distance (P,) at integer fixed voxels (P, n)."""
+        moving = points + ddf[0][(slice(None), *points.unbind(dim=1))].T - corner
+        return sample(image, moving.T.reshape(1, ddf.shape[1], -1, *[1] * (ddf.shape[1] - 1)))[0, 0].flatten()
+
+    # The contour is located without a graph; the gradient flows through the two values next to each crossing.
+    with torch.no_grad():
+        axes_of = [torch.arange(s.start, s.stop, device=ddf.device) for s in window]
+        grid = torch.stack(torch.meshgrid(*axes_of, indexing="ij"), dim=-1)
+        inside = (value(grid.flatten(0, -2)) < 0).view(grid.shape[:-1])
+        before, after = crossings(inside, axes, max_points)
+        start = torch.tensor([s.start for s in window], device=ddf.device)
+        before, after = before + start, after + start
+    a, b = value(before), value(after)
+    return before + (a / (a - b))[:, None] * (after - before)
 
 
 def chamfer(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance of each point to the nearest of the other set, both ways added.
+    """Mean squared distance of each point to the nearest point of the other set, summed over the two directions.
 
     Args:
         a: (P, n) points.
@@ -45,52 +116,72 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
         scalar, unit squared.
 
     Raises:
-        ValueError: a set without points.
+        ValueError: a set is empty.
 
     Reference:
         equation 7 of Xu et al., IPMI 2025; Fan et al., CVPR 2017.
     """
     if not len(a) or not len(b):
         raise ValueError(f"The Chamfer distance needs points in both sets, got {len(a)} and {len(b)}.")
-    # The nearest points are found without a graph; the gradient flows through their distances alone, which keeps the
-    # P x Q table out of the backward pass.
+    # The P x Q table stays out of the backward pass: only the nearest distances have a gradient.
     with torch.no_grad():
         table = torch.cdist(a, b)
         to_b, to_a = table.argmin(dim=1), table.argmin(dim=0)
     return ((a - b[to_b]) ** 2).sum(dim=1).mean() + ((b - a[to_a]) ** 2).sum(dim=1).mean()
 
 
-def contour_loss(
-    ddf: Tensor,
-    moving: Tensor,
-    fixed: Tensor,
-    structures: int,
-    spacing: Sequence[float] | None = None,
-    max_points: int | None = 1024,
-) -> Tensor:
-    """Chamfer distance between the moving contour and the fixed contour carried there by the field.
+@dataclass
+class Contour:
+    """Chamfer distance of the moved and the fixed contours in mm squared; a :class:`scripts.losses.pair.Term`.
 
-    A pull field maps fixed points to moving ones, so each fixed contour point j is compared at j + ddf(j); nothing
-    has to be warped or thresholded, and the gradient is exact.
+    The contours are compared where the result is: on the fixed grid. Mean over the structures with a contour in both
+    images, 0 if there are none. A structure that the field moves out of the image costs what it costs without a field.
 
-    Args:
-        ddf: (1, n, *shape) voxels.
-        moving: (*shape) labels.
-        fixed: (*shape) labels.
-        structures: labels 1 to this number are compared; those missing in an image are left out.
-        spacing: mm along each axis; 1 if None.
-        max_points: points a contour; bounds the memory to its square a structure. None takes all.
-
-    Returns:
-        mean over the structures present, mm squared; 0 (with a gradient of 0) if none is.
+    Attributes:
+        weight: in the loss.
+        max_points: for each contour; the memory grows with its square. None keeps all.
     """
-    check_ddf(ddf)
-    scale = ddf.new_tensor(list(spacing) if spacing is not None else [1.0] * ddf.shape[1])
-    losses = []
-    for value in range(1, structures + 1):
-        a, b = (contour_points(labels == value, max_points) for labels in (moving, fixed))
-        if not len(a) or not len(b):
-            continue
-        carried = b + ddf[0][(slice(None), *b.unbind(dim=1))].T
-        losses.append(chamfer(a * scale, carried * scale))
-    return torch.stack(losses).mean() if losses else ddf.sum() * 0
+
+    weight: float = 0.005
+    max_points: int | None = 1024
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        check_ddf(ddf)
+        spacing, axes = ddf.new_tensor(list(pair.spacing)), contour_axes(pair.spacing)
+        with torch.no_grad():
+            moved = warp(pair.labels[None, :1].to(ddf), ddf, "nearest")[0, 0].round()
+        windows = find_objects(moved.int().cpu().numpy(), pair.structures)
+        losses = []
+        for number, (distance, corner) in distances(pair, axes).items():
+            still, target = (_middles(x.round() == number, axes, self.max_points) for x in pair.labels)
+            if not len(still) or not len(target):
+                continue
+            found, window = still[:0], windows[number - 1]
+            if window is not None:
+                # Labels of the nearest voxel and the distance disagree by less than a voxel.
+                window = tuple(slice(max(0, w.start - 2), min(s, w.stop + 2)) for w, s in zip(window, moved.shape))
+                found = moved_contour(ddf, distance.to(ddf), corner, axes, window, self.max_points)
+            losses.append(chamfer((found if len(found) else still) * spacing, target * spacing))
+        return torch.stack(losses).mean() if losses else ddf.sum() * 0
+
+
+def _middles(inside: Tensor, axes: Sequence[int], max_points: int | None) -> Tensor:
+    """Contour points (P, n) of a mask, halfway between a voxel inside and one outside."""
+    before, after = crossings(inside, axes, max_points)
+    return (before + after) / 2
+
+
+def distances(pair: LossPair, axes: Sequence[int]) -> dict[int, tuple[Tensor, list[int]]]:
+    """Signed distance of each structure of the moving image in its box, with the first voxel of the box.
+
+    Kept in the pair: its labels do not change while a field is optimised.
+    """
+    if pair.distances is None:
+        labels, margin = pair.labels[0].round().int().cpu().numpy(), int(BAND) + 2
+        pair.distances = {}
+        for number, box in enumerate(find_objects(labels, pair.structures), start=1):
+            if box is not None:
+                box = tuple(slice(max(0, b.start - margin), b.stop + margin) for b in box)
+                found = torch.from_numpy(signed_distance(labels[box] == number, axes))
+                pair.distances[number] = found.to(pair.labels.device), [b.start for b in box]
+    return pair.distances

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
+
+from ..spatial.warp import warp
+from .pair import LossPair
 
 
 def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
@@ -27,9 +32,8 @@ def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
 def roi_loss(a: Tensor, b: Tensor) -> Tensor:
     """Mean squared error plus Dice loss of each pair of masks, L_roi of equation 2 of Huang et al. 2024.
 
-    The sums below the fraction are of squares (Milletari et al., 3DV 2016): for binary masks this is the Dice
-    coefficient; for the fractions along a border it is greatest where both masks agree, so an image registered with
-    itself stays.
+    The denominator sums squares (Milletari et al., 3DV 2016). For binary masks this is the Dice coefficient; for
+    fractional masks it is largest where the masks agree, so an image registered with itself does not move.
 
     Args:
         a: (K, *shape) in [0, 1].
@@ -41,3 +45,17 @@ def roi_loss(a: Tensor, b: Tensor) -> Tensor:
     a, b = a.flatten(1), b.flatten(1)
     overlap = (2 * (a * b).sum(dim=1) + 1e-5) / (a.square().sum(dim=1) + b.square().sum(dim=1) + 1e-5)
     return (a - b).square().mean(dim=1) + 1 - overlap
+
+
+@dataclass
+class Dice:
+    """Dice loss of the moved and the fixed masks, mean over the structures in both images, 0 if there are none.
+
+    A :class:`scripts.losses.pair.Term` (equation 10).
+    """
+
+    weight: float = 1.0
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        moving, fixed = pair.masks
+        return soft_dice_loss(warp(moving[None], ddf)[0], fixed).mean() if len(moving) else ddf.sum() * 0

@@ -3,25 +3,13 @@
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+
 from torch import Tensor
 from torch.nn import functional as F
 
-
-def structure_masks(labels: Tensor, structures: int, shape: tuple[int, ...] | None = None) -> Tensor:
-    """One mask a structure, averaged down to a feature grid so that small structures keep a weight.
-
-    Args:
-        labels: (*shape) labels; 1 to ``structures`` count.
-        structures: number K.
-        shape: grid of the result; that of the labels if None.
-
-    Returns:
-        (K, *shape) float in [0, 1].
-    """
-    values = torch.arange(1, structures + 1, device=labels.device).view(-1, *[1] * labels.ndim)
-    masks = (labels[None].round() == values).float()
-    return masks if shape is None or shape == tuple(labels.shape) else F.interpolate(masks[None], shape, mode="area")[0]
+from ..common.errors import InputError
+from .pair import LossPair, structure_masks
 
 
 def prototypes(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,7 +20,7 @@ def prototypes(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         masks: (K, *shape) in [0, 1].
 
     Returns:
-        (K, C) prototypes, and (K,) bool, False where the mask is empty and the prototype means nothing.
+        (K, C) prototypes, and (K,) bool, False if the mask is empty and the prototype has no meaning.
 
     Reference:
         equation 3 of Xu et al., IPMI 2025.
@@ -43,17 +31,15 @@ def prototypes(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prototype_contrast(features: Tensor, masks: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of each voxel's cosine similarities to the prototypes, the structure it lies in being the answer.
-
-    It falls as the features of a structure gather round their prototype and away from the others.
+    """Cross-entropy of each voxel's cosine similarities to the prototypes; the target is the voxel's structure.
 
     Args:
         features: (C, *shape).
-        masks: (K, *shape) in [0, 1]; a voxel counts as much as it is covered.
-        temperature: of the softmax; 1 is the paper's.
+        masks: (K, *shape) in [0, 1]; they weight the voxels.
+        temperature: of the softmax; 1 in the paper.
 
     Returns:
-        scalar, mean over the covered voxels; 0 with fewer than two structures.
+        scalar, weighted mean over the voxels; 0 with fewer than two structures.
 
     Reference:
         equation 4 of Xu et al., IPMI 2025.
@@ -67,32 +53,66 @@ def prototype_contrast(features: Tensor, masks: Tensor, temperature: float = 1.0
     return -(log_probability * masks).sum() / masks.sum()
 
 
-def prototype_alignment(moving: tuple[Tensor, Tensor], fixed: tuple[Tensor, Tensor]) -> Tensor:
-    """Sum over structures in both images of 1 - cosine similarity of their prototypes.
-
-    Args:
-        moving: what :func:`prototypes` gives of the moving image.
-        fixed: likewise of the fixed image.
-
-    Reference:
-        equation 5 of Xu et al., IPMI 2025.
-    """
-    both = moving[1] & fixed[1]
-    return (1 - F.cosine_similarity(moving[0][both], fixed[0][both], dim=1)).sum()
-
-
-def prototype_loss(
-    moving: Tensor, fixed: Tensor, moving_masks: Tensor, fixed_masks: Tensor, temperature: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """Contrast, averaged over the two images, and alignment; their sum is L_prototype, equation 6.
+def prototype_alignment(moving: Tensor, fixed: Tensor, moving_masks: Tensor, fixed_masks: Tensor) -> Tensor:
+    """Sum of 1 - cosine similarity of the two prototypes, over the structures in both images.
 
     Args:
         moving: (C, *shape) features.
         fixed: (C, *shape) features.
         moving_masks: (K, *shape) in [0, 1].
         fixed_masks: (K, *shape) in [0, 1].
-        temperature: see :func:`prototype_contrast`.
+
+    Reference:
+        equation 5 of Xu et al., IPMI 2025.
     """
-    pairs = (moving, moving_masks), (fixed, fixed_masks)
-    contrast = sum(prototype_contrast(f, m, temperature) for f, m in pairs) / 2
-    return contrast, prototype_alignment(*(prototypes(f, m) for f, m in pairs))
+    (a, in_a), (b, in_b) = prototypes(moving, moving_masks), prototypes(fixed, fixed_masks)
+    both = in_a & in_b
+    return (1 - F.cosine_similarity(a[both], b[both], dim=1)).sum()
+
+
+@dataclass
+class _PrototypeTerm:
+    """A term on the features of both images.
+
+    Attributes:
+        weight: in the loss.
+        level: of the features; 0 is the finest.
+    """
+
+    weight: float = 1.0
+    level: int = 1
+
+    def inputs(self, pair: LossPair) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Moving and fixed features (C, *level), moving and fixed masks (K, *level).
+
+        Raises:
+            InputError: the network has no features of this level.
+        """
+        if self.level >= len(pair.features):
+            raise InputError(
+                f"The network has {len(pair.features)} feature levels, so the prototype terms cannot use level "
+                f"{self.level}; give a lower level, or disable the terms contrast and alignment."
+            )
+        moving, fixed = (f.float() for f in pair.features[self.level])
+        shape = tuple(moving.shape[1:])
+        masks = [structure_masks(x, pair.structures, shape) for x in pair.feature_labels]
+        return moving, fixed, *masks
+
+
+@dataclass
+class PrototypeContrast(_PrototypeTerm):
+    """Contrast, mean of the two images; a :class:`scripts.losses.pair.Term`."""
+
+    temperature: float = 1.0
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        moving, fixed, moving_masks, fixed_masks = self.inputs(pair)
+        sides = (moving, moving_masks), (fixed, fixed_masks)
+        return sum(prototype_contrast(f, m, self.temperature) for f, m in sides) / 2
+
+
+class PrototypeAlignment(_PrototypeTerm):
+    """Alignment of the prototypes of both images; a :class:`scripts.losses.pair.Term`."""
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        return prototype_alignment(*self.inputs(pair))

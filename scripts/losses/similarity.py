@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..spatial.warp import warp
+from .pair import LossPair
+
 
 def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
-    """Mean over a box around each voxel; at the border over the part of the box inside the image.
+    """Mean over a box around each voxel; at the border, over the part of the box inside the image.
 
-    One pass per axis: the cost grows with the sum of the kernel sizes, not with their product.
+    One pass an axis, so the cost grows with the sum of the kernel sizes instead of their product.
 
     Args:
         x: (B, C, H, W[, D]).
@@ -35,15 +39,15 @@ def lncc(
     Args:
         a: (B, C, H, W[, D]), intensities of the order of 1.
         b: same shape.
-        kernel: odd window size, for all axes or for each; it shrinks on axes shorter than the window.
-        mask: (B, 1, H, W[, D]) weights of the voxels; all equal if None.
-        eps: variance (intensity squared) under which a window counts as flat, which scores 0.
+        kernel: odd window size, one for all axes or one per axis; shrinks on axes shorter than the window.
+        mask: (B, 1, H, W[, D]) weights of the voxels; equal weights if None.
+        eps: variance (intensity squared) below which a window counts as flat and scores 0.
 
     Returns:
-        scalar; 1 for images equal up to a local linear change of intensity.
+        scalar; 1 if the images are equal up to a local linear change of intensity.
 
     Raises:
-        ValueError: shapes differ, or an even kernel.
+        ValueError: the shapes differ, or a kernel size is even.
 
     Reference:
         Avants et al. 2008; equation 8 of Xu et al., IPMI 2025.
@@ -54,7 +58,7 @@ def lncc(
     if any(k % 2 == 0 for k in sizes):
         raise ValueError(f"LNCC needs odd window sizes, got {kernel}.")
     sizes = [min(k, n - 1 + n % 2) for k, n in zip(sizes, a.shape[2:])]
-    # One stacked pass over the five fields; float32 whatever autocast says, variances cancel badly in half precision.
+    # Always float32: in half precision the differences of variances cancel.
     a, b = a.float(), b.float()
     count = a.shape[1]
     mean_a, mean_b, aa, bb, ab = local_mean(torch.cat([a, b, a * a, b * b, a * b], dim=1), sizes).split(count, dim=1)
@@ -64,3 +68,14 @@ def lncc(
     if mask is None:
         return score.mean()
     return (score * mask).sum() / (mask.sum() * count).clamp_min(1e-6)
+
+
+@dataclass
+class LNCC:
+    """1 - LNCC of the moved and the fixed image; a :class:`scripts.losses.pair.Term` (equation 8)."""
+
+    weight: float = 1.0
+    kernel: int | Sequence[int] = 9
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        return 1 - lncc(warp(pair.images[None, :1], ddf), pair.images[None, 1:2], self.kernel)

@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from ..spatial.warp import check_ddf
+from .pair import LossPair
 
 
 def diffusion(ddf: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
     """Mean over voxels of the squared gradient of the displacement, ``sum_ij (d u_i / d x_j)^2``.
 
-    Displacement and position are both taken in mm, so the value does not change with the voxel size; MONAI's
-    ``DiffusionLoss`` works in voxels.
+    Displacement and position are in mm, so the value does not depend on the voxel size (MONAI's ``DiffusionLoss``
+    works in voxels).
 
     Args:
         ddf: (B, n, *shape) voxels.
@@ -38,3 +40,13 @@ def diffusion(ddf: Tensor, spacing: Sequence[float] | None = None) -> Tensor:
             slope = (ddf * scale).diff(dim=2 + axis) / spacing[axis]
             total = total + (slope**2).sum(dim=1).mean()
     return total
+
+
+@dataclass
+class Diffusion:
+    """Squared gradient of the field; a :class:`scripts.losses.pair.Term` (equation 9)."""
+
+    weight: float = 0.45
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        return diffusion(ddf, pair.spacing)

@@ -1,16 +1,21 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Instance optimisation: a few steps of the training loss on the field of one pair, stopped early."""
+"""Instance optimisation: a few steps of the loss on the field of one pair, stopped early."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ..common.errors import InputError
-from ..losses.registration import field_terms
+from ..losses.contour import Contour
+from ..losses.overlap import Dice
+from ..losses.pair import LossPair, Term
+from ..losses.registration import RegistrationLoss
+from ..losses.similarity import LNCC
+from ..losses.smoothness import Diffusion
 from ..spatial.warp import compose, integrate, resize_ddf
 
 
@@ -19,22 +24,20 @@ class RefineSettings:
     """How a predicted field is refined.
 
     Attributes:
-        steps: most optimiser steps; 0 leaves the prediction as it is.
+        steps: maximum number of optimiser steps; 0 keeps the prediction.
         learning_rate: step size in voxels of the half-resolution grid of the correction.
-        patience: steps without improvement that end it.
-        weights: of the terms of :func:`scripts.losses.registration.field_terms`.
-        lncc_kernel: window of the correlation in voxels.
-        max_points: of a contour.
+        patience: steps without improvement before it stops.
+        terms: of the loss, by name.
     """
 
     steps: int = 0
     learning_rate: float = 0.1
     patience: int = 8
-    weights: Mapping[str, float] = field(
-        default_factory=lambda: {"lncc": 1.0, "diffusion": 0.8, "dice": 1.0, "contour": 0.005}
-    )
-    lncc_kernel: int = 9
-    max_points: int = 1024
+    terms: Mapping[str, Term] = field(
+        default_factory=lambda: {
+            "lncc": LNCC(), "diffusion": Diffusion(0.8), "dice": Dice(), "contour": Contour()
+        }
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.steps < 0:
@@ -42,30 +45,21 @@ class RefineSettings:
 
 
 def refine(
-    ddf: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    structures: int,
-    spacing: Sequence[float],
-    settings: RefineSettings,
-    progress: Callable[[float], None] | None = None,
+    ddf: Tensor, pair: LossPair, settings: RefineSettings, progress: Callable[[float], None] | None = None
 ) -> tuple[Tensor, list[float]]:
     """Composes the field with a smooth correction that lowers the loss of this pair.
 
-    The correction is the exponential of a velocity field at half resolution, so it does not fold; the best state is
-    returned, which is the prediction itself where no step improves it.
+    The correction is the exponential of a velocity field at half resolution, so it does not fold. The best state is
+    returned: the prediction, if no step improves it.
 
     Args:
         ddf: (1, n, *shape) voxels, the prediction.
-        images: (2, *shape) moving and fixed.
-        labels: (2, *shape) moving and fixed masks as labels; zeros where there are none.
-        structures: number of structures.
-        spacing: mm along each axis.
-        settings: how.
+        pair: images and mask labels; labels of zeros if there are no masks.
+        settings: of the optimisation.
         progress: called with the loss after every step.
 
     Returns:
-        the field, and the loss of every step, the first one that of the prediction.
+        the field, and the loss before the first and after every step.
     """
     shape = ddf.shape[2:]
     coarse = [max(2, (s + 1) // 2) if s > 3 else s for s in shape]
@@ -73,13 +67,14 @@ def refine(
     history: list[float] = []
     # MONAI's evaluator switches gradients off around the inferer.
     with torch.inference_mode(False), torch.enable_grad():
-        ddf, images, labels = (x.detach().clone() for x in (ddf, images, labels))
+        ddf, images, labels = (x.detach().clone() for x in (ddf, pair.images, pair.labels))
+        pair = LossPair(images, labels, pair.structures, pair.spacing, name=pair.name)
+        loss_of = RegistrationLoss(settings.terms)
         velocity = torch.zeros(1, len(shape), *coarse, device=ddf.device, requires_grad=True)
         optimizer = torch.optim.Adam([velocity], lr=settings.learning_rate)
         for step in range(settings.steps + 1):
             current = compose(ddf, resize_ddf(integrate(velocity), shape))
-            terms = field_terms(current, images, labels, structures, spacing, settings.lncc_kernel, settings.max_points)
-            loss = sum(settings.weights.get(key, 0.0) * value for key, value in terms.items())
+            loss = loss_of([(current, pair)])
             history.append(float(loss.detach()))
             if history[-1] < best_loss:
                 best, best_loss, best_step = current.detach(), history[-1], step

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The registration network as a MONAI inferer that gives the same kind of result as ROI registration."""
+"""The registration network as a MONAI inferer; its result has the same type as that of ROI registration."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from ..correspondence.matching import Matches, cosine_similarity
 from ..correspondence.regions import Regions
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import plan_slices
-from ..losses.prototype import prototypes, structure_masks
+from ..losses.pair import LossPair, structure_masks
+from ..losses.prototype import prototypes
 from ..spatial.geometry import Geometry
 from .pair_network import PairNetwork
 from .refine import RefineSettings, refine
 
 
 class NetworkRegistration:
-    """Called with a pair and its masks in one tensor and a trained network.
+    """Registers a pair with its masks by a trained network.
 
-    The structures of the masks become the paired regions of the result, so that the same code writes, draws and
-    measures it; the similarity of a pair is that of its prototypes in the finest image features.
+    The structures of the masks become the paired regions of the result; the similarity of a pair is that of its
+    prototypes in the finest image features.
 
     Args:
         settings: of the instance optimisation.
@@ -41,28 +42,31 @@ class NetworkRegistration:
             network: the registration network.
 
         Raises:
-            InputError: an image of another number of dimensions than the network was trained for.
+            InputError: the image does not have the number of dimensions that the network was trained for.
         """
         seconds: dict[str, float] = {}
         image, working = working_image(inputs)
         if working.ndim != network.spatial_dims:
             raise InputError(
                 f"The images are {working.ndim}-D and the network is {network.spatial_dims}-D; train one with "
-                f"--spatial_dims {working.ndim}, or take --method samreg."
+                f"--spatial_dims {working.ndim}, or use --method samreg."
             )
         masks = image[2:]
         with timed(seconds, "network"):
             prediction = network.predict(image[None])
+        if not torch.isfinite(prediction.ddf).all():
+            raise InputError("The network predicts a field that is not finite; its weights do not suit these images.")
         result = paired_structures(prediction.moving[0], prediction.fixed[0], masks, network.structures, working)
         result.ddf, result.seconds = prediction.ddf, seconds
         if not masks.any():
             result.warnings.append(
-                "No masks of structures were given; the network was trained with them and is less accurate without: "
-                "give --moving_mask and --fixed_mask."
+                "No masks of structures were given. The network was trained with masks and is less accurate without "
+                "them; give --moving_mask and --fixed_mask."
             )
         elif not len(result.matches):
             result.warnings.append("No structure has a mask in both images; the network is less accurate without.")
         if self.settings.steps:
+            pair = LossPair(image[:2], masks, network.structures, working.spacing)
             with (
                 timed(seconds, "instance"),
                 tqdm(total=self.settings.steps + 1, desc="refine", disable=not self.progress, leave=False) as bar,
@@ -72,9 +76,7 @@ class NetworkRegistration:
                     bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                     bar.update(1)
 
-                result.ddf, history = refine(
-                    result.ddf, image[:2], masks, network.structures, working.spacing, self.settings, show
-                )
+                result.ddf, history = refine(result.ddf, pair, self.settings, show)
             result.details["instance"] = {
                 "steps": len(history) - 1,
                 "loss": [round(v, 5) for v in (history[0], min(history))],
@@ -88,7 +90,7 @@ def paired_structures(
     """The structures present in both masks as pairs of regions, without a field.
 
     Args:
-        moving: (C, ...) or (1, C, ...) finest image features of the moving image, at least as large as the grid.
+        moving: (C, ...) or (1, C, ...) finest image features, at least as large as the grid.
         fixed: likewise.
         labels: (2, *shape) moving and fixed labels.
         structures: number of structures.

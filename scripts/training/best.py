@@ -16,13 +16,13 @@ logger = logging.getLogger(__name__)
 
 
 class KeepBest:
-    """Saves the weights whenever the key metric of the evaluator it is attached to is higher than ever.
+    """Saves the weights when the key metric of the evaluator improves.
 
-    MONAI's ``CheckpointSaver`` forgets the best value when a training is resumed, and then keeps the first one; this
-    handler keeps its state in :class:`scripts.training.resume.Resume`. A file is replaced only by a complete one.
+    MONAI's ``CheckpointSaver`` forgets the best value on resume; this handler keeps its state in
+    :class:`scripts.training.resume.Resume`.
 
     Args:
-        model: whose weights are kept, in half precision.
+        model: whose weights are saved, in half precision.
         path: the file.
         metric: name of the metric; higher is better.
         writer: whether this process writes the file; one of many does.

@@ -1,10 +1,11 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Small handlers that neither MONAI nor Ignite has in the form that a bundle config can list."""
+"""Small handlers that MONAI and Ignite lack, or lack in a form that a config can use."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from ignite.engine import Engine, Events
@@ -14,8 +15,16 @@ from monai.engines.utils import IterationEvents
 logger = logging.getLogger(__name__)
 
 
+def has_tensorboard() -> bool:
+    """Whether TensorBoard is installed; logs one line if it is not, and training goes on without it."""
+    found = find_spec("tensorboard") is not None
+    if not found:
+        logger.warning("TensorBoard is not installed, so no curves are written; to get them: pip install tensorboard.")
+    return found
+
+
 class On:
-    """Attaches any callable to an event, so that Ignite's ``TimeLimit`` and the like fit a MONAI handler list.
+    """Attaches any callable to an event, such as Ignite's ``TimeLimit``.
 
     Args:
         event: an Ignite event.
@@ -30,10 +39,10 @@ class On:
 
 
 class ClipGradients:
-    """Clips the norm of all gradients between the backward pass and the optimiser's step.
+    """Clips the norm of all gradients between the backward pass and the optimiser step.
 
     Args:
-        max_norm: largest norm that passes unchanged.
+        max_norm: largest norm that is left unchanged.
     """
 
     def __init__(self, max_norm: float) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from monai.inferers import SimpleInferer
 from monai.transforms import Transform
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.errors import InputError
 from ..data.intensity import apply_window
@@ -82,19 +81,3 @@ class PrepareLabelled(Transform):
             "image": resample(array, native, grid).half(),
             "label": resample(values, native, grid, mode="nearest").to(torch.uint8),
         }
-
-
-class AutocastInferer(SimpleInferer):
-    """Runs the network in a lower precision on any device; MONAI's engines autocast on CUDA only.
-
-    Args:
-        amp: dtype of autocast, e.g. "bfloat16", or None.
-    """
-
-    def __init__(self, amp: str | None = None) -> None:
-        super().__init__()
-        self.amp = getattr(torch, amp) if amp else None
-
-    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> Tensor:
-        with torch.autocast(inputs.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
-            return network(inputs, *args, **kwargs).float()

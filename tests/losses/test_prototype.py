@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
+from scripts.common.errors import InputError
+from scripts.losses.pair import LossPair, structure_masks
 from scripts.losses.prototype import (
+    PrototypeAlignment,
+    PrototypeContrast,
     prototype_alignment,
     prototype_contrast,
-    prototype_loss,
     prototypes,
-    structure_masks,
 )
 
 
@@ -67,23 +69,77 @@ def test_one_structure_has_nothing_to_contrast():
 
 
 def test_alignment_counts_structures_in_both_images():
-    known = torch.tensor([True, True, False])
-    a = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
-    b = torch.tensor([[3.0, 0.0], [-1.0, 0.0], [9.0, -9.0]])
-    assert float(prototype_alignment((a, known), (b, known))) == pytest.approx(0 + 1)
+    masks = structure_masks(labels(), 2)
+    moving, fixed = torch.zeros(2, 8, 8), torch.zeros(2, 8, 8)
+    moving[0, :4], moving[1, 4:6] = 1, 2
+    fixed[0, :4], fixed[0, 4:6] = 3, -1
+    assert float(prototype_alignment(moving, fixed, masks, masks)) == pytest.approx(0 + 1)
+    only_first = masks * torch.tensor([1.0, 0.0]).view(2, 1, 1)
+    assert float(prototype_alignment(moving, fixed, masks, only_first)) == pytest.approx(0, abs=1e-6)
+
+
+def slow_terms(moving, fixed, moving_labels, fixed_labels) -> tuple[float, float]:
+    """Equations 3 to 6, voxel by voxel: the contrast averaged over the images, and the alignment."""
+
+    def cosine(x, y):
+        return float(x @ y / (x.norm() * y.norm()))
+
+    contrasts, centres = [], []
+    for features, x in ((moving, moving_labels), (fixed, fixed_labels)):
+        centre = {k: features[:, x == k].sum(dim=1) / (x == k).sum() for k in (1, 2)}
+        values = []
+        for i, j in (x > 0).nonzero().tolist():
+            exps = {k: math.exp(cosine(features[:, i, j], centre[k])) for k in centre}
+            values.append(-math.log(exps[int(x[i, j])] / sum(exps.values())))
+        contrasts.append(sum(values) / len(values))
+        centres.append(centre)
+    return sum(contrasts) / 2, sum(1 - cosine(centres[0][k], centres[1][k]) for k in (1, 2))
+
+
+def term_pair(seed=0) -> tuple[LossPair, list[torch.Tensor]]:
+    """Features of two levels; the masks of the two images differ."""
+    torch.manual_seed(seed)
+    x = labels()
+    features = [torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4)]
+    pair = LossPair(
+        torch.rand(2, 8, 8), torch.stack([x, x.flip(0)]), 2, (1.0, 1.0), [tuple(f) for f in features],
+        torch.stack([x, x.flip(0)]),
+    )  # fmt: skip
+    return pair, features
+
+
+def test_terms_equal_the_equations_on_their_level():
+    pair, features = term_pair()
+    x = pair.labels
+    for level, at in ((0, x), (1, x[:, ::2, ::2])):
+        contrast, alignment = slow_terms(*features[level], *at)
+        assert float(PrototypeContrast(level=level)(None, pair)) == pytest.approx(contrast, rel=1e-4)
+        assert float(PrototypeAlignment(level=level)(None, pair)) == pytest.approx(alignment, rel=1e-4)
+    assert float(PrototypeContrast()(None, pair)) == float(PrototypeContrast(level=1)(None, pair))
+    with pytest.raises(InputError, match="2 feature levels, so the prototype terms cannot use level 2"):
+        PrototypeAlignment(level=2)(None, pair)
 
 
 def test_a_step_on_the_features_lowers_both():
     torch.manual_seed(0)
-    masks = structure_masks(labels(), 2)
+    x = torch.stack([labels(), labels()])
     moving, fixed = (torch.randn(4, 8, 8, requires_grad=True) for _ in range(2))
-    before = prototype_loss(moving, fixed, masks, masks)
+
+    def values(m, f):
+        pair = LossPair(x, x, 2, (1.0, 1.0), [(m, f)], x)
+        return PrototypeContrast(level=0)(None, pair), PrototypeAlignment(level=0)(None, pair)
+
+    before = values(moving, fixed)
     sum(before).backward()
-    after = prototype_loss(moving.detach() - 5 * moving.grad, fixed.detach() - 5 * fixed.grad, masks, masks)
+    after = values(moving.detach() - 5 * moving.grad, fixed.detach() - 5 * fixed.grad)
     assert all(float(b) < float(a) for a, b in zip(before, after))
 
 
 def test_gradcheck():
     masks = structure_masks(labels(), 2).double()
     features = torch.randn(2, 8, 8, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda f: sum(prototype_loss(f, f.flip(1), masks, masks.flip(1))), features)
+
+    def both(f):
+        return prototype_contrast(f, masks) + prototype_alignment(f, f.flip(1), masks, masks.flip(1))
+
+    assert torch.autograd.gradcheck(both, features)

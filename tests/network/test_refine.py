@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from scripts.common.errors import InputError
+from scripts.losses.pair import LossPair
+from scripts.losses.smoothness import Diffusion
 from scripts.network.refine import RefineSettings, refine
 
 
@@ -21,7 +23,7 @@ def test_it_improves_a_bad_field(with_masks):
     still = torch.zeros(1, 2, 32, 32)
     settings = RefineSettings(steps=30, learning_rate=0.3)
     with torch.inference_mode():  # as MONAI's evaluators call it
-        ddf, history = refine(still, images, labels * with_masks, 1, (1.0, 1.0), settings)
+        ddf, history = refine(still, LossPair(images, labels * with_masks, 1, (1.0, 1.0)), settings)
     assert min(history) < 0.7 * history[0]
     inside = ddf[0, 0][(labels[1] > 0)]
     assert -4 < float(inside.mean()) < -1.5  # pull: the moving disc lies three rows before the fixed one
@@ -30,12 +32,12 @@ def test_it_improves_a_bad_field(with_masks):
 def test_no_steps_and_no_gain_leave_the_prediction():
     images, labels = discs()
     ddf = torch.randn(1, 2, 32, 32) * 0.01
-    same, history = refine(ddf, images, labels, 1, (1.0, 1.0), RefineSettings(steps=0))
+    same, history = refine(ddf, LossPair(images, labels, 1, (1.0, 1.0)), RefineSettings(steps=0))
     torch.testing.assert_close(same, ddf)
     assert len(history) == 1
     perfect = images[1:].expand(2, -1, -1)
-    settings = RefineSettings(steps=40, patience=3, weights={"diffusion": 1.0})
-    kept, history = refine(torch.zeros(1, 2, 32, 32), perfect, labels, 1, (1.0, 1.0), settings)
+    settings = RefineSettings(steps=40, patience=3, terms={"diffusion": Diffusion()})
+    kept, history = refine(torch.zeros(1, 2, 32, 32), LossPair(perfect, labels, 1, (1.0, 1.0)), settings)
     assert len(history) == 4 and not kept.any()
     with pytest.raises(InputError, match="must not be negative, got -1"):
         RefineSettings(steps=-1)

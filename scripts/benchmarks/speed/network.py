@@ -12,8 +12,11 @@ import numpy as np
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
+from ...losses.prototype import PrototypeAlignment, PrototypeContrast
+from ...losses.registration import RegistrationLoss
 from ...losses.similarity import lncc
 from ...network.model import CrossFusionNet
+from ...network.refine import RefineSettings
 from ...training.network.pairs import PairTraining
 from ...workflow.outputs import peak_memory_mb
 from ..common import hardware
@@ -61,9 +64,12 @@ def main(
     write(f"prediction of {tuple(shape)}: {timed(predict, repeats)}\n")
     masks = (torch.rand(1, 2, *crop) * 4).floor()
     batch = {"image": torch.rand(1, 2, *crop), "masks": masks, "targets": masks, "spacing": torch.ones(1, 3)}
+    loss = RegistrationLoss(
+        RefineSettings().terms | {"contrast": PrototypeContrast(), "alignment": PrototypeAlignment()}
+    )
     for amp in (None, "bfloat16"):
         training = PairTraining(net, amp=amp)
-        step = timed(lambda training=training: sum(training(**batch).values()).backward(), repeats)
+        step = timed(lambda training=training: loss(training(**batch)).backward(), repeats)
         write(f"training step of {tuple(crop)}, {amp or 'float32'}: {step}\n")
     a, b = torch.rand(2, 1, 1, *[lncc_side] * 3)
     a.requires_grad_()

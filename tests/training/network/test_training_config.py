@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -102,17 +103,33 @@ def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
     trained = again.parser.get_parsed_content("validate#evaluator").state.metrics
     assert summary["dice/mean/initial"]["mean"] == pytest.approx(trained["initial_dice"], abs=1e-3)
 
-    with pytest.raises(ValueError, match=r"last\.pt does not fit this network") as error:
-        try:
-            run(
-                workflow_of(
-                    bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=4, **lists,
-                    **{**SMALL, "network_def#channels": [4, 6]},
-                )
-            )  # fmt: skip
-        except RuntimeError as wrapped:
-            raise first_value_error(wrapped) from None
-    assert "give another output_dir" in str(error.value)
+    other = {**SMALL, "network_def#channels": [4, 6]}
+    refused(bundle, lists, tmp_path, "last\\.pt does not fit this network .*give another output_dir", other)
+    whole = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(whole[: len(whole) // 2])
+    refused(bundle, lists, tmp_path, "last\\.pt is not a readable weights file; it may be truncated", SMALL)
+    torch.save({"network": {}}, tmp_path / "last.pt")
+    refused(bundle, lists, tmp_path, "last\\.pt contains no state of best, ema, engine", SMALL)
+
+
+def refused(bundle, lists, out, message: str, options: dict) -> None:
+    """The training ends with one sentence."""
+    with pytest.raises((RuntimeError, InputError)) as error:
+        run(workflow_of(bundle, ["train.json"], output_dir=str(out), max_epochs=4, **lists, **options))
+    assert re.search(message, str(input_error(error.value)))
+
+
+def test_a_full_disk_ends_a_training_with_one_sentence(bundle, lists, tmp_path, monkeypatch):
+    run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=1, **lists, **SMALL))
+    good = (tmp_path / "last.pt").read_bytes()
+
+    def full(content, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    refused(bundle, lists, tmp_path, r"last\.pt cannot be written \(No space left on device\)", SMALL)
+    assert (tmp_path / "last.pt").read_bytes() == good and not (tmp_path / "last.pt.part").exists()
 
 
 def test_training_ends_where_nothing_improves_or_time_is_up(bundle, lists, tmp_path):
@@ -182,8 +199,8 @@ def test_two_processes_train_as_one(bundle, lists, tmp_path):
     for name, files, batch in (("one", ["train.json"], 2), ("two", ["train.json", "multi_gpu_train.json"], 1)):
         out = tmp_path / name
         options = {**SMALL, **lists, "output_dir": str(out), "bundle_root": str(bundle), "max_epochs": 3}
-        options |= {"batch_size": batch, "train#random": [], "val_interval": 10}
-        options["network#max_points" if name == "one" else "network#module#max_points"] = 100_000
+        options |= {"batch_size": batch, "train#random": {}, "val_interval": 10}
+        options["loss_terms#contour#max_points"] = 100_000
         script = tmp_path / f"{name}.py"
         script.write_text(
             "import json, sys\n"

@@ -1,0 +1,72 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""What a loss term gets: one pair of images with everything about it that the field does not change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def structure_masks(labels: Tensor, structures: int, shape: tuple[int, ...] | None = None) -> Tensor:
+    """One mask for each structure, averaged down to a feature grid so that small structures keep a weight.
+
+    Args:
+        labels: (*shape) labels; 1 to ``structures`` count.
+        structures: number K.
+        shape: grid of the result; that of the labels if None.
+
+    Returns:
+        (K, *shape) float in [0, 1].
+    """
+    values = torch.arange(1, structures + 1, device=labels.device).view(-1, *[1] * labels.ndim)
+    masks = (labels[None].round() == values).float()
+    return masks if shape is None or shape == tuple(labels.shape) else F.interpolate(masks[None], shape, mode="area")[0]
+
+
+@dataclass(eq=False)
+class LossPair:
+    """One pair as the loss terms see it.
+
+    Attributes:
+        images: (2, *shape) moving and fixed image.
+        labels: (2, *shape) moving and fixed labels, 1 to ``structures``; 0 is the background.
+        structures: number of structures K.
+        spacing: mm along each axis.
+        features: image features of the two images, a tuple (moving, fixed) of (C, *level) for each level, fine to
+            coarse; empty if the network computes none.
+        feature_labels: (2, *padded) labels over the extent of the features.
+        name: of the pair, for messages.
+        distances: of the moving structures, filled by :func:`scripts.losses.contour.distances`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    structures: int
+    spacing: Sequence[float]
+    features: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    feature_labels: Tensor | None = None
+    name: str = "the pair"
+    distances: dict | None = None
+
+    @cached_property
+    def masks(self) -> tuple[Tensor, Tensor]:
+        """Moving and fixed masks, (K, *shape) each; the structures that are missing in either image are left out."""
+        moving, fixed = (structure_masks(x, self.structures) for x in self.labels)
+        both = moving.flatten(1).any(dim=1) & fixed.flatten(1).any(dim=1)
+        return moving[both], fixed[both]
+
+
+class Term(Protocol):
+    """A term of the loss. To add one: a class with a ``weight``, and an entry in the config's ``loss_terms``."""
+
+    weight: float
+
+    def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
+        """The unweighted scalar value for a field (1, n, *shape) in voxels; its gradient flows through the field."""
+        ...
