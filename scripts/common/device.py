@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Choosing where to run."""
+"""Choosing the device and the dtype to compute with."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .errors import InputError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called "cpu", "cuda", "cuda:1", "mps", or for "auto" the best that is there.
+    """The device with a name such as "cpu", "cuda", "cuda:1" or "mps"; "auto" picks the fastest one.
 
-    Under torchrun "auto" gives every process of a machine a GPU of its own, as far as there are so many.
+    Under torchrun "auto" gives each process of a machine its own GPU, as long as there are enough.
 
     Raises:
         InputError: an unknown name, or a device that this machine does not have.
@@ -25,22 +25,22 @@ def pick_device(name: str = "auto") -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InputError(f"Unknown device {name!r}; choose auto, cpu, cuda or mps.") from error
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": has_mps}.get(device.type, False)
-    if not there:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not {"cpu": True, "cuda": (device.index or 0) < gpus, "mps": has_mps}.get(device.type, False):
         raise InputError(f"This machine has no usable device {name!r}; choose auto or cpu.")
     return device
 
 
 def autocast_dtype(name: str | None, device: torch.device) -> str | None:
-    """The dtype in which a training computes, None for float32.
+    """The dtype for training, None for float32.
 
     Args:
         name: "auto", "float32" (or None, which MONAI's runner does not pass on), "bfloat16" or "float16". "auto" is
             bfloat16 where the hardware multiplies in it, and float32 elsewhere: a convolution in bfloat16 on a
             processor without AVX-512 takes 25 times as long.
-        device: where the training runs.
+        device: of the training.
 
     Raises:
         InputError: another name.

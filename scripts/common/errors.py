@@ -1,6 +1,6 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The one error type meant for the person who gave the input."""
+"""The error type whose message is meant for the user."""
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used; the message is one sentence that says what, and what to do."""
+    """An input cannot be used. The message is one sentence: what is wrong, with the value, and what to do."""

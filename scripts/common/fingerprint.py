@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Hashes of what decides a result: the settings of an object, the weights of a model, the content of a tensor."""
+"""Hashes of everything that decides a result: settings, weights, tensors, files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ SILENT = ("output_dir", "progress", "method")  # attributes that change no resul
 
 
 def fingerprint(*values: Any) -> str:
-    """SHA-256, hexadecimal, of the settings of some values; equal settings give equal hashes in every process."""
+    """SHA-256, hexadecimal, of the settings of values. Equal settings give equal hashes in every process."""
     text = json.dumps([settings(v) for v in values], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def settings(value: Any) -> Any:
-    """What a value was set to, ready for JSON.
+    """The settings of a value, ready for JSON.
 
-    An object is its class and its public attributes, a model its weights, an array its values or their hash.
-    Attributes whose name begins with an underscore, and those in ``SILENT``, count as bookkeeping.
+    An object becomes its class and its public attributes, a model or an array the hash of its content. Attributes in
+    ``SILENT`` and those that begin with an underscore are left out.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
@@ -53,6 +53,12 @@ def settings(value: Any) -> Any:
         return f"{value.__module__}.{value.__qualname__}"
     public = {k: v for k, v in getattr(value, "__dict__", {}).items() if not k.startswith("_") and k not in SILENT}
     return {"class": f"{kind.__module__}.{kind.__qualname__}"} | {k: settings(v) for k, v in public.items()}
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, hexadecimal, read in pieces."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tensor_hash(tensor: Tensor) -> str:

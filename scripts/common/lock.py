@@ -4,55 +4,59 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from .errors import InputError
 
+logger = logging.getLogger(__name__)
+
 NAME = ".lock"
+HOLDER = ".lock.holder"  # a file of its own: Windows lets nobody read a locked file
 
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Holds the lock of a folder; the system frees it when the process ends, however it ends.
+    """Holds the lock of an existing folder. The system frees it when the process ends, even if it is killed.
 
     Raises:
         InputError: another process holds it, or the folder cannot be written.
     """
-    path = Path(folder) / NAME
-    descriptor = _acquire(path)
-    with contextlib.suppress(OSError):  # on a full disk the lock still holds, only nobody can read whose it is
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+    folder = Path(folder)
+    lock, holder = FileLock(folder / NAME, timeout=0), folder / HOLDER
+    try:
+        if not folder.is_dir():
+            raise FileNotFoundError("no such folder")
+        lock.acquire()
+    except Timeout as error:
+        name = "another process"
+        with contextlib.suppress(OSError):
+            name = holder.read_text(encoding="utf-8") or name
+        raise InputError(
+            f"{folder} is in use by {name}; wait until it has finished, or give another --output_dir."
+        ) from error
+    except NotImplementedError:
+        logger.warning("%s is on a file system without locks; let only one process write there", folder)
+    except OSError as error:
+        raise InputError(
+            f"Nothing can be written to {folder} ({error.strerror or error}); give another --output_dir."
+        ) from error
+    with contextlib.suppress(OSError):  # on a full disk the lock still holds, but nobody can read whose it is
+        holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
-
-
-def _acquire(path: Path) -> int:
-    while True:
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        except OSError as error:
-            raise InputError(
-                f"Nothing can be written to {path.parent} ({error.strerror or error}); give another --output_dir."
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
-            os.close(descriptor)
-            raise InputError(
-                f"{path.parent} is in use by {holder}; wait until it has finished, or give another --output_dir."
-            ) from error
-        # Who held the lock deletes the file before it lets go: a lock on a deleted file counts for nothing.
-        with contextlib.suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
-                return descriptor
-        os.close(descriptor)
+        # Deleted before the lock is freed, so that no file is deleted that another process has just locked.
+        for path in (holder, folder / NAME):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        lock.release()
+        if os.name == "nt":  # Windows refuses to delete a file while any process has it open
+            with contextlib.suppress(OSError):
+                (folder / NAME).unlink()

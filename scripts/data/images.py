@@ -12,7 +12,7 @@ from typing import Any
 from monai.transforms import Transform
 
 from ..common.errors import InputError
-from ..spatial.files import there
+from ..common.files import there
 from .reader import read_volume
 
 SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

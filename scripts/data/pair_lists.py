@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..common.errors import InputError
-from ..spatial.files import there
+from ..common.files import there
 from .pair import LoadPair
 from .pair_rows import FILES, pair_rows
 from .sample import pair_list

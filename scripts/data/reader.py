@@ -16,8 +16,9 @@ from PIL import Image as Picture
 from PIL import UnidentifiedImageError
 
 from ..common.errors import InputError
+from ..common.files import there
 from ..spatial.fields import DISPLACEMENT, VECTOR
-from ..spatial.files import quiet_itk, readable, there
+from ..spatial.files import quiet_itk, readable
 from ..spatial.geometry import LPS, Geometry, usable
 
 logger = logging.getLogger(__name__)

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .writer import whole_file
+from ..common.files import whole_file
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows with the columns that any of them has, in the order in which they come up.
 
     Args:
-        path: see :func:`scripts.data.writer.whole_file`.
+        path: see :func:`scripts.common.files.whole_file`.
         rows: values by column; what a row lacks is left empty.
 
     Raises:

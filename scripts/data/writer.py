@@ -3,10 +3,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -24,45 +20,6 @@ NIFTI = (".nii", ".nii.gz")
 ITK_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGES = (*NIFTI, *ITK_IMAGES, *PICTURES)
 EXTENT_KEYS = ("_Extent", "ReferenceImageExtentOffset")  # of Slicer segmentations: true of the old grid only
-
-
-@contextmanager
-def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
-    """A temporary place for a file that takes its name only once it is complete.
-
-    Args:
-        path: the file to write; its folder is made if missing.
-        inputs: files that are read and must not be replaced.
-
-    Yields:
-        a path with the same name in a temporary folder beside it.
-
-    Raises:
-        InputError: the output is one of the inputs, or cannot be written.
-    """
-    path = Path(path)
-    check_not_input(path, inputs)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror or error}); give another output.") from error
-    try:
-        yield folder / path.name
-        # A header with a separate data file (.nhdr, .mhd) is several files; the named one comes last.
-        for part in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
-            part.replace(path.parent / part.name)
-    except OSError as error:
-        raise InputError(f"Writing {path} failed ({error.strerror or error}); nothing was replaced.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def check_not_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Raises :class:`InputError` where an output is one of the inputs."""
-    for name in inputs:
-        if Path(name).resolve() == Path(path).resolve():
-            raise InputError(f"{path} is an input as well as the output; give the output another name.")
 
 
 def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from ..common.errors import InputError
+from ..common.fingerprint import file_sha256
 from ..common.weights import load_weights, read_checkpoint
 from .compact import compact_sam
 from .vit import save_memory
@@ -120,12 +120,3 @@ def compact_widths(state: dict) -> dict[str, int]:
     """Widths of a compact model by its weights; nothing where they are of another model."""
     keys = {"embed_dim": "image_encoder.neck.0.weight", "mlp_dim": "mask_decoder.transformer.layers.0.mlp.lin1.weight"}
     return {name: len(state[key]) for name, key in keys.items() if isinstance(state.get(key), Tensor)}
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()

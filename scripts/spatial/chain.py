@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from .geometry import LPS, Geometry, apply_affine
+from .geometry import LPS, Geometry, apply_affine, same_grid
 from .warp import sample
 
-SAME_GRID = 1e-3  # voxels by which two grids may differ and still count as one
+SAME_GRID_VOX = 1e-3  # fields on grids closer than this are read voxel by voxel, not interpolated
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +46,6 @@ class Field:
 
 
 Step = Linear | Field
-
-
-def same_grid(a: Geometry, b: Geometry) -> bool:
-    """Whether the voxels of two grids lie on each other."""
-    if a.shape != b.shape:
-        return False
-    corners = np.stack(np.meshgrid(*[(0.0, s - 1.0) for s in a.shape], indexing="ij"), axis=-1).reshape(-1, a.ndim)
-    corners = np.pad(corners, ((0, 0), (0, 3 - a.ndim)))
-    apart = apply_affine(np.linalg.inv(b.affine) @ a.affine, corners) - corners
-    return bool(np.abs(apart[:, : a.ndim]).max() < SAME_GRID)
 
 
 def inside_of(index: Tensor, shape: Sequence[int]) -> Tensor:
@@ -152,7 +142,7 @@ class GridMap:
         self._direct = {
             k
             for k, step in enumerate(self.steps)
-            if k == 0 and isinstance(step, Field) and same_grid(step.grid, reference)
+            if k == 0 and isinstance(step, Field) and same_grid(step.grid, reference, SAME_GRID_VOX)
         }
         self._values: dict[int, Tensor] = {}
 

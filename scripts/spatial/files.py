@@ -27,11 +27,6 @@ UNREADABLE = (
 )  # fmt: skip
 
 
-def there(path: str | Path) -> bool:
-    """Whether a path exists; False, not an error, for what no path can be."""
-    return os.path.exists(path)
-
-
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
     """Whatever is raised while a file is read becomes one sentence.

@@ -15,6 +15,7 @@ from .warp import identity_grid, sample
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 SLAB_VOXELS = 1_000_000
 EXACT = 2**24  # whole numbers up to here are themselves in single precision
+HEADER_ROUNDING_VOX = 0.1  # files of the same grid differ by rounding in their headers
 FARTHEST_MM = 1e6  # anything farther away is a damaged header, and overflows in single precision
 
 
@@ -78,9 +79,14 @@ def grid_text(geometry: Geometry) -> str:
     return f"{' x '.join(map(str, geometry.shape))} voxels of {' x '.join(f'{s:.4g}' for s in geometry.spacing)} mm"
 
 
-def same_grid(a: Geometry, b: Geometry) -> bool:
-    """Whether two grids have the same voxels, but for rounding in their headers."""
-    return a.shape == b.shape and np.allclose(a.affine, b.affine, atol=1e-3)
+def same_grid(a: Geometry, b: Geometry, tolerance_vox: float = HEADER_ROUNDING_VOX) -> bool:
+    """Whether the voxels of two grids coincide: no corner is farther from its partner than ``tolerance_vox``."""
+    if a.shape != b.shape:
+        return False
+    corners = np.stack(np.meshgrid(*[(0.0, s - 1.0) for s in a.shape], indexing="ij"), axis=-1).reshape(-1, a.ndim)
+    corners = np.pad(corners, ((0, 0), (0, 3 - a.ndim)))
+    apart = apply_affine(np.linalg.inv(b.affine) @ a.affine, corners) - corners
+    return bool(np.abs(apart[:, : a.ndim]).max() < tolerance_vox)
 
 
 def told_apart(a: Geometry, b: Geometry) -> tuple[str, str]:

@@ -11,10 +11,11 @@ import numpy as np
 import SimpleITK as sitk
 
 from ..common.errors import InputError
-from .chain import Field, GridMap, Linear, Step, same_grid
+from ..common.files import there
+from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step
 from .fields import VECTOR, read_field, write_field
-from .files import load_numbers, quiet_itk, there
-from .geometry import FARTHEST_MM, LPS, Geometry, usable
+from .files import load_numbers, quiet_itk
+from .geometry import FARTHEST_MM, LPS, Geometry, same_grid, usable
 from .itk_transforms import (
     ITK_SUFFIXES,
     field_of,
@@ -83,7 +84,7 @@ def read_chain(
 
 def as_field(steps: Sequence[Step], grid: Geometry) -> Field:
     """A whole chain as one displacement field on a grid; between its voxels it is linear."""
-    if len(steps) == 1 and isinstance(steps[0], Field) and same_grid(steps[0].grid, grid):
+    if len(steps) == 1 and isinstance(steps[0], Field) and same_grid(steps[0].grid, grid, SAME_GRID_VOX):
         return steps[0]
     millimetres = Geometry((1, 1, 1), LPS)  # a grid whose voxels are LPS mm
     there, here = GridMap(steps, grid, millimetres), GridMap([], grid, millimetres)

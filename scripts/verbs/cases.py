@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..spatial.files import there
+from ..common.files import there
 from ..spatial.transform_files import transform_names
 
 SPLITS = ("eval_pairs", "registration_val", "registration_test")

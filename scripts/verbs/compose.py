@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..common.files import check_not_input, whole_file
 from ..data.reader import read_volume
-from ..data.writer import check_not_input, whole_file
 from ..spatial.chain import Field
 from ..spatial.fields import DISPLACEMENT, VECTOR
 from ..spatial.learn2reg import LAYOUTS

@@ -12,9 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ..common.errors import InputError
+from ..common.files import whole_file
 from ..data.reader import read_volume
 from ..data.tables import write_csv
-from ..data.writer import whole_file
 from ..metrics.assembly import LABEL_METRICS, STAGES
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
 from .cases import Case, learn2reg_cases, pair_name, read_cases

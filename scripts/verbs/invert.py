@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.files import check_not_input, whole_file
 from ..data.reader import read_volume
-from ..data.writer import check_not_input, whole_file
 from ..spatial.chain import Field, Linear
 from ..spatial.inversion import invert_chain
 from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.files import check_not_input, whole_file
 from ..data.reader import Volume, read_volume
-from ..data.writer import IMAGES, as_stored, check_not_input, whole_file, write_volume
+from ..data.writer import IMAGES, as_stored, write_volume
 from ..spatial.chain import Field, Step, map_points
 from ..spatial.geometry import Geometry, extent_text, overlap
 from ..spatial.inversion import invert_points

@@ -6,8 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..common.errors import InputError
+from ..common.memory import peak_memory_mb
 from ..correspondence.result import Registration
 from ..data.pair import Pair
 from ..data.writer import as_stored, save_nifti, save_picture
@@ -245,9 +244,3 @@ def paint(masks: Tensor, working: Geometry, target: Geometry, transform: NDArray
         on = resample(masks[k][None].float(), working, target, transform, fill=0.0)[0]
         labels[on >= 127.5] = k + 1
     return labels.numpy().astype(np.uint8 if len(masks) < 256 else np.uint16)
-
-
-def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.transforms import Compose
 
-from scripts.common.fingerprint import fingerprint, model_hash, settings, tensor_hash
+from scripts.common.fingerprint import file_sha256, fingerprint, model_hash, settings, tensor_hash
 from scripts.data.pair import LoadPair
 from scripts.roi.dense import DenseSettings
 from scripts.workflow.outputs import SaveRegistration
@@ -44,3 +44,8 @@ def test_a_fingerprint_is_the_hash_of_sorted_json():
     """Nothing of the process is in it, such as the order of a dict or the address of an object."""
     text = '[{"a": {"\\u00fc": 2.5}, "b": 1}, [null, true]]'
     assert fingerprint({"b": 1, "a": {"ü": 2.5}}, (None, True)) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_files_count_by_content(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 5_000_000)
+    assert file_sha256(tmp_path / "a") == hashlib.sha256(b"x" * 5_000_000).hexdigest()

@@ -35,9 +35,18 @@ def test_a_killed_process_leaves_no_lock(bundle, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
-    assert (tmp_path / NAME).exists()
     with locked(tmp_path):
         pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
+    def acquire(self):
+        raise NotImplementedError
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with locked(tmp_path):
+        assert "file system without locks; let only one process write there" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -8,8 +8,9 @@ import yaml
 from segment_anything.modeling import Sam
 
 from scripts.common.errors import InputError
+from scripts.common.fingerprint import file_sha256
 from scripts.sam import build
-from scripts.sam.build import RELEASED, build_sam, file_sha256
+from scripts.sam.build import RELEASED, build_sam
 from scripts.sam.compact import compact_sam
 from scripts.sam.everything import EverythingMode
 

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from scripts.spatial.chain import Field, GridMap, Linear, map_points, same_grid
+from scripts.spatial.chain import Field, GridMap, Linear, map_points
 from scripts.spatial.geometry import Geometry, apply_affine, resample, world_displacement
 from scripts.spatial.itk_transforms import to_itk
 from scripts.spatial.resampling import resample_image, resample_labels
@@ -125,11 +125,3 @@ def test_planes():
     here, _ = resample_image(image[None], plane, plane, [field], fill=-1)
     np.testing.assert_allclose(here[0, :28, 3], np.arange(28) + 2, atol=1e-4)
     assert (here[0, 28:] == -1).all()
-
-
-def test_same_grid_counts_voxels():
-    moved = Geometry(FIXED.shape, FIXED.affine.copy())
-    moved.affine[0, 3] += 1e-5
-    assert same_grid(FIXED, moved)
-    moved.affine[0, 3] += 0.1
-    assert not same_grid(FIXED, moved) and not same_grid(FIXED, MOVING)

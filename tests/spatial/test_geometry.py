@@ -14,6 +14,7 @@ from scripts.spatial.geometry import (
     extent_text,
     overlap,
     resample,
+    same_grid,
     voxel_displacement,
     world_displacement,
 )
@@ -131,3 +132,14 @@ def test_overlap_follows_the_transform():
     assert not overlap(FIXED, far, np.eye(4))
     assert overlap(FIXED, far, shift)
     assert "mm RAS" in extent_text(FIXED)
+
+
+def test_same_grid_counts_voxels():
+    moved = Geometry(FIXED.shape, FIXED.affine.copy())
+    moved.affine[0, 3] += 1e-5
+    assert same_grid(FIXED, moved, 1e-3)
+    moved.affine[0, 3] += 0.1
+    assert same_grid(FIXED, moved) and not same_grid(FIXED, moved, 1e-3) and not same_grid(FIXED, MOVING)
+    turned = FIXED.affine.copy()
+    turned[:3, :3] = rotation((0, 0, 1), 1.0) @ turned[:3, :3]  # a degree changes no entry by more than 0.03
+    assert not same_grid(FIXED, Geometry(FIXED.shape, turned))

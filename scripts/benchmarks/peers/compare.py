@@ -22,9 +22,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...common.errors import InputError
+from ...common.files import whole_file
 from ...common.fingerprint import fingerprint
 from ...data.tables import write_csv
-from ...data.writer import whole_file
 from ...masks.bundled import MODELS
 from ...metrics.pair import pair_metrics
 from ...metrics.tables import flat_metrics

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
 
+from ...common.memory import peak_memory_mb
 from ...data.phantoms.abdomen import abdomen_pair
 from ...sam.build import build_sam
 from ...sam.everything import EverythingMode
 from ...sam.vit import save_memory
-from ...workflow.outputs import peak_memory_mb
 from ..common import hardware
 
 

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from monai.losses import LocalNormalizedCrossCorrelationLoss
 
+from ...common.memory import peak_memory_mb
 from ...losses.prototype import PrototypeAlignment, PrototypeContrast
 from ...losses.registration import RegistrationLoss
 from ...losses.similarity import lncc
 from ...network.model import CrossFusionNet
 from ...network.refine import RefineSettings
 from ...training.network.pairs import PairTraining
-from ...workflow.outputs import peak_memory_mb
 from ..common import hardware
 
 

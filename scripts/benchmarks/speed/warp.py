@@ -19,6 +19,7 @@ import SimpleITK as sitk
 import torch
 from tqdm import tqdm
 
+from ...common.memory import peak_memory_mb
 from ...data.phantoms.abdomen import abdomen_pair
 from ...data.phantoms.cardiac import cardiac_pair
 from ...spatial.chain import Field
@@ -29,7 +30,6 @@ from ...spatial.itk_transforms import to_itk, vector_image
 from ...spatial.resampling import resample_image
 from ...spatial.warp import integrate
 from ...verbs.warp import warp
-from ...workflow.outputs import peak_memory_mb
 from ..common import hardware
 
 SHAPE, SPACING = (256, 256, 150), (1.0, 1.0, 1.5)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.fingerprint import fingerprint
-from ...sam.build import file_sha256
+from ...common.fingerprint import file_sha256, fingerprint
 
 RECORD = "case.json"
 LOG = "case.log"

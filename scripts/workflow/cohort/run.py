@@ -20,10 +20,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ...common.errors import InputError
-from ...common.fingerprint import fingerprint, settings
+from ...common.fingerprint import file_sha256, fingerprint, settings
 from ...common.lock import locked
 from ...data.pair import one_pair
-from ...sam.build import file_sha256
 from ...sam.cache import CachedEverything
 from ..outcome import ExitCode, input_error
 from ..outputs import check_output_dir

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch.distributed as dist
 from ignite.engine import Engine, Events
 
+from ...common.files import whole_file
 from ...data.tables import write_csv
-from ...data.writer import whole_file
 from ...metrics.tables import flat_metrics, summarise_rows
 
 logger = logging.getLogger(__name__)

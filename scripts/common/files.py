@@ -1,0 +1,135 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Reading only what is a file, and writing files that are either complete or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import InputError
+
+BESIDE = ".writing-"  # prefix of the folders in which files wait until they are complete
+STALE_S = 24 * 3600
+TEXT_BYTES = 256 << 20  # largest text file that is read; 100,000 pairs take about 20 MB
+
+
+def there(path: str | Path) -> bool:
+    """Whether a path exists. Names that no file can have give False instead of an error."""
+    try:
+        return os.path.exists(path)
+    except ValueError:
+        return False
+
+
+def existing(path: str | Path, what: str, *, folder: bool = False) -> Path:
+    """The path of an input, checked before it is opened; ``~`` stands for the home folder.
+
+    Args:
+        path: of a file.
+        what: it should be, for the message.
+        folder: accepts a folder as well.
+
+    Raises:
+        InputError: it is missing, empty, or a device, pipe or socket, which might never end.
+    """
+    path = Path(path if there(path) else os.path.expanduser(path))
+    try:
+        state = path.stat()
+    except (OSError, ValueError) as error:
+        reason = "does not exist" if not isinstance(error, PermissionError) else "must not be read (permission denied)"
+        raise InputError(f"{path} {reason}; give the path of {what}.") from error
+    if folder and stat.S_ISDIR(state.st_mode):
+        return path
+    if not stat.S_ISREG(state.st_mode):
+        kind = "a folder" if stat.S_ISDIR(state.st_mode) else "a device or a pipe"
+        raise InputError(f"{path} is {kind}, not a file; give the path of {what}.")
+    if not state.st_size:
+        raise InputError(f"{path} is empty; give the path of {what}.")
+    return path
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
+
+    Args:
+        path: of the file.
+        what: it should be, for the message.
+
+    Raises:
+        InputError: see :func:`existing`; or it is too large, or not UTF-8.
+    """
+    path = existing(path, what)
+    if path.stat().st_size > TEXT_BYTES:
+        raise InputError(f"{path} is larger than {TEXT_BYTES >> 20} MB, too large for {what}.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as {what}; save it as UTF-8 text.") from error
+
+
+@contextmanager
+def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """A temporary place for a file that takes its name only once it is complete and on the disk.
+
+    Args:
+        path: the file to write; its folder is made if missing.
+        inputs: files that are read and must not be replaced.
+
+    Yields:
+        A path with the same name in a temporary folder beside it.
+
+    Raises:
+        InputError: the output is one of the inputs, or cannot be written. The old file, if any, is still there.
+    """
+    path = Path(path)
+    check_not_input(path, inputs)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=BESIDE, dir=path.parent))
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror or error}); give another output.") from error
+    try:
+        yield folder / path.name
+        # A header with a separate data file (.nhdr, .mhd) is two files; the header, which makes them valid, comes last.
+        parts = sorted(folder.iterdir(), key=lambda p: p.name == path.name)
+        for part in parts:
+            _flush(part)
+        for part in parts:
+            part.replace(path.parent / part.name)
+    except OSError as error:
+        raise InputError(f"Writing {path} failed ({error.strerror or error}); nothing was replaced.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_not_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
+    """Raises :class:`InputError` if an output is one of the inputs, also under another name of the same file."""
+    path = Path(path)
+    for name in inputs:
+        same = Path(name).resolve() == path.resolve() or (there(name) and there(path) and os.path.samefile(name, path))
+        if same:
+            raise InputError(f"{path} is an input as well as the output; give the output another name.")
+
+
+def _flush(part: Path) -> None:
+    """Waits until a file is on the disk, where a full disk shows at the latest; an empty one was not written."""
+    if not part.stat().st_size:
+        raise OSError(f"{part.name} is empty; the disk may be full")
+    with contextlib.suppress(PermissionError), part.open("r+b") as stream:
+        os.fsync(stream.fileno())
+
+
+def _sweep(folder: Path) -> None:
+    """Deletes what processes that were killed more than a day ago left behind."""
+    for old in folder.glob(f"{BESIDE}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > STALE_S:
+                shutil.rmtree(old, ignore_errors=True)
