@@ -1,4 +1,4 @@
-"""The commands that the README names, run as a user runs them."""
+"""The commands of README.md and of the pages for users, run as a user runs them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from scripts import __main__ as cli
 
+PAGES = ("README.md", "docs/quick_start.md", "docs/images.md", "docs/training.md")
 
-def commands(bundle) -> list[str]:
-    """Every line of the README's shell blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", (bundle / "README.md").read_text(encoding="utf-8"), re.S)
-    return [line for block in blocks for line in block.strip().splitlines()]
+
+def commands(bundle: Path, pages: Sequence[str] = PAGES) -> list[str]:
+    """Every command in the shell blocks of the pages, once, with continued lines joined."""
+    text = "\n".join((bundle / page).read_text(encoding="utf-8") for page in pages)
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").strip().splitlines()]
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines))
 
 
 def test_readme_opens_with_the_two_commands(bundle):
@@ -29,7 +35,7 @@ def test_readme_opens_with_the_two_commands(bundle):
 
 
 def test_main_command_on_the_embedded_default(bundle, tmp_path):
-    """The first command as it stands, but for where it writes."""
+    """The first command, with other output folders."""
     command = shlex.split(commands(bundle)[0].split("&& ")[1])[1:]
     run = subprocess.run(
         [sys.executable, *command, "--output_dir", str(tmp_path / "out"), "--dataset_dir", str(tmp_path / "sample")],
@@ -55,7 +61,7 @@ def run_main(monkeypatch, *arguments: str) -> int:
 
 
 def test_register_and_correspond(bundle, heart_files, tmp_path, monkeypatch):
-    """The README's own commands, with real paths in the place of its examples."""
+    """The commands of the pages, with real paths instead of their examples."""
     lines = commands(bundle)
     register = next(line for line in lines if "scripts register" in line)
     correspond = next(line for line in lines if "scripts correspond" in line)

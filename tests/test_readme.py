@@ -1,4 +1,4 @@
-"""Every command of the README is executed by a test; those that no other test executes are executed here."""
+"""Every command and Python example of the README and the pages for users is executed by a test, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -21,29 +21,45 @@ from segment_anything.build_sam import _build_sam
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 from scripts.sam import build
-from tests.test_commands import commands, run_main
+from tests.test_commands import PAGES, commands, run_main
 
 REGISTER = "python -m scripts register"
 PAIR = f"{REGISTER} moving.nii.gz fixed.nii.gz --output_dir out"
 MONAI = "python -m monai.bundle"
-# Each test, and how the commands begin that it executes as they stand, but for places and options that make them quick.
+# For each test the beginnings of the commands that it runs, unchanged except for paths and options that make them fast.
 TESTS = {
-    "test_commands.py::test_main_command_on_the_embedded_default": [f"pip install -r requirements.txt && {MONAI} run"],
-    "test_commands.py::test_readme_opens_with_the_two_commands": ["pip install -r requirements-test.txt && python -m"],
+    "test_commands.py::test_main_command_on_the_embedded_default": [
+        f"pip install -r requirements.txt && {MONAI} run",
+        f"{MONAI} run --config_file configs/samreg.json",
+    ],
+    "test_commands.py::test_readme_opens_with_the_two_commands": [
+        "pip install -r requirements-test.txt",
+        "pip install -r requirements.txt",  # .ci/run installs into a fresh environment
+        "python -m venv",
+    ],
     "test_commands.py::test_register_and_correspond": [PAIR, "python -m scripts correspond"],
     "test_commands.py::test_masks": ["python -m scripts masks"],
-    "cohort/test_register.py::test_commands_of_the_pages": [f"{REGISTER} --pairs"],
-    "tools/test_cli.py::test_readme_commands": [
+    "verbs/test_register.py::test_commands_of_the_pages": [f"{REGISTER} --pairs"],
+    "verbs/test_cli.py::test_readme_commands": [
         f"python -m scripts {verb}" for verb in ("warp", "invert", "compose", "evaluate")
     ],
     "benchmarks/test_commands.py::test_compare_measures_once": ["python -m scripts.benchmarks.peers.compare"],
-    "test_readme.py::test_the_network": [f"{PAIR} --method network"],
+    "test_readme.py::test_dry_run": [f"{PAIR} --dry_run"],
+    "test_readme.py::test_network": [f"{PAIR} --method network"],
     "test_readme.py::test_larger_models": [f"{PAIR} --sam"],
-    "test_readme.py::test_in_words_of_monai": [f"{MONAI} run --config_file configs/samreg.json --moving"],
+    "test_readme.py::test_pair_as_monai_workflow": [f"{MONAI} run --config_file configs/samreg.json --moving"],
     "test_readme.py::test_download_of_large_files": [f"{MONAI} download_large_files"],
     "test_readme.py::test_train_and_evaluate": [
         f"{MONAI} run --config_file configs/train.json",
         f"{MONAI} run --config_file \"['configs/inference.json','configs/evaluate.json']\"",
+    ],
+    "training/network/test_training_config.py::test_two_processes_train_as_one": ["torchrun"],
+    "training/sam/test_training.py::test_config_trains_stops_and_resumes": [
+        f"{MONAI} run --config_file configs/train_sam.json"
+    ],
+    # Needs the data set; that its options exist is tested.
+    "workflow/test_command_line.py::test_commands_of_the_pages_name_options_that_exist": [
+        f"{MONAI} run --config_file \"['configs/train.json','configs/datasets/acdc.json']\""
     ],
 }
 EXECUTED = {start: test for test, starts in TESTS.items() for start in starts}
@@ -51,13 +67,13 @@ SMALL = ["--network_def#channels", "[4,8]", "--max_size", "32", "--window", "mr"
 
 
 def all_commands(bundle: Path) -> list[str]:
-    """The lines of the shell blocks, and the whole commands within the text."""
-    text = " ".join((bundle / "README.md").read_text(encoding="utf-8").split())
-    return [*commands(bundle), *re.findall(r"`(python -m [^`]+ [^`]+)`", text)]
+    """The lines of the shell blocks, and the complete commands within the text."""
+    text = " ".join(" ".join((bundle / page).read_text(encoding="utf-8") for page in PAGES).split())
+    return list(dict.fromkeys([*commands(bundle), *re.findall(r"`(python -m [^`]+ [^`]+)`", text)]))
 
 
 def line_of(bundle: Path, part: str) -> list[str]:
-    """The one command that holds this part, a new line at its end, in words, without "python -m"."""
+    """The words, without "python -m", of the one command that contains ``part`` ("\\n" stands for its end)."""
     found = [line for line in all_commands(bundle) if part in f"{line}\n"]
     assert len(found) == 1, found
     return shlex.split(found[0])[2:]
@@ -78,35 +94,69 @@ def test_every_command_has_its_test(bundle):
         tree = ast.parse((bundle / "tests" / file).read_text(encoding="utf-8"))
         assert name in [node.name for node in tree.body if isinstance(node, ast.FunctionDef)], name
     for start in EXECUTED:
-        assert any(line.startswith(start) for line in all_commands(bundle)), f"{start!r} stands in the README no more"
+        assert any(line.startswith(start) for line in all_commands(bundle)), f"no page contains {start!r}"
 
 
 @pytest.fixture
 def here(heart_files, tmp_path, monkeypatch):
-    """A folder with the files that the README's examples name."""
+    """A folder with the image files of the examples."""
     for role in ("moving", "fixed"):
         (tmp_path / f"{role}.nii.gz").write_bytes(Path(heart_files[role]).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_network(bundle, here, monkeypatch):
-    """The bundled weights, and masks from the bundled cardiac network."""
+def test_dry_run(bundle, here, monkeypatch, capsys):
+    assert run_main(monkeypatch, *line_of(bundle, f"{PAIR} --dry_run")[1:]) == 0
+    assert "64 x 64 x 6 voxels" in capsys.readouterr().out and not (here / "out").exists()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/quick_start.md"])
+def test_python_examples(bundle, here, page):
+    """They run as printed, except for fewer prompts."""
+    [code] = re.findall(r"```python\n(.*?)```", (bundle / page).read_text(encoding="utf-8"), re.S)
+    code = re.sub(r"(register\(.*)\)", r"\1, points_per_side=8, progress=False)", code)
+    names: dict = {}
+    exec(code, names)
+    assert names["result"]["pairs"] and (here / "out" / "ddf.nii.gz").exists()
+
+
+def test_links_lead_somewhere(bundle):
+    """Every relative link of every page names a file, and its anchor a heading."""
+    for page in (*bundle.glob("*.md"), *(bundle / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if target.startswith(("http", "mailto:")):
+                continue
+            name, _, anchor = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), f"{page.name} links to {target}"
+            if anchor:
+                titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+                slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor in slugs, f"{page.name} links to {target}"
+
+
+def test_readme_is_short(bundle):
+    assert len((bundle / "README.md").read_text(encoding="utf-8").split()) < 900
+
+
+def test_network(bundle, here, monkeypatch):
+    """Uses the bundled weights and masks of the bundled cardiac network."""
     assert run_main(monkeypatch, *line_of(bundle, "--method network\n")[1:], "--progress", "False") == 0
     record = json.loads((here / "out" / "correspondence.json").read_text(encoding="utf-8"))
     assert record["method"]["name"] == "network" and record["parameters"]["checkpoint"].endswith("models/model.pt")
     assert record["metrics"]["field"]["mean_displacement_mm"] > 0.1 and (here / "out" / "moved.nii.gz").exists()
 
 
-def test_the_network_for_abdomens(bundle, here, monkeypatch, capsys):
-    """What it reaches is measured on real data (tests/network/test_shipped.py)."""
+def test_network_for_abdomens(bundle, here, monkeypatch, capsys):
+    """Its accuracy is measured on real data (tests/network/test_shipped.py)."""
     words = line_of(bundle, "--method network --preset abdomen_ct")
     assert run_main(monkeypatch, *words[1:], "--dry_run") == 0
     said = capsys.readouterr().out
     assert "model_abdomen.pt" in said and "instance_steps 60" in said
 
 
-def test_in_words_of_monai(bundle, here):
+def test_pair_as_monai_workflow(bundle, here):
     words = line_of(bundle, "run --config_file configs/samreg.json --moving")
     places = {"moving.nii.gz": str(here / "moving.nii.gz"), "fixed.nii.gz": str(here / "fixed.nii.gz")}
     words = [{**places, "out": str(here / "out")}.get(w, w) for w in words]
@@ -115,7 +165,7 @@ def test_in_words_of_monai(bundle, here):
 
 
 def test_larger_models(bundle, here, monkeypatch):
-    """The weights are downloads; a ViT of two small layers, saved under their name, stands for them."""
+    """A ViT of two small layers, saved under the name of the released weights, replaces the download."""
 
     def small_vit(checkpoint=None):
         torch.manual_seed(0)
@@ -133,11 +183,11 @@ def test_larger_models(bundle, here, monkeypatch):
     record = json.loads((here / "out" / "correspondence.json").read_text(encoding="utf-8"))
     assert record["parameters"]["sam"] == "vit_b" and record["warnings"]
     path.write_bytes(path.read_bytes() + b"x")
-    assert run_main(monkeypatch, *words) == 1  # no longer the file that was released
+    assert run_main(monkeypatch, *words) == 1  # the hash no longer fits
 
 
 def test_download_of_large_files(bundle, tmp_path):
-    """In a copy of the list whose addresses are files of this machine; what arrives is checked."""
+    """Runs on a copy of the list whose addresses are local files, and checks what arrives."""
     listed = yaml.safe_load((bundle / "large_files.yml").read_text(encoding="utf-8"))
     for number, entry in enumerate(listed["large_files"]):
         content = f"weights {number}".encode()

@@ -154,7 +154,7 @@ def test_the_package_is_imported_without_its_weight(bundle):
         _ = scripts.registrate
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/cohorts.md"])
+@pytest.mark.parametrize("page", ["docs/quick_start.md", "docs/cohorts.md"])
 def test_commands_of_the_pages(bundle, page, phantoms, tmp_path, monkeypatch):
     """As they stand, but for the places and a quick stand-in for the model; first the dry run."""
     text = (bundle / page).read_text(encoding="utf-8")
