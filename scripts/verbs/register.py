@@ -12,11 +12,10 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..common.errors import InputError
-from ..common.lock import locked
 from ..workflow.cohort.pairs import read_entries
+from ..workflow.guard import sole_writer
 from ..workflow.method import AUTO, METHODS, choose
 from ..workflow.outcome import unwrapped
-from ..workflow.outputs import check_output_dir
 from ..workflow.plan import plan_text
 from ..workflow.run import BUNDLE, check_options, run_bundle
 
@@ -72,7 +71,7 @@ def run(configs: list[str], values: Mapping[str, Any]) -> None:
     if "cohort.json" in configs:
         run_bundle(configs, values)  # the cohort locks its folder itself
         return
-    with locked(check_output_dir(values["output_dir"])):
+    with sole_writer(values["output_dir"]):
         run_bundle(configs, values)
 
 

@@ -20,9 +20,10 @@ from torch import nn
 from tqdm import tqdm
 
 from ..common.errors import InputError
+from ..data.writer import save_nifti
 from ..masks.names import resolve
 from ..masks.source import Masks, MaskSource
-from .outputs import check_output_dir, save_nifti
+from .guard import check_output_dir
 
 logger = logging.getLogger(__name__)
 

@@ -33,11 +33,11 @@ from ..spatial.fields import write_field
 from ..spatial.geometry import Geometry, apply_affine, resample, resample_map, world_displacement
 from ..spatial.inversion import invert_chain
 from ..spatial.landmarks import fixed_to_moving, write_landmarks
+from .guard import check_output_dir
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("monai", "torch", "numpy", "nibabel", "pytorch-ignite", "segment-anything", "SimpleITK", "scipy")
-STORE = ".cache"  # folder in the output folder where masks are kept by default
 RECORD = "correspondence.json"
 MASKS = [f"{role}_{what}" for role in ("moving", "fixed") for what in ("rois", "regions")]
 OUTPUTS = {
@@ -45,26 +45,6 @@ OUTPUTS = {
     *("moved_label.nii.gz", "moved_landmarks.csv"),
     *(name + kind for name in MASKS for kind in (".nii.gz", ".png")),
 }
-
-
-def check_output_dir(path: str | Path) -> Path:
-    """Makes sure that results can be written before any work is done, and that the store of masks is in the folder.
-
-    Raises:
-        InputError: the folder cannot be made or written.
-    """
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-        if (path / STORE).is_symlink():  # results stay in their folder; --cache_dir names another place
-            (path / STORE).unlink()
-    except OSError as error:
-        raise InputError(
-            f"Nothing can be written to {path} ({error.strerror or error}); give another --output_dir."
-        ) from error
-    return path
 
 
 class SaveRegistration(Transform):

@@ -21,7 +21,8 @@ from scripts.roi.dense import DenseSettings
 from scripts.roi.registration import ROIRegistration
 from scripts.sam.everything import EverythingMode
 from scripts.spatial.geometry import Geometry, resample
-from scripts.workflow.outputs import SaveRegistration, check_output_dir, paint
+from scripts.workflow.guard import check_output_dir
+from scripts.workflow.outputs import SaveRegistration, paint
 from tests.conftest import rotation
 from tests.roi.perfect import perfect_registration
 

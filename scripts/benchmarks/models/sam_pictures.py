@@ -28,8 +28,8 @@ from ...report.panels import outline
 from ...sam.build import MODELS
 from ...sam.prompts import EncodedSlices, Prompt
 from ...training.sam.shapes import shape_image
+from ...workflow.guard import check_output_dir
 from ...workflow.outcome import plain_errors
-from ...workflow.outputs import check_output_dir
 from .sam_measures import iou
 from .sam_models import Model, load_models
 from .sam_slices import LabelledSlice, abdomen_slices, heart_slices, phantom_slices

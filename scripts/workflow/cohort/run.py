@@ -24,8 +24,8 @@ from ...common.fingerprint import file_sha256, fingerprint, settings
 from ...common.lock import locked
 from ...data.pair import one_pair
 from ...sam.cache import CachedEverything
+from ..guard import check_output_dir
 from ..outcome import ExitCode, input_error
-from ..outputs import check_output_dir
 from . import case
 from .pairs import Entry
 from .ranks import from_all, from_first, process_group, share

@@ -1,0 +1,77 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The output folder of a run: writable, and written by one run at a time."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from ..common.errors import InputError
+from ..common.lock import locked
+
+STORE = ".cache"  # folder in the output folder where masks are kept by default
+_held = threading.local()  # .folders: those that this thread has locked
+
+
+def check_output_dir(path: str | Path) -> Path:
+    """Makes an output folder before any work is done.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+        if (path / STORE).is_symlink():  # results stay in their folder; --cache_dir names another place
+            (path / STORE).unlink()
+    except OSError as error:
+        raise InputError(
+            f"Nothing can be written to {path} ({error.strerror or error}); give another --output_dir."
+        ) from error
+    return path
+
+
+@contextmanager
+def sole_writer(folder: str | Path) -> Iterator[Path]:
+    """Locks an output folder, which is made if it is missing; the same thread may do so again inside.
+
+    Raises:
+        InputError: another process or thread writes there, or nothing can be written.
+    """
+    folder = check_output_dir(folder)
+    folders, name = _folders(), folder.resolve()
+    if name in folders:
+        yield folder
+        return
+    with locked(folder):
+        folders.add(name)
+        try:
+            yield folder
+        finally:
+            folders.discard(name)
+
+
+def hold(folder: str | Path) -> None:
+    """Locks an output folder until the program ends: how a config that MONAI's own command runs begins.
+
+    Does nothing where this thread has locked it, nor in any but the first of several processes that share the work.
+
+    Raises:
+        InputError: see :func:`sole_writer`.
+    """
+    if int(os.environ.get("RANK", "0")) or Path(folder).resolve() in _folders():
+        return
+    stack = ExitStack()
+    stack.enter_context(sole_writer(folder))
+    atexit.register(stack.close)
+
+
+def _folders() -> set[Path]:
+    return _held.__dict__.setdefault("folders", set())
