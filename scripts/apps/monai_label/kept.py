@@ -1,0 +1,73 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Results that are computed once and kept, outside the studies folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+
+class Kept:
+    """A folder of results, each made once; the longest unused ones are removed when the folder grows too large.
+
+    Args:
+        folder: where to keep them; None takes a temporary folder that is removed when the server stops.
+        max_gb: size of the folder; the newest result always stays.
+    """
+
+    def __init__(self, folder: str | None = None, max_gb: float = 4.0) -> None:
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="sam_registration_")
+        self.folder = Path(folder or self._temporary.name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.max_bytes = max_gb * 2**30
+        self._lock = threading.Lock()  # a registration uses every core, so one at a time is fastest
+
+    def get(self, key: str, make: Callable[[Path], None]) -> Path:
+        """The folder of a result.
+
+        Args:
+            key: of everything that decides the result.
+            make: fills an empty folder; it may raise, and then nothing is kept.
+        """
+        path = self.folder / key
+        with self._lock:
+            if not path.is_dir():
+                with tempfile.TemporaryDirectory(prefix=".making-", dir=self.folder) as part:
+                    make(Path(part))
+                    os.replace(part, path)
+                    os.mkdir(part)  # for the context manager to remove
+                self._shrink(path)
+            os.utime(path)
+        return path
+
+    def _shrink(self, newest: Path) -> None:
+        results = sorted((p for p in self.folder.iterdir() if p != newest and p.name[0] != "."), key=_used)
+        total = sum(map(_size, [*results, newest]))
+        while results and total > self.max_bytes:
+            oldest = results.pop(0)
+            total -= _size(oldest)
+            shutil.rmtree(oldest, ignore_errors=True)
+
+
+def content_hash(path: str | Path) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names."""
+    path = Path(path)
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    text = "\n".join(f"{p.relative_to(path).as_posix()} {content_hash(p)}" for p in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _used(path: Path) -> float:
+    return path.stat().st_mtime
+
+
+def _size(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

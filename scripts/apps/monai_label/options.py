@@ -1,0 +1,142 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The options of the verbs as entries of a client's panel, and back.
+
+Requests come from strangers: options that name files are not offered, and texts are restricted to the words offered or
+to harmless characters, because MONAI's config language runs a text that begins with ``$``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from ...common.errors import InputError
+from ...correspondence.matching import STRATEGIES
+from ...data.intensity import WINDOWS
+from ...data.reader import HEADER_POLICIES
+from ...masks.source import MODALITIES
+from ...sam.build import NAMES, PRECISIONS
+from ...workflow.run import BUNDLE, PATHS
+
+CHOICES = {
+    "window": WINDOWS, "header": HEADER_POLICIES, "sam": NAMES, "precision": PRECISIONS, "matching": STRATEGIES,
+    "modality": MODALITIES, "init": ("none", "moments", "affine"), "masks": ("cardiac", "abdomen"),
+    "overlap": ("iou", "smaller"), "linking": ("auto", "link", "slice"),
+}  # fmt: skip
+# What the app decides, what names a file, and what only the command line shows.
+HIDDEN = {
+    *(set(PATHS) - {"init"}), "bundle_root", "device", "seed", "sample", "sample_seed", "source", "points", "labels",
+    "box", "names", "prompt_image", "points_frame", "parameters", "method", "method_reason", "handlers", "overview",
+    "inverse", "progress", "sam_sha256", "mask_cache", "cache_gb", "images", "source_options", "frame",
+}  # fmt: skip
+HARMLESS = re.compile(r"[\w .,+\-]*")
+
+
+def offered(configs: Sequence[str]) -> dict[str, Any]:
+    """The options of some configs as MONAI Label's clients show them.
+
+    Args:
+        configs: file names in ``configs/``; of an option that several have, the first one counts.
+
+    Returns:
+        by name a bool, a number, a text, or a list of the words to choose from, the default first. A text that is
+        empty leaves the option at its default.
+    """
+    found: dict[str, Any] = {}
+    for name in configs:
+        for key, default in ConfigParser.load_config_file(str(BUNDLE / "configs" / name)).items():
+            if key not in HIDDEN and key not in found and key.isidentifier() and _is_option(default):
+                found[key] = _entry(key, default)
+    return found
+
+
+def chosen(
+    entries: Mapping[str, Any], request: Mapping[str, Any], known: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """The options that a request sets to something else than their default.
+
+    Args:
+        entries: from :func:`offered`.
+        request: as the client sends it; other keys are ignored.
+        known: options that the chosen method has; None for all of them.
+
+    Raises:
+        InputError: a value of another kind, or a word that is not offered.
+    """
+    values = {}
+    for key, entry in entries.items():
+        given = request.get(key, entry)
+        if isinstance(given, list) and isinstance(entry, list) and sorted(given) == sorted(entry):
+            given = given[0]  # a client's list, the chosen word moved to the front
+        value = _value(key, entry, given)
+        if value != (entry[0] if isinstance(entry, list) else entry):
+            if known is not None and key not in known:
+                raise InputError(f"The option {key} does not exist for this method; leave it out.")
+            values[key] = value
+    return values
+
+
+def _is_option(default: Any) -> bool:
+    if isinstance(default, dict):
+        return bool(default) and all(isinstance(v, (int, float)) for v in default.values())
+    if isinstance(default, list):
+        return bool(default) and all(isinstance(v, (int, float, str)) and "$" not in str(v) for v in default)
+    return default is None or isinstance(default, (bool, int, float, str))
+
+
+def _entry(key: str, default: Any) -> Any:
+    if key in CHOICES:
+        return [default, *(word for word in CHOICES[key] if word != default)]
+    if isinstance(default, (list, dict)):
+        return json.dumps(default)
+    if default is None or str(default).startswith(("$", "@")):
+        return ""  # depends on other options
+    return default
+
+
+def _value(key: str, entry: Any, given: Any) -> Any:
+    """A value as the config takes it."""
+    if isinstance(entry, list):
+        if given not in entry:
+            raise InputError(f"{key} must be one of {', '.join(map(str, entry))}, got {given!r}.")
+        return given
+    if isinstance(entry, bool):
+        words = {"true": True, "false": False}
+        if isinstance(given, bool) or str(given).lower() in words:
+            return given if isinstance(given, bool) else words[given.lower()]
+        raise InputError(f"{key} must be true or false, got {given!r}.")
+    if isinstance(entry, (int, float)):
+        try:
+            number = float(given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{key} must be a number, got {given!r}.") from error
+        return int(number) if number.is_integer() and isinstance(entry, int) else number
+    return entry if given in ("", entry) else harmless(key, _parsed(given))
+
+
+def _parsed(text: Any) -> Any:
+    try:
+        return json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        return text
+
+
+def harmless(key: str, value: Any) -> Any:
+    """A value of plain words and numbers, also in lists and mappings.
+
+    Raises:
+        InputError: it has a character with a meaning in paths or in MONAI's config language.
+    """
+    if isinstance(value, (list, tuple)):
+        return [harmless(key, v) for v in value]
+    if isinstance(value, Mapping):
+        return {harmless(key, k): harmless(key, v) for k, v in value.items()}
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if not isinstance(value, str) or not HARMLESS.fullmatch(value) or ".." in value:
+        raise InputError(f"{key} must be numbers or plain words, got {value!r}.")
+    return value
