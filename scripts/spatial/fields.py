@@ -60,7 +60,7 @@ def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
     if intent not in (VECTOR, DISPLACEMENT):
         raise ValueError(f"{path} has NIfTI intent {intent}; a field needs 1007 (LPS mm) or 1006 (RAS mm).")
     with readable(path, "NIfTI"):
-        data = np.array(image.dataobj, np.float32, copy=None)[:, :, :, 0]
+        data = np.asarray(image.dataobj, np.float32)[:, :, :, 0]
     if intent == DISPLACEMENT:
         data *= np.diag(LPS)[:3].astype(np.float32)
     if shape[2] == 1:

@@ -16,9 +16,14 @@ from ...workflow.run import BUNDLE
 from .errors import NotFoundError, answer_bad_requests, http_errors
 from .images import find_images
 from .kept import Kept
+from .options import offered
 from .tasks import RESULTS, Correspond, Masks, Propagate, Register, Task
 
 PARTNER_TAG = "partner"
+CORRESPOND = (
+    "search_mm", "search_slices", "propagate", "epsilon", "slice_axis", "window", "init", "max_size", "header",
+    "fill_nan", "sam", "precision", "moving_frame", "fixed_frame",
+)  # fmt: skip
 
 
 class RegistrationApp(MONAILabelApp):
@@ -44,13 +49,17 @@ class RegistrationApp(MONAILabelApp):
         structures = list(dict.fromkeys(name for net in NETS.values() for name in net.names))
         return {
             "propagate": Propagate(
-                InferType.SEGMENTATION, "Carries the label of another image to this one", {}, images, kept
+                InferType.SEGMENTATION,
+                "Carries the label of another image to this one",
+                {"other_label_tag": ["final", "original"]},
+                images,
+                kept,
             ),
             "correspond": Correspond(
                 InferType.DEEPGROW,
                 ["region"],
                 "Finds the region under a click in this image, and its partner in another image",
-                ["correspond.json", "samreg.json"],
+                offered(["correspond.json", "samreg.json"], CORRESPOND),
                 {"show": ["this image", "other image"], "save_partner": False},
                 images,
                 kept,
@@ -66,7 +75,7 @@ class RegistrationApp(MONAILabelApp):
                 InferType.SEGMENTATION,
                 structures,
                 "Segments structures of this image by name",
-                ["masks.json"],
+                offered(["masks.json"]),
                 {"source": list(NETS), "names": ""},
                 images,
                 kept,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -31,16 +31,18 @@ CHOICES = {
 HIDDEN = {
     *(set(PATHS) - {"init"}), "bundle_root", "device", "seed", "sample", "sample_seed", "source", "points", "labels",
     "box", "names", "prompt_image", "points_frame", "parameters", "method", "method_reason", "handlers", "overview",
-    "inverse", "progress", "sam_sha256", "mask_cache", "cache_gb", "images", "source_options", "frame",
+    "inverse", "progress", "sam_sha256", "mask_cache", "cache_gb", "images", "source_options", "frame", "dense",
+    "network", "spatial_dims", "strides", "attention_window",
 }  # fmt: skip
 HARMLESS = re.compile(r"[\w .,+\-]*")
 
 
-def offered(configs: Sequence[str]) -> dict[str, Any]:
+def offered(configs: Sequence[str], only: Collection[str] | None = None) -> dict[str, Any]:
     """The options of some configs as MONAI Label's clients show them.
 
     Args:
         configs: file names in ``configs/``; of an option that several have, the first one counts.
+        only: the options to take; None takes all.
 
     Returns:
         by name a bool, a number, a text, or a list of the words to choose from, the default first. A text that is
@@ -49,20 +51,18 @@ def offered(configs: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in configs:
         for key, default in ConfigParser.load_config_file(str(BUNDLE / "configs" / name)).items():
-            if key not in HIDDEN and key not in found and key.isidentifier() and _is_option(default):
+            wanted = key not in HIDDEN if only is None else key in only
+            if wanted and key not in found and key.isidentifier() and _is_option(default):
                 found[key] = _entry(key, default)
     return found
 
 
-def chosen(
-    entries: Mapping[str, Any], request: Mapping[str, Any], known: Sequence[str] | None = None
-) -> dict[str, Any]:
+def chosen(entries: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
     """The options that a request sets to something else than their default.
 
     Args:
         entries: from :func:`offered`.
         request: as the client sends it; other keys are ignored.
-        known: options that the chosen method has; None for all of them.
 
     Raises:
         InputError: a value of another kind, or a word that is not offered.
@@ -74,10 +74,20 @@ def chosen(
             given = given[0]  # a client's list, the chosen word moved to the front
         value = _value(key, entry, given)
         if value != (entry[0] if isinstance(entry, list) else entry):
-            if known is not None and key not in known:
-                raise InputError(f"The option {key} does not exist for this method; leave it out.")
             values[key] = value
     return values
+
+
+def points(values: Any, name: str) -> list[list[float]]:
+    """Points of a request, as numbers.
+
+    Raises:
+        InputError: anything else.
+    """
+    try:
+        return [[float(v) for v in point] for point in values or []]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a list of voxels such as [[64, 64, 5]], got {values!r}.") from error
 
 
 def _is_option(default: Any) -> bool:

@@ -26,7 +26,7 @@ from . import verbs
 from .errors import NothingFoundError
 from .images import Images
 from .kept import Kept, content_hash
-from .options import chosen, offered
+from .options import chosen, offered, points
 
 PRESETS = sorted({path.stem for path in (BUNDLE / "configs" / "presets").rglob("*.json")})
 RESULTS = {
@@ -42,7 +42,7 @@ class Task(InferTask):
         kind: where clients list the task.
         labels: names of the structures it gives.
         description: for the user.
-        configs: config files whose options the task offers.
+        options: what the task offers of the options of its command.
         first: entries of the task itself, shown before the options.
         names: gives the images of the studies.
         kept: results of earlier requests.
@@ -55,20 +55,20 @@ class Task(InferTask):
         kind: InferType,
         labels: list[str],
         description: str,
-        configs: list[str],
+        options: Mapping[str, Any],
         first: Mapping[str, Any],
         names: Callable[[], list[str]],
         kept: Kept,
     ) -> None:
         super().__init__(kind, labels, 3, description)
-        self.options, self.first, self.names, self.kept = offered(configs), dict(first), names, kept
+        self.options, self.first, self.names, self.kept = dict(options), dict(first), names, kept
 
     def is_valid(self) -> bool:
         return True
 
     def config(self) -> dict[str, Any]:
         """Entries of the client's panel; the list of images is read anew, because images are added while it runs."""
-        images = {"other_image": [AUTO, *sorted(self.names())], "other_label_tag": ["final", "original"]}
+        images = {"other_image": [AUTO, *sorted(self.names())]}
         return {**(images if self.pair else {}), **self.first, "device": [AUTO, "cpu", "cuda"], **self.options}
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
@@ -104,7 +104,7 @@ class Registers(Task):
 
     def __init__(self, kind: InferType, description: str, first: Mapping[str, Any], names, kept: Kept) -> None:
         common = {"method": [*METHODS, AUTO], "preset": ["default", *PRESETS]}
-        super().__init__(kind, [], description, list(METHODS.values()), {**first, **common}, names, kept)
+        super().__init__(kind, [], description, offered(list(METHODS.values())), {**first, **common}, names, kept)
 
     def registration(self, images: Images, request: Mapping[str, Any], inverse: bool = False) -> tuple[Path, dict]:
         """Folder and record of the registration, computed once for each pair and each set of options.
@@ -173,18 +173,17 @@ class Correspond(Task):
     """The region under a click in this image, and its partner in the other image."""
 
     def work(self, images: Images, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        groups = [request.get("foreground") or [], request.get("background") or []]
-        if not groups[0]:
+        inside, outside = (points(request.get(name), name) for name in ("foreground", "background"))
+        if not inside:
             raise InputError("Give at least one point inside the region, e.g. foreground=[[64,64,5]] in voxels.")
-        points = [point for group in groups for point in group]
-        labels = [1] * len(groups[0]) + [0] * len(groups[1])
+        labels = [1] * len(inside) + [0] * len(outside)
         options = {**chosen(self.options, request), "device": self.device(request)}
 
         def make(folder: Path) -> None:
-            verbs.correspond(images.other, images.image, folder, points, labels, options)
+            verbs.correspond(images.other, images.image, folder, [*inside, *outside], labels, options)
 
         contents = [content_hash(images.other), content_hash(images.image)]
-        folder = self.kept.get(fingerprint("correspond", contents, points, labels, options), make)
+        folder = self.kept.get(fingerprint("correspond", contents, inside, outside, options), make)
         record = json.loads((folder / "correspondence.json").read_text(encoding="utf-8"))
         show = "fixed_rois.nii.gz" if self.choice(request, "show") == "this image" else "moving_rois.nii.gz"
         facts = {**summary(record), "label_names": {"region": 1}, "regions": record["pairs"]}
@@ -200,8 +199,8 @@ class Masks(Task):
 
     def work(self, images: Images, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         source = self.choice(request, "source")
-        names = [n.strip() for n in str(self.choice(request, "names")).split(",") if n.strip()]
-        names = names or list(NETS[source].names)
+        names = self.choice(request, "names") or NETS[source].names
+        names = [n.strip() for n in (names.split(",") if isinstance(names, str) else names)]
         options = {**chosen(self.options, request), "device": self.device(request)}
 
         def make(folder: Path) -> None:
