@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
+from scripts.losses.pair import LossPair
 from scripts.verbs import register as verb
 
 
@@ -16,6 +23,28 @@ def example(bundle: Path, title: str, language: str) -> str:
     page = (bundle / "docs" / "contributing.md").read_text(encoding="utf-8")
     [section] = [part for part in re.split(r"^## ", page, flags=re.M) if part.startswith(f"{title}\n")]
     return re.findall(rf"```{language}\n(.*?)```", section, re.S)[0]
+
+
+def add_module(name: str, code: str, tmp_path: Path, monkeypatch) -> ModuleType:
+    """Loads code as if it were the file of this module, relative imports included."""
+    parent, _, last = name.rpartition(".")
+    path = tmp_path / f"{last}.py"
+    path.write_text(code, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(importlib.import_module(parent), last, module, raising=False)
+    spec.loader.exec_module(module)
+    return module
+
+
+def overlaid(bundle: Path, config: str, overlay: str, tmp_path: Path) -> ConfigParser:
+    """A config of the bundle with an overlay on top, as MONAI's runner reads them."""
+    path = tmp_path / "overlay.json"
+    path.write_text(overlay, encoding="utf-8")
+    parser = ConfigParser()
+    parser.read_config([str(bundle / "configs" / config), str(path)])
+    return parser
 
 
 @pytest.fixture
@@ -36,3 +65,18 @@ def test_a_preset_is_one_file(bundle, own_bundle):
     assert configs == ["samreg.json", "presets/mine.json"]
     known = json.loads((own_bundle / "configs" / "samreg.json").read_text(encoding="utf-8"))
     assert set(values) <= set(known)
+
+
+def test_a_loss_term_is_one_class_and_one_entry(bundle, tmp_path, monkeypatch):
+    add_module("scripts.losses.squares", example(bundle, "A loss term", "python"), tmp_path, monkeypatch)
+    parser = overlaid(bundle, "train.json", example(bundle, "A loss term", "json"), tmp_path)
+    loss = parser.get_parsed_content("loss_function")
+    assert "squares" in loss.active and "contour" not in loss.active
+    images = torch.stack([torch.full((6, 5, 4), 0.7), torch.full((6, 5, 4), 0.2)]).double()
+    pair = LossPair(images, torch.zeros(2, 6, 5, 4), 3, [1.0, 1.0, 1.0])
+    still = torch.zeros(1, 3, 6, 5, 4, dtype=torch.float64)
+    term = loss.active["squares"]
+    assert float(term(still, pair)) == pytest.approx(0.25) and term.weight == 2.0
+    pair.images = torch.rand(2, 6, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inside = (still + 0.3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda ddf: term(ddf, pair), inside)
