@@ -54,8 +54,8 @@ class TestSamRegistration(unittest.TestCase):
             **self.paths,
             **override,
         )
-        self.assertEqual(workflow.check_properties() or [], [])
         workflow.initialize()
+        self.assertEqual(workflow.check_properties() or [], [])
         workflow.run()
         workflow.finalize()
         return output_dir

@@ -1,0 +1,83 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The displacement field as a Deformable Spatial Registration object (DICOM PS3.3 A.39.2 and C.20.3).
+
+The standard's grid maps a point of the registered (fixed) frame of reference to the source (moving) frame, in LPS mm:
+the direction and the unit of our field.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from ...common.errors import InputError
+from ...spatial.geometry import LPS, Geometry
+from .series import Series, code, decimal, instance_reference, new_object, reference_both
+
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.66.3"
+
+
+def write_deformable(path: str | Path, u_lps: NDArray, grid: Geometry, moving: Series, fixed: Series) -> None:
+    """Writes a field.
+
+    Args:
+        path: of the object.
+        u_lps: (X, Y, Z, 3) LPS mm, fixed to moving.
+        grid: of the field.
+        moving: the series that moves, the standard's source.
+        fixed: the series that stays.
+
+    Raises:
+        InputError: the grid is not right-angled, which the standard cannot express.
+    """
+    affine = LPS @ grid.affine
+    u = u_lps
+    if np.linalg.det(affine[:3, :3]) < 0:  # the standard derives the third axis as a cross product
+        flip = np.diag([1.0, 1.0, -1.0, 1.0])
+        flip[2, 3] = grid.shape[2] - 1
+        affine, u = affine @ flip, u[:, :, ::-1]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    axes = affine[:3, :3] / spacing
+    if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
+        raise InputError("The axes of the field's grid are not at right angles, which DICOM cannot express.")
+    field = Dataset()
+    field.ImageOrientationPatient = decimal([*axes[:, 0], *axes[:, 1]])
+    field.ImagePositionPatient = decimal(affine[:3, 3])
+    field.GridDimensions = [int(n) for n in u.shape[:3]]
+    field.GridResolution = [float(s) for s in spacing]
+    field.VectorGridData = np.ascontiguousarray(u.transpose(2, 1, 0, 3), "<f4").tobytes()
+    item = Dataset()
+    item.SourceFrameOfReferenceUID = moving.first.FrameOfReferenceUID
+    item.ReferencedImageSequence = [instance_reference(d) for d in moving.slices]
+    item.RegistrationTypeCodeSequence = [code("125024", "Image Content-based Alignment")]
+    item.DeformableRegistrationGridSequence = [field]
+    made = new_object(fixed, SOP_CLASS, "REG", 9001, "Deformable registration")
+    made.ContentLabel, made.ContentDescription, made.ContentCreatorName = "REGISTRATION", "", ""
+    made.DeformableRegistrationSequence = [item]
+    reference_both(made, moving, fixed)
+    made.save_as(path, enforce_file_format=True)
+
+
+def read_deformable(dataset: Dataset) -> tuple[NDArray, Geometry]:
+    """The field of a Deformable Spatial Registration object.
+
+    Returns:
+        (X, Y, Z, 3) LPS mm, and its grid.
+
+    Raises:
+        InputError: there is not exactly one grid, or a matrix besides it.
+    """
+    items = [i for i in dataset.DeformableRegistrationSequence if "DeformableRegistrationGridSequence" in i]
+    if len(items) != 1 or "PreDeformationMatrixRegistrationSequence" in items[0]:
+        raise InputError("The registration object needs one deformation grid and no matrices.")
+    field = items[0].DeformableRegistrationGridSequence[0]
+    shape = tuple(int(n) for n in field.GridDimensions)
+    u = np.frombuffer(field.VectorGridData, "<f4").reshape(*shape[::-1], 3).transpose(2, 1, 0, 3)
+    row, column = np.asarray(field.ImageOrientationPatient, float).reshape(2, 3)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([row, column, np.cross(row, column)], axis=1) * np.asarray(field.GridResolution, float)
+    affine[:3, 3] = np.asarray(field.ImagePositionPatient, float)
+    return u, Geometry(shape, LPS @ affine)

@@ -1,0 +1,191 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The headers of a DICOM series, in the order of the slices of its volume, and what derived objects inherit of them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from ...common.errors import InputError
+from ...spatial.geometry import LPS, Geometry, same_grid
+
+MANUFACTURER = "SAM registration"
+# Patient and general study modules, which every object of the study repeats.
+PATIENT = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize", "PatientWeight")
+STUDY = (
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+    "StudyDescription",
+)  # fmt: skip
+MAY_BE_MISSING = ("PatientAge", "PatientSize", "PatientWeight", "StudyDescription")
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A series of single-frame slices.
+
+    Attributes:
+        slices: the datasets, in the order of the third axis of ``geometry``.
+        geometry: grid of the volume, (columns, rows, slices).
+        folder: where it was read.
+    """
+
+    slices: tuple[Dataset, ...]
+    geometry: Geometry
+    folder: str
+
+    @property
+    def first(self) -> Dataset:
+        return self.slices[0]
+
+    @property
+    def affine_lps(self) -> NDArray:
+        """(4, 4) voxel (column, row, slice) to LPS mm."""
+        return LPS @ self.geometry.affine
+
+
+def read_series(folder: str | Path) -> Series:
+    """Reads the one series of a folder.
+
+    Raises:
+        InputError: no DICOM series or several, multi-frame objects, a single slice, or slices that are not evenly
+            stacked.
+    """
+    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if Path(folder).is_dir() else ()
+    if len(found) != 1:
+        raise InputError(f"{folder} contains {len(found)} DICOM series; DICOM results need folders with one series.")
+    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
+    slices = [pydicom.dcmread(f) for f in files]
+    if int(slices[0].get("NumberOfFrames", 1)) > 1:
+        raise InputError(f"{folder} is a multi-frame object; DICOM results need a series of single slices.")
+    if len(slices) < 2:
+        raise InputError(f"{folder} has one slice; DICOM results need a stack of slices.")
+    missing = [k for k in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if k not in slices[0]]
+    if missing:
+        raise InputError(f"{folder} has no {missing[0]}, so its place in the patient is unknown.")
+    cosines = np.asarray(slices[0].ImageOrientationPatient, float).reshape(2, 3)
+    normal = np.cross(*cosines)
+    slices.sort(key=lambda d: float(np.dot(normal, np.asarray(d.ImagePositionPatient, float))))
+    positions = np.asarray([d.ImagePositionPatient for d in slices], float)
+    step = (positions[-1] - positions[0]) / (len(slices) - 1)
+    even = positions[0] + np.arange(len(slices))[:, None] * step
+    if np.abs(positions - even).max() > 0.1 * np.linalg.norm(step):
+        raise InputError(f"The slices of {folder} are not evenly spaced; a slice is missing or there twice.")
+    rows, columns = (float(v) for v in slices[0].PixelSpacing)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([cosines[0] * columns, cosines[1] * rows, step], axis=1)
+    affine[:3, 3] = positions[0]
+    shape = (int(slices[0].Columns), int(slices[0].Rows), len(slices))
+    return Series(tuple(slices), Geometry(shape, LPS @ affine), str(folder))
+
+
+def on_slices(array: NDArray, grid: Geometry, series: Series) -> NDArray:
+    """A volume as frames of a series.
+
+    Args:
+        array: (..., X, Y, Z) on ``grid``.
+        grid: the grid of the series; its third axis may run the other way.
+        series: gives the order of the frames.
+
+    Returns:
+        (..., Z, rows, columns).
+
+    Raises:
+        InputError: another grid.
+    """
+    if grid.ndim == 3 and not same_grid(grid, series.geometry):
+        flip = np.diag([1.0, 1.0, -1.0, 1.0])
+        flip[2, 3] = grid.shape[2] - 1
+        grid, array = Geometry(grid.shape, grid.affine @ flip), array[..., ::-1]
+    if grid.ndim != 3 or not same_grid(grid, series.geometry):
+        raise InputError(f"A result is not on the grid of the series in {series.folder}; was it made for another one?")
+    return np.swapaxes(array, -1, -3)
+
+
+def new_object(source: Series, sop_class: str, modality: str, number: int, description: str) -> FileDataset:
+    """An empty object of the study of a series, in a series of its own.
+
+    Args:
+        source: whose patient, study and frame of reference it shares.
+        sop_class: its SOP class UID.
+        modality: of its series.
+        number: of its series.
+        description: of its series.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+    made.SOPClassUID, made.SOPInstanceUID = sop_class, meta.MediaStorageSOPInstanceUID
+    for key in (*PATIENT, *STUDY):
+        if key in source.first or key not in MAY_BE_MISSING:
+            setattr(made, key, source.first.get(key, ""))
+    if "SpecificCharacterSet" in source.first:
+        made.SpecificCharacterSet = source.first.SpecificCharacterSet
+    made.Modality, made.SeriesNumber, made.SeriesDescription = modality, number, description
+    made.SeriesInstanceUID = generate_uid()
+    made.Laterality, made.InstanceNumber = source.first.get("Laterality", ""), 1
+    made.FrameOfReferenceUID = source.first.FrameOfReferenceUID
+    made.PositionReferenceIndicator = source.first.get("PositionReferenceIndicator", "")
+    made.Manufacturer, made.ManufacturerModelName = MANUFACTURER, MANUFACTURER
+    made.SoftwareVersions, made.DeviceSerialNumber = software_version(), "0"
+    now = datetime.datetime.now()
+    made.InstanceCreationDate = made.SeriesDate = made.ContentDate = now.strftime("%Y%m%d")
+    made.InstanceCreationTime = made.SeriesTime = made.ContentTime = now.strftime("%H%M%S")
+    return made
+
+
+def software_version() -> str:
+    """The version written into objects."""
+    try:
+        return version("sam-registration")
+    except PackageNotFoundError:
+        return "0"
+
+
+def instance_reference(dataset: Dataset) -> Dataset:
+    """An item of a sequence of referenced instances."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    return item
+
+
+def series_reference(series: Series) -> Dataset:
+    """An item of a ReferencedSeriesSequence."""
+    item = Dataset()
+    item.SeriesInstanceUID = series.first.SeriesInstanceUID
+    item.ReferencedInstanceSequence = [instance_reference(d) for d in series.slices]
+    return item
+
+
+def code(value: str, meaning: str, scheme: str = "DCM") -> Dataset:
+    """An item of a code sequence."""
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    return item
+
+
+def reference_both(made: Dataset, moving: Series, fixed: Series) -> None:
+    """Adds references to both series of a registration (Common Instance Reference) to an object of the fixed study."""
+    same = moving.first.StudyInstanceUID == fixed.first.StudyInstanceUID
+    made.ReferencedSeriesSequence = [series_reference(s) for s in ([fixed, moving] if same else [fixed])]
+    if not same:
+        other = Dataset()
+        other.StudyInstanceUID = moving.first.StudyInstanceUID
+        other.ReferencedSeriesSequence = [series_reference(moving)]
+        made.StudiesContainingOtherReferencedInstancesSequence = [other]
+
+
+def decimal(values: Sequence[float]) -> list[str]:
+    """Numbers as decimal strings of at most 16 characters."""
+    return [str(pydicom.valuerep.DSfloat(float(v), auto_format=True)) for v in values]

@@ -1,0 +1,85 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The results of a registration of two DICOM series, as DICOM objects beside the files of the result folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..common.errors import InputError
+from ..data.dicom_objects.deformable import write_deformable
+from ..data.dicom_objects.moved import write_moved
+from ..data.dicom_objects.segmentation import tracking_uids, write_segmentation_object
+from ..data.dicom_objects.series import Series, read_series
+from ..data.reader import read_volume
+from ..data.segmentations import read_segmentation
+from ..spatial.fields import read_field
+
+FOLDER = "dicom"
+ROLES = ("moving", "fixed")
+
+
+def check_dicom(moving: str | Path, fixed: str | Path) -> tuple[Series, Series]:
+    """Both series, if DICOM results can be written for them.
+
+    Raises:
+        InputError: no DICOM folders, series that cannot be used, or series of two patients.
+    """
+    series = read_series(moving), read_series(fixed)
+    patients = [s.first.get("PatientID", "") for s in series]
+    if patients[0] != patients[1]:
+        raise InputError(
+            f"The series are of the patients {patients[0]!r} and {patients[1]!r}; DICOM results mix both images in one "
+            "study, so they are written for a single patient only."
+        )
+    for s in series:
+        if "FrameOfReferenceUID" not in s.first:
+            raise InputError(f"{s.folder} has no frame of reference, which a registration object must name.")
+    return series
+
+
+def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -> list[str]:
+    """Writes what a result folder contains as DICOM objects, into its folder ``dicom``.
+
+    ``moved/`` is the moved image as a derived series, ``moving_regions.dcm`` and ``fixed_regions.dcm`` are the paired
+    regions as Segmentation objects, and ``registration.dcm`` is the field as a Deformable Spatial Registration object.
+
+    Args:
+        output_dir: the result folder.
+        moving: folder of the moving series.
+        fixed: folder of the fixed series.
+
+    Returns:
+        the paths written, relative to ``output_dir``.
+
+    Raises:
+        InputError: see :func:`check_dicom`, or the folder cannot be written.
+    """
+    output_dir = Path(output_dir)
+    series = dict(zip(ROLES, check_dicom(moving, fixed)))
+    pairs = json.loads((output_dir / "correspondence.json").read_text(encoding="utf-8"))["pairs"]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=output_dir) as part:
+            made = Path(part) / FOLDER
+            made.mkdir()
+            tracking = tracking_uids(len(pairs))
+            for number, role in enumerate(ROLES, start=9003):
+                path = output_dir / f"{role}_rois.seg.nrrd"
+                if pairs and path.exists():
+                    name = made / f"{role}_regions.dcm"
+                    regions = read_segmentation(path)
+                    write_segmentation_object(name, regions, series[role], tracking, number, f"Regions, {role} image")
+            if (output_dir / "ddf.nii.gz").exists():
+                u_lps, grid = read_field(output_dir / "ddf.nii.gz")
+                write_deformable(made / "registration.dcm", u_lps, grid, **series)
+                moved = read_volume(output_dir / "moved.nii.gz")
+                write_moved(made / "moved", moved.array[0], moved.geometry, **series)
+            shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
+            made.rename(output_dir / FOLDER)
+    except OSError as error:
+        raise InputError(
+            f"The DICOM results could not be written to {output_dir} ({error.strerror or error})."
+        ) from error
+    return sorted(p.relative_to(output_dir).as_posix() for p in (output_dir / FOLDER).rglob("*.dcm"))
