@@ -51,7 +51,7 @@ def _row(row: Mapping[str, Any], number: int, path: Path, columns: Sequence[str]
             near = difflib.get_close_matches(key, columns, n=2)
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; known are name, {', '.join(columns)}."
             raise InputError(f"{path} has an unknown column {key!r}{hint}")
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if value is None or (isinstance(value, str) and value.strip() in ("", "n/a")):  # BIDS writes n/a
             continue
         if not isinstance(value, (str, int)) or isinstance(value, bool) or not str(value).isprintable():
             raise InputError(f"Pair {number} of {path} has {value!r} as {key}; give text.")
@@ -72,7 +72,8 @@ def _value(key: str, text: str, number: int, path: Path) -> Any:
 
 def _csv_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
     try:
-        rows = list(csv.DictReader(text.splitlines(), strict=True))
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        rows = list(csv.DictReader(text.splitlines(), strict=True, delimiter=separator))
     except csv.Error as error:
         raise InputError(f"The list of pairs {path} is no valid CSV ({error}).") from error
     for number, row in enumerate(rows, start=1):

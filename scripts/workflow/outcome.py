@@ -44,6 +44,15 @@ def input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
+def reason(error: BaseException) -> str:
+    """One line on why a pair failed: an :func:`input_error`, or the kind and the text of the first cause."""
+    plain = input_error(error)
+    while plain is None and error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(plain or error).strip().splitlines() or [""]
+    return lines[0] if plain else f"{type(error).__name__}: {lines[0]}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that memory ran out, on the CPU or a GPU.
 

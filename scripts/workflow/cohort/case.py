@@ -1,8 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The folder of one pair: what it was made from, whether it is complete, and how it appears, at once and whole."""
+"""The folder of one pair: what it was made from, whether it is complete, and how it is replaced as a whole."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -14,23 +15,38 @@ from typing import Any
 from ...common.errors import InputError
 from ...common.fingerprint import file_sha256, fingerprint
 
-RECORD = "case.json"
+RECORD, FAILURE = "case.json", "failure.json"  # the second one beside the result of an earlier run
 LOG = "case.log"
 RUNNING = ".running"  # folders in the making, out of sight until they are complete
+KILLED = ".killed"  # one empty file for each pair that was being registered when its process was killed
+NEW, OLD = "new", "old"
 REGISTERED, NOTHING_FOUND, FAILED = "registered", "nothing_found", "failed"
 
 
-def read_record(folder: Path) -> dict | None:
-    """The record of a pair, or None where there is none that can be read."""
+def flat(name: str) -> str:
+    """The name of a pair, which may have slashes, as one file name."""
+    return name.replace("%", "%25").replace("/", "%2F")
+
+
+def read_record(folder: Path, name: str = RECORD) -> dict | None:
+    """The record of a pair, or None if there is none that can be read."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
 
 
+def last_record(folder: Path) -> dict | None:
+    """The record of a pair; where a later run failed and left the result, that failure without the old numbers."""
+    failure = read_record(folder, FAILURE)
+    if failure is not None:
+        failure["error"] = f"{failure.get('error', FAILED)} (the earlier result is kept)"
+    return failure or read_record(folder)
+
+
 def describe_inputs(item: Mapping[str, Any], known: Mapping[str, dict] | None = None) -> dict[str, Any]:
-    """What each file of a pair holds, by column: path, size, time of change and SHA-256; other values as they are.
+    """What each file of a pair contains, by column: path, size, time of change and SHA-256; other values as they are.
 
     Args:
         item: paths and frames.
@@ -67,27 +83,41 @@ def _files(path: Path) -> list[Path]:
 
 
 def pair_key(inputs: Mapping[str, Any], settings_key: str) -> str:
-    """Hash of what decides the result of a pair: the content of its files, not where they lie, and the settings."""
+    """Hash of what decides the result of a pair: the content of its files, wherever they are, and the settings."""
     return fingerprint({k: v["sha256"] if isinstance(v, dict) else v for k, v in inputs.items()}, settings_key)
 
 
-def is_done(folder: Path, item: Mapping[str, Any], settings_key: str) -> bool:
-    """Whether a folder holds the complete result of this pair with these settings; a failure is tried again."""
+def is_good(folder: Path) -> bool:
+    """Whether a folder contains a complete result, whatever it was made from."""
     record = read_record(folder)
     if record is None or record.get("status") not in (REGISTERED, NOTHING_FOUND):
         return False
     sizes = {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
-    if not record.get("files", {}).items() <= sizes.items():
+    return record.get("files", {}).items() <= sizes.items()
+
+
+def is_done(folder: Path, item: Mapping[str, Any], settings_key: str) -> bool:
+    """Whether a folder contains the complete result of this pair with these settings; a failure is tried again."""
+    record = read_record(folder)
+    if record is None or not is_good(folder):
         return False
-    return record.get("key") == pair_key(describe_inputs(item, record.get("inputs")), settings_key)
+    try:
+        return record.get("key") == pair_key(describe_inputs(item, record.get("inputs")), settings_key)
+    except OSError:  # an image that cannot be read now: registering it says why
+        return False
+
+
+def failed_since(folder: Path, when: float) -> bool:
+    """Whether a worker noted a failure of this pair after a time in seconds since the epoch."""
+    for name in (FAILURE, RECORD):
+        record = read_record(folder, name)
+        if record is not None:
+            return record.get("status") == FAILED and (folder / name).stat().st_mtime > when
+    return False
 
 
 def check_free(folder: Path) -> None:
-    """Makes sure that a pair's folder can be replaced without loss.
-
-    Raises:
-        InputError: something that no cohort has written stands in its place.
-    """
+    """Raises :class:`InputError` if something that no cohort has written is in the place of a pair's folder."""
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).exists())):
         raise InputError(
             f"{folder} exists and is no result of a cohort; give another --output_dir or name the pair differently."
@@ -95,32 +125,63 @@ def check_free(folder: Path) -> None:
 
 
 def publish(stage: Path, target: Path) -> None:
-    """Puts a complete folder in the place of an old one, which goes only when the new one stands."""
-    old = stage.with_name(f"{stage.name}.old")
+    """Replaces a pair's folder by a complete one; the old one is deleted once the new one is in its place."""
+    old = stage.parents[1] / OLD / stage.name
+    old.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(target):
         target.rename(old)
     stage.rename(target)
     remove(old)
 
 
+def keep_failure(stage: Path, target: Path, record: Mapping[str, Any]) -> None:
+    """Notes a failure beside the good result of an earlier run, which stays."""
+    write_whole(target / FAILURE, json.dumps(record, indent=2, ensure_ascii=False))
+    if (stage / LOG).exists():
+        (stage / LOG).replace(target / "failure.log")
+    remove(stage)
+
+
+def forget_failure(folder: Path) -> None:
+    """Deletes the note of a failure once the result is known to be that of this run."""
+    for name in (FAILURE, "failure.log"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def remove(folder: Path) -> None:
-    """Deletes a folder; of a link the link alone."""
+    """Deletes a folder; of a link only the link."""
     if folder.is_symlink():
         folder.unlink()
     else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def recover(output_dir: Path) -> None:
-    """Clears what a killed run left: half-made folders go, an old result that was just being replaced comes back."""
-    running = output_dir / RUNNING
-    if running.is_symlink():  # what it points to is not ours
-        running.unlink()
-    for old in running.glob("*.old"):
-        target = output_dir / old.name.removesuffix(".old")
+def recover(output_dir: Path, left: Path) -> None:
+    """Clears the folder in which a killed process worked: a result that it was replacing comes back.
+
+    The pairs that it was registering are noted in ``KILLED``.
+    """
+    for old in (left / OLD).glob("*"):
+        target = output_dir / old.name.replace("%2F", "/").replace("%25", "%")
         if not target.exists():
             old.rename(target)
-    shutil.rmtree(running, ignore_errors=True)
+    for half in (left / NEW).glob("*"):
+        (output_dir / KILLED).mkdir(exist_ok=True)
+        (output_dir / KILLED / half.name).touch()
+    remove(left)
+
+
+def was_killed(output_dir: Path, name: str) -> bool:
+    """Whether the process that last registered a pair was killed while it did."""
+    return (output_dir / KILLED / flat(name)).exists()
+
+
+def survived(output_dir: Path, name: str) -> None:
+    """Forgets that a process was killed with a pair."""
+    with contextlib.suppress(OSError):
+        (output_dir / KILLED / flat(name)).unlink()
+        (output_dir / KILLED).rmdir()
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -1,12 +1,13 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The list of pairs of a cohort: a CSV or JSON file."""
+"""The list of pairs of a cohort: a CSV, TSV or JSON file."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...common.errors import InputError
@@ -21,7 +22,7 @@ class Entry:
     """One pair of a list.
 
     Attributes:
-        name: of the pair and of the folder of its results.
+        name: of the pair and of the folder of its results; may have slashes, as in BIDS: "sub-01/ses-1".
         item: paths and frames by column, see :class:`scripts.data.pair.LoadPair`; only what is given.
     """
 
@@ -41,29 +42,42 @@ def read_entries(path: str | Path | None, columns: Sequence[str]) -> list[Entry]
 
     Raises:
         InputError: the file is missing or malformed, has an unknown column, a row without images, or names that are
-            used twice or cannot be folders.
+            used twice, cannot be folders, or lie inside each other.
     """
     if not path:
-        raise InputError("No list of pairs was given; name a CSV or JSON file with --pairs.")
+        raise InputError("No list of pairs was given; name a CSV, TSV or JSON file with --pairs.")
     entries: list[Entry] = []
     taken: set[str] = set()
+    numbers: Counter[str] = Counter()  # of unnamed pairs, by name
     for number, item in enumerate(pair_rows(path, columns), start=1):
-        name = item.pop("name", None) or _unused(f"{_stem(item['moving'])}_to_{_stem(item['fixed'])}", taken)
-        if not is_folder_name(name):
+        name = item.pop("name", None) or _unused(f"{_stem(item['moving'])}_to_{_stem(item['fixed'])}", taken, numbers)
+        if not is_pair_name(name):
             raise InputError(
                 f"Pair {number} of {path} is called {name!r}, which cannot be the name of a folder; change it."
             )
         if name.casefold() in taken:
-            raise InputError(f"The name {name!r} stands twice in {path}; every pair needs a name of its own.")
+            raise InputError(f"The name {name!r} is used twice in {path}; give each pair a name of its own.")
         taken.add(name.casefold())
         entries.append(Entry(name, item))
+    for entry in entries if any("/" in name for name in taken) else ():
+        for outer in PurePosixPath(entry.name.casefold()).parents:
+            if str(outer) in taken:
+                raise InputError(
+                    f"The pair {entry.name!r} of {path} would lie in the folder of the pair {str(outer)!r}; rename one."
+                )
     return entries
 
 
-def is_folder_name(name: str) -> bool:
-    """Whether a folder of this name lies directly in the output folder, on every file system, beside the summary."""
-    plain = not re.search(r'[\x00-\x1f<>:"/\\|?*]', name) and name.casefold() not in SUMMARIES
-    return plain and not name.startswith(".") and not name.endswith((".", " ")) and 0 < len(name.encode()) <= 200
+def is_pair_name(name: str) -> bool:
+    """Whether a pair of this name can have a folder below the output folder on every file system."""
+    parts = name.split("/")
+    short = len(name.encode()) <= 200 and name.count("%") + name.count("/") <= 20
+    return short and all(_is_folder_name(part) for part in parts) and parts[0].casefold() not in SUMMARIES
+
+
+def _is_folder_name(name: str) -> bool:
+    plain = not re.search(r'[\x00-\x1f<>:"/\\|?*]', name)
+    return plain and bool(name) and not name.startswith(".") and not name.endswith((".", " "))
 
 
 def _stem(path: str) -> str:
@@ -72,9 +86,10 @@ def _stem(path: str) -> str:
     return re.sub(r"[^\w+-]+", "_", stem).strip("_")[:60] or "image"
 
 
-def _unused(name: str, taken: set[str]) -> str:
-    number, free = 1, name
+def _unused(name: str, taken: set[str], numbers: Counter[str]) -> str:
+    """The name, with a number if pairs before it have the same."""
+    free = name
     while free.casefold() in taken:
-        number += 1
-        free = f"{name}_{number}"
+        numbers[name] += 1
+        free = f"{name}_{numbers[name] + 1}"
     return free

@@ -1,16 +1,20 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Sharing pairs among the processes that torchrun starts."""
+"""How the pairs of a cohort are shared: among the processes of torchrun, and among shards."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import ignite.distributed as idist
 import torch.distributed as dist
-from monai.data import partition_dataset
+
+from ...common.errors import InputError
+from .pairs import Entry
 
 LONGEST = timedelta(days=30)  # how long the first process to finish waits for the others
 
@@ -18,40 +22,69 @@ LONGEST = timedelta(days=30)  # how long the first process to finish waits for t
 @contextmanager
 def process_group() -> Iterator[tuple[int, int]]:
     """Number of this process and of all processes: (0, 1), or what torchrun says."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        yield 0, 1
-        return
-    mine = not dist.is_initialized()
+    mine = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
     if mine:
         # Only lists of names and numbers are exchanged: gloo does that on any machine.
-        dist.init_process_group("gloo", timeout=LONGEST)
+        idist.initialize("gloo", timeout=LONGEST)
     try:
-        yield dist.get_rank(), dist.get_world_size()
+        yield idist.get_rank(), idist.get_world_size()
     finally:
         if mine:
-            dist.destroy_process_group()
+            idist.finalize()
 
 
-def from_first(value: Any, size: int) -> Any:
-    """The value that the first process has."""
-    if size == 1:
-        return value
-    box = [value]
-    dist.broadcast_object_list(box)
-    return box[0]
-
-
-def from_all(value: Any, size: int) -> list:
+def gathered(value: Any, size: int) -> list:
     """The values of all processes, once all have got here."""
-    if size == 1:
-        return [value]
-    values: list = [None] * size
-    dist.all_gather_object(values, value)
-    return values
+    return [value] if size == 1 else idist.all_gather(value)
 
 
-def share(items: Sequence, rank: int, size: int) -> list:
-    """The run of neighbouring items that this process does; neighbours share images and so what was computed."""
-    if size == 1:
-        return list(items)
-    return list(partition_dataset(list(items), ratios=[1.0] * size, shuffle=False)[rank])
+def by_fixed(entries: Sequence[Entry]) -> list[Entry]:
+    """The pairs with those of one fixed image side by side, so that what was computed for it is still in the store."""
+    first_seen: dict[str, int] = {}
+    for number, entry in enumerate(entries):
+        first_seen.setdefault(entry.item["fixed"], number)
+    return sorted(entries, key=lambda e: first_seen[e.item["fixed"]])
+
+
+def share(entries: Sequence[Entry], number: int, size: int) -> list[Entry]:
+    """The run of neighbouring pairs of one of ``size`` processes.
+
+    Runs have about equal lengths and begin where a fixed image begins, if there is such a place nearby.
+    """
+
+    def border(k: int) -> int:
+        place = round(k * len(entries) / size)
+        for step in range(len(entries) // size // 2):
+            for near in (place - step, place + step):
+                if 0 < near < len(entries) and entries[near].item["fixed"] != entries[near - 1].item["fixed"]:
+                    return near if 0 < k < size else place
+        return place
+
+    return list(entries[border(number) : border(number + 1)])
+
+
+def shard_of(text: str | None, environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """The shard that this process registers, as (number from 0, how many), or None for the whole list.
+
+    Args:
+        text: "i/n"; None takes the task of a Slurm array or the completion index of a Kubernetes job with
+            ``JOB_COMPLETIONS``; "none" takes the whole list even there.
+        environ: environment variables.
+
+    Raises:
+        InputError: no shard.
+    """
+    if text is None and environ.get("SLURM_ARRAY_TASK_ID", "").isdigit():
+        task, first, last, step = (
+            int(environ.get(f"SLURM_ARRAY_TASK_{what}", default))
+            for what, default in (("ID", "0"), ("MIN", "0"), ("MAX", environ["SLURM_ARRAY_TASK_ID"]), ("STEP", "1"))
+        )
+        text = f"{(task - first) // step}/{(last - first) // step + 1}"
+    if text is None and "JOB_COMPLETION_INDEX" in environ and "JOB_COMPLETIONS" in environ:
+        text = f"{environ['JOB_COMPLETION_INDEX']}/{environ['JOB_COMPLETIONS']}"
+    if text in (None, "none"):
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", str(text))
+    if not found or int(found[1]) >= int(found[2]):
+        raise InputError(f"--shard must be i/n with i from 0 to n - 1, e.g. 0/8, got {text!r}.")
+    return int(found[1]), int(found[2])

@@ -1,55 +1,141 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The table of a cohort: a row a pair, the initial value beside the final one, and mean and sd over the pairs."""
+"""The one summary of many pairs: a row a pair, the initial value beside the final one, mean and sd over the pairs."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
+from ...common.errors import InputError
+from ...common.files import whole_file
+from ...data.tables import write_csv
 from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page
-from .case import FAILED, NOTHING_FOUND, REGISTERED, write_whole
+from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record, write_whole
 
-FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds")
+FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds", "warnings")
+MANY = 10_000  # pairs above which summary.json and report.html leave out the rows, which summary.csv has
+CHUNK = 2_000  # rows of a table in memory at a time
 
 
-def summarise(records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of the records of all pairs, in the order of the list; JSON-ready.
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """One flat row of a pair's record: its facts, then its metrics."""
+    row = {key: record[key] for key in FACTS if record.get(key) not in (None, [])}
+    return row | flat_metrics(record.get("metrics", {}))
+
+
+def summarise(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of many pairs, ready for JSON.
 
     Args:
-        records: contents of the pairs' case.json.
+        rows: of :func:`row_of`, in the order of the list.
         facts: further entries of the summary.
 
     Returns:
         "registered", "nothing_found", "failed": numbers of pairs; "metrics": mean, sd (population) and n by key;
-        "pairs": one flat row a pair.
+        "pairs": the rows.
     """
-    rows = []
-    for record in records:
-        row = {key: record[key] for key in FACTS if record.get(key) is not None}
-        rows.append(row | flat_metrics(record.get("metrics", {})))
-    return {
-        **{status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)},
-        **facts,
-        "metrics": summarise_rows(rows, FACTS),
-        "pairs": rows,
-    }
+    rows = list(rows)
+    counts = {status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)}
+    return {**counts, **facts, "metrics": summarise_rows(rows, FACTS), "pairs": rows}
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes ``summary.json``, ``summary.csv``, whose last two rows are mean and sd, and ``report.html``."""
-    metrics = summary["metrics"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*FACTS, *metrics], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(summary["pairs"])
-    for number in ("mean", "sd"):
-        writer.writerow({"name": number, **{k: v[number] for k, v in metrics.items()}})
-    write_whole(folder / "summary.csv", text.getvalue())
-    write_whole(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False))
-    pages = {row["name"] for row in summary["pairs"] if (folder / row["name"] / "report.html").exists()}
-    write_whole(folder / "report.html", cohort_page(summary, pages))
+    """Writes ``summary.csv``, whose last two rows are mean and sd, ``summary.json`` and ``report.html``."""
+    metrics, rows = summary["metrics"], summary["pairs"]
+    ends = [{"name": n, **{k: v[n] for k, v in metrics.items()}} for n in ("mean", "sd")]
+    columns = dict.fromkeys([*FACTS, *metrics])
+    write_csv(folder / "summary.csv", [columns | row | _text(row) for row in [*rows, *ends]])
+    short = summary if len(rows) <= MANY else {**summary, "pairs": [r for r in rows if r["status"] == FAILED][:MANY]}
+    write_whole(folder / "summary.json", json.dumps(short, indent=2, allow_nan=False, ensure_ascii=False))
+    pages = {row["name"] for row in short["pairs"] if (folder / row["name"] / "report.html").exists()}
+    write_whole(folder / "report.html", cohort_page(short, pages))
+
+
+def summarise_folder(output_dir: str | Path, table: str | Path | None = None) -> dict[str, Any]:
+    """Summarises all results in the folder of a cohort, e.g. after the shards of a Slurm array, in constant memory.
+
+    Args:
+        output_dir: folder of a cohort.
+        table: the table to write, ``.csv`` or ``.parquet``; ``summary.csv`` in the folder if None.
+
+    Returns:
+        as :func:`summarise`, but "pairs" is the number of pairs.
+
+    Raises:
+        InputError: no results, a table of another kind, or one that cannot be written.
+    """
+    folder = Path(output_dir)
+    path = folder / "summary.csv" if table is None else Path(table)
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"The table must be a .csv or .parquet file, got {path}.")
+    counts, sums, columns = dict.fromkeys((REGISTERED, NOTHING_FOUND, FAILED), 0), {}, dict.fromkeys(FACTS)
+    for frame in _frames(folder, columns):
+        for status, number in frame["status"].value_counts().items():
+            counts[status] += int(number)
+        for key in frame.columns.difference(FACTS, sort=False):
+            columns[key] = None
+            values = frame[key].dropna().to_numpy(float)
+            sums[key] = sums.get(key, 0) + np.array([len(values), values.sum(), (values**2).sum()])
+    total = sum(counts.values())
+    if not total:
+        raise InputError(f"{folder} contains no results of a cohort; give its --output_dir.")
+    with whole_file(path) as part:
+        _write_table(part, _frames(folder, columns), list(columns))
+    metrics = {k: {"mean": s / n, "sd": float(max(q / n - (s / n) ** 2, 0)) ** 0.5, "n": int(n)}
+               for k, (n, s, q) in sums.items() if n}  # fmt: skip
+    return {**counts, "metrics": metrics, "pairs": total, "table": str(path)}
+
+
+def _frames(folder: Path, columns: Mapping[str, Any]) -> Iterator[pd.DataFrame]:
+    """The rows of all results below a folder, a chunk at a time."""
+    rows: list[dict] = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        if RECORD in files:
+            folders.clear()
+            rows.append(row_of(last_record(Path(root)) or {"name": Path(root).name, "status": FAILED}))
+        if len(rows) >= CHUNK:
+            yield pd.DataFrame(rows)
+            rows = []
+    if rows:
+        yield pd.DataFrame(rows)
+
+
+def _write_table(path: Path, frames: Iterable[pd.DataFrame], columns: list[str]) -> None:
+    if path.suffix == ".csv":
+        with path.open("w", encoding="utf-8", newline="") as stream:
+            for number, frame in enumerate(frames):
+                frame = frame.assign(**{k: [_safe(v) for v in frame[k]] for k in FACTS if k in frame})
+                frame.reindex(columns=columns).to_csv(stream, index=False, header=number == 0, lineterminator="\n")
+        return
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise InputError("Parquet needs the package pyarrow: pip install pyarrow, or write a .csv table.") from error
+    numbers = {"matches": pa.int64(), "seconds": pa.float64()}
+    kinds = [(k, numbers.get(k, pa.string()) if k in FACTS else pa.float64()) for k in columns]
+    with pq.ParquetWriter(path, pa.schema(kinds)) as writer:
+        for frame in frames:
+            if "warnings" in frame:
+                frame["warnings"] = [_safe(v) for v in frame["warnings"]]
+            writer.write_table(pa.Table.from_pandas(frame.reindex(columns=columns), pa.schema(kinds), False))
+
+
+def _text(row: Mapping[str, Any]) -> dict[str, str]:
+    """The warnings of a row as one cell."""
+    return {"warnings": " | ".join(row["warnings"])} if row.get("warnings") else {}
+
+
+def _safe(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula; warnings become one text."""
+    if isinstance(value, list):
+        value = " | ".join(value)
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -92,23 +92,45 @@ def test_a_folder_of_someone_else_is_not_replaced(done, tmp_path):
 
 
 def test_an_old_folder_is_replaced_whole(tmp_path):
-    for name, content in ((f"{case.RUNNING}/pair", "new"), ("pair", "old")):
+    for name, content in ((f"{case.RUNNING}/w/new/pair", "new"), ("pair", "old")):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / f"{content}.txt").write_text(content)
-    case.publish(tmp_path / case.RUNNING / "pair", tmp_path / "pair")
+    case.publish(tmp_path / case.RUNNING / "w" / "new" / "pair", tmp_path / "pair")
     assert [p.name for p in (tmp_path / "pair").iterdir()] == ["new.txt"]
-    assert list((tmp_path / case.RUNNING).iterdir()) == []
+    assert [p for p in (tmp_path / case.RUNNING).rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.parametrize("name", ["pair", "pair.old", "sub-01/ses-1", "50%2F"])
 @pytest.mark.parametrize("replaced", [False, True])
-def test_a_kill_between_two_renames_loses_nothing(tmp_path, replaced):
-    running = tmp_path / case.RUNNING
-    for folder in (running / "pair.old", running / "half", *([tmp_path / "pair"] if replaced else [])):
+def test_a_kill_between_two_renames_loses_nothing(tmp_path, name, replaced):
+    left = tmp_path / case.RUNNING / "only-host-1"
+    flat = case.flat(name)
+    target = tmp_path / name
+    for folder in (left / case.OLD / flat, left / case.NEW / "half", *([target] if replaced else [])):
         folder.mkdir(parents=True)
-        (folder / "file").write_text(folder.name)
-    case.recover(tmp_path)
-    assert (tmp_path / "pair" / "file").read_text() == ("pair" if replaced else "pair.old")
-    assert not running.exists()
+        (folder / "file").write_text("new" if folder == target else "old")
+    target.parent.mkdir(exist_ok=True)
+    case.recover(tmp_path, left)
+    assert (target / "file").read_text() == ("new" if replaced else "old")
+    assert not left.exists()
+    assert case.was_killed(tmp_path, "half") and not case.was_killed(tmp_path, name)
+    case.survived(tmp_path, "half")
+    assert not (tmp_path / case.KILLED).exists()
+
+
+def test_a_failure_is_noted_beside_a_good_result(done, tmp_path):
+    folder, item = done
+    stage = tmp_path / case.RUNNING / "w" / case.NEW / "pair"
+    stage.mkdir(parents=True)
+    (stage / case.LOG).write_text("why")
+    failure = {"name": "pair", "status": case.FAILED, "error": "gone"}
+    assert case.is_good(folder)
+    case.keep_failure(stage, folder, failure)
+    assert case.is_done(folder, item, SETTINGS) and (folder / "ddf.nii.gz").read_bytes() == b"field"
+    assert case.last_record(folder) == {**failure, "error": "gone (the earlier result is kept)"}
+    case.forget_failure(folder)
+    assert case.last_record(folder)["status"] == case.REGISTERED
+    assert {p.name for p in folder.iterdir()} == {"ddf.nii.gz", case.RECORD}
 
 
 def test_a_full_disk_keeps_the_old_text(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -116,7 +117,7 @@ def test_a_full_disk_keeps_the_old_result_and_stops(phantoms, undisturbed, tmp_p
 
     monkeypatch.setattr(nib, "save", full)
     options = {**QUICK, "pairs": write_list(tmp_path / "list.json", phantoms), "smoothness": 3.0}
-    with pytest.raises(InputError, match=r"out is full; what was complete stands as it was\. Make room and run"):
+    with pytest.raises(InputError, match=r"out is full; what was complete is unchanged\. Make room and run"):
         register(output_dir=str(tmp_path / "out"), **options)
     assert any("moved.nii.gz" in path for path in written)
     assert results(tmp_path / "out", NAMES) == before
@@ -134,22 +135,63 @@ def test_nothing_of_the_user_is_replaced(phantoms, tmp_path):
     assert not (tmp_path / "heart0").exists()
 
 
-def test_a_failure_inside_the_engine_does_not_spoil_the_next_pair(phantoms, undisturbed, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError("no room\nfor this"), "Out of memory; use a smaller --max_size"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "Out of memory; use a smaller --max_size"),
+        (ValueError("this is wrong\nvery"), "ValueError: this is wrong"),
+    ],
+)
+def test_a_failure_inside_the_engine_does_not_spoil_the_next_pair(
+    phantoms, undisturbed, tmp_path, monkeypatch, error, said
+):
     """Ignite's engine would quietly do nothing when it is run again after an exception."""
     real, calls = Bands.__call__, []
 
     def once(self, sam, slices):
         calls.append(len(slices))
         if len(calls) == 1:
-            raise MemoryError("no room\nfor this")
+            raise RuntimeError("applying transform <Bands object at 0x7f00>") from error
         return real(self, sam, slices)
 
     monkeypatch.setattr(Bands, "__call__", once)
     summary = register(pairs=write_list(tmp_path / "list.json", phantoms), output_dir=str(tmp_path), **QUICK)
     assert [row["status"] for row in summary["pairs"]] == ["failed", "registered", "registered"]
-    assert summary["pairs"][0]["error"] == "MemoryError: no room"
+    assert summary["pairs"][0]["error"].startswith(said) and "0x" not in summary["pairs"][0]["error"]
     assert "Traceback" in (tmp_path / "heart0" / "case.log").read_text(encoding="utf-8")
     assert results(tmp_path, NAMES[1:]) == results(undisturbed, NAMES[1:])
+
+
+def test_a_failure_does_not_replace_a_good_result(phantoms, undisturbed, tmp_path):
+    """The images of a finished cohort are out of reach, and come back."""
+    out, share = tmp_path / "out", tmp_path / "share"
+    share.mkdir()
+    rows = []
+    for row in phantoms[:1]:
+        copies = {k: str(share / f"{k}-{Path(v).name}") for k, v in row.items() if k != "name"}
+        for key, copy in copies.items():
+            shutil.copy(row[key], copy)
+        rows.append({"name": row["name"], **copies})
+    options = {"pairs": write_list(tmp_path / "list.json", rows), "output_dir": str(out), **QUICK}
+    register(**options)
+    before = results(out, NAMES[:1])
+    share.rename(tmp_path / "unmounted")
+    summary = register(**options)
+    assert summary["failed"] == 1 and "(the earlier result is kept)" in summary["pairs"][0]["error"]
+    assert {k: v for k, v in results(out, NAMES[:1]).items() if "failure" not in k} == before
+    (tmp_path / "unmounted").rename(share)
+    summary = register(**options)
+    assert (summary["registered"], summary["failed"], summary["done_before"]) == (1, 0, 1)
+    assert results(out, NAMES[:1]) == before
+
+
+def test_warnings_of_pairs_are_in_the_summary(phantoms, tmp_path):
+    options = {**QUICK, "everything": {**QUICK["everything"], "bands": 1}}
+    summary = register(pairs=write_list(tmp_path / "list.json", phantoms[:1]), output_dir=str(tmp_path), **options)
+    assert any("No region was found" in sentence for sentence in summary["pairs"][0]["warnings"])
+    with (tmp_path / "summary.csv").open(encoding="utf-8", newline="") as stream:
+        assert "No region was found" in next(csv.DictReader(stream))["warnings"]
 
 
 def test_pairs_without_regions_have_their_own_exit_code(phantoms, tmp_path, monkeypatch):

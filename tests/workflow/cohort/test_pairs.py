@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import time
 
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.workflow.cohort.pairs import Entry, is_folder_name, read_entries
+from scripts.workflow.cohort.pairs import Entry, is_pair_name, read_entries
 
 COLUMNS = ("moving", "fixed", "moving_label", "fixed_label", "moving_frame", "fixed_frame")
 
@@ -51,7 +52,8 @@ def test_csv_and_json_give_the_same_pairs(tmp_path):
         ("a.csv", "moving,fixed\na,b\nc,\n", "Pair 2 .* has no fixed image"),
         ("a.csv", "moving,fixed,moving_frame\na,b,-1\n", "'-1' as moving_frame; give the number of a frame"),
         ("a.csv", "name,moving,fixed\n../x,a,b\n", "called '../x', which cannot be the name of a folder"),
-        ("a.csv", "name,moving,fixed\nx,a,b\nX,a,b\n", "The name 'X' stands twice"),
+        ("a.csv", "name,moving,fixed\nx,a,b\nX,a,b\n", "The name 'X' is used twice"),
+        ("a.csv", "name,moving,fixed\ns1/a,a,b\ns1,a,b\n", "'s1/a' of .* would lie in the folder of the pair 's1'"),
         ("a.json", '[{"moving": "a\\u0000", "fixed": "b"}]', r"has 'a\\x00' as moving; give text"),
         ("a.json", "{", "no valid JSON"),
         ("a.json", "[" * 100_000, "no valid JSON"),
@@ -121,13 +123,52 @@ def test_damaged_lists_are_read_or_refused(tmp_path, ending):
     assert min(outcomes.count(o) for o in ("read", "refused")) > 10
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\\b", ".cache", "a\nb", "a:b", "x" * 201, "end.", 'q"'])
+def test_bids_names_in_a_tsv(tmp_path):
+    (tmp_path / "pairs.tsv").write_text(
+        "name\tmoving\tfixed\tmoving_label\nsub-01/ses-1\ta b.nii.gz\tc,d.nii.gz\tn/a\n", encoding="utf-8"
+    )
+    item = {"moving": str(tmp_path / "a b.nii.gz"), "fixed": str(tmp_path / "c,d.nii.gz")}
+    assert read_entries(tmp_path / "pairs.tsv", COLUMNS) == [Entry("sub-01/ses-1", item)]
+
+
+def test_a_hundred_thousand_unnamed_pairs_are_read_quickly(tmp_path):
+    """All of one name: numbering them must not take time with the square of their number."""
+    path = tmp_path / "long.csv"
+    path.write_text(
+        "moving,fixed\n" + "".join(f"{k}/t1.nii,{k // 10}/t2.nii\n" for k in range(100_000)), encoding="utf-8"
+    )
+    began = time.process_time()
+    entries = read_entries(path, COLUMNS)
+    assert time.process_time() - began < 15
+    assert (entries[0].name, entries[-1].name) == ("t1_to_t2", "t1_to_t2_100000")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/",
+        "/a",
+        "a//b",
+        "a/../b",
+        "summary.csv/x",
+        "a\\b",
+        ".cache",
+        "a\nb",
+        "a:b",
+        "x" * 201,
+        "end.",
+        'q"',
+    ],
+)
 def test_names_that_leave_the_folder_are_refused(name):
-    assert not is_folder_name(name)
+    assert not is_pair_name(name)
 
 
-@pytest.mark.parametrize("name", ["a", "patient 1", "P-01_ES", "患者", "it's", "a..b"])
+@pytest.mark.parametrize("name", ["a", "patient 1", "P-01_ES", "患者", "it's", "a..b", "q.old", "sub-01/ses-1"])
 def test_ordinary_names_are_taken(name, tmp_path):
-    assert is_folder_name(name)
-    (tmp_path / name).mkdir()
-    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert is_pair_name(name)
+    (tmp_path / name).mkdir(parents=True)
+    assert (tmp_path / name).relative_to(tmp_path).as_posix() == name
