@@ -21,7 +21,7 @@ from .verbs.compose import compose
 from .verbs.evaluate import evaluate, summary_text
 from .verbs.invert import invert
 from .verbs.warp import warp
-from .workflow.outcome import ExitCode, input_error
+from .workflow.outcome import INTERRUPTED, ExitCode, input_error
 from .workflow.plan import plan_text
 from .workflow.run import BUNDLE, PATHS, check_switch, no_option, run_bundle
 
@@ -159,6 +159,9 @@ def main() -> None:
             sys.stdout.write(shown(result))
             if result and result.get("failed"):
                 sys.exit(ExitCode.SOME_FAILED)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{INTERRUPTED}\n")
+        sys.exit(ExitCode.INTERRUPTED)
     except Exception as error:
         plain = input_error(error)
         if plain is None:

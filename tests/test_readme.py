@@ -218,4 +218,4 @@ def test_train_and_evaluate(bundle, tmp_path):
     words = [places.get(w, w) for w in line_of(bundle, "configs/evaluate.json")]
     in_a_shell(bundle, *words, *SMALL, "--masks", "label", "--output_dir", str(tmp_path / "numbers"))
     summary = json.loads((tmp_path / "numbers" / "summary.json").read_text(encoding="utf-8"))
-    assert {"dice/mean/initial", "dice/mean/final"} <= set(summary)
+    assert {"dice/mean/initial", "dice/mean/final"} <= set(summary["metrics"])

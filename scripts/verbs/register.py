@@ -13,7 +13,6 @@ from monai.bundle import ConfigParser
 
 from ..common.errors import InputError
 from ..workflow.cohort.pairs import read_entries
-from ..workflow.guard import sole_writer
 from ..workflow.method import AUTO, METHODS, choose
 from ..workflow.outcome import unwrapped
 from ..workflow.plan import plan_text
@@ -68,11 +67,7 @@ def register(
 
 def run(configs: list[str], values: Mapping[str, Any]) -> None:
     """Runs the configs; ends the program with exit code 3 or 4 where not everything was registered."""
-    if "cohort.json" in configs:
-        run_bundle(configs, values)  # the cohort locks its folder itself
-        return
-    with sole_writer(values["output_dir"]):
-        run_bundle(configs, values)
+    run_bundle(configs, values)
 
 
 def resolve(

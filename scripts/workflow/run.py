@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import warnings
@@ -16,6 +17,7 @@ from monai.bundle import run as monai_run
 
 from ..common.device import pick_device
 from ..common.errors import InputError
+from .guard import sole_writer
 
 BUNDLE = Path(__file__).resolve().parents[2]
 # Options that name files: they are text, never an expression of MONAI's config language or a Python literal.
@@ -44,7 +46,10 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
     values = config_values(options)
     if "device" in values:
         values["device"] = f"$torch.device('{pick_device(values['device'])}')"
-    with warnings.catch_warnings():
+    # A cohort locks its folder itself, because shards share it.
+    alone = "output_dir" in options and "cohort.json" not in configs
+    lock = sole_writer(options["output_dir"]) if alone else contextlib.nullcontext()
+    with lock, warnings.catch_warnings():
         # MONAI warns at every start that a config runs code; this config is the bundle's own.
         warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
         workflow = ConfigWorkflow(

@@ -47,4 +47,4 @@ def test_a_variant_trains_with_its_losses_and_network(bundle, lists, tmp_path, v
     options |= {"pairs": lists["validation_pairs"], "output_dir": str(tmp_path / "out"), "progress": False}
     files = ["inference.json", "evaluate.json", "ablation/voxelmorph.json"]
     run(workflow_of(bundle, files, "inference", **options))
-    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["pairs"] == 2
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8"))["registered"] == 2

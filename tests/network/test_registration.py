@@ -140,6 +140,6 @@ def test_table_of_a_cohort(tmp_path):
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open(encoding="utf-8")))
     assert [r["name"] for r in rows] == ["one", "a.nii to b.nii"]
     assert float(rows[1]["dice/left ventricle/final"]) == pytest.approx(0.8)
-    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["metrics"]
     assert summary["dice/mean/initial"] == {"mean": pytest.approx(0.5), "sd": pytest.approx(0.1), "n": 2}
     assert summary["tre_mm/mean/initial"]["mean"] == 4 and "dice/wall/final" not in summary

@@ -60,7 +60,9 @@ class CohortTable:
 
     def finish(self, engine: Engine) -> None:
         shards = idist.all_gather(self.rows) if idist.get_world_size() > 1 else [self.rows]
-        rows = sorted((row for shard in shards for row in shard), key=lambda row: row["name"])
+        rows = [row for shard in shards for row in shard]
+        if len(shards) > 1:
+            rows.sort(key=lambda row: row["name"])
         facts = {"method": self.method, "seconds": round(time.perf_counter() - self.started, 1)}
         summary = summarise(rows, facts | {"processes": len(shards)})
         engine.state.metrics.update({key: value["mean"] for key, value in summary["metrics"].items()})

@@ -15,6 +15,7 @@ import torch
 from scripts import register
 from scripts.common.errors import InputError
 from scripts.workflow.cohort import case
+from scripts.workflow.outcome import INTERRUPTED, ExitCode
 from tests.workflow.cohort.conftest import QUICK, results, write_list
 
 NAMES = ["heart0", "heart1", "heart2"]
@@ -40,7 +41,7 @@ def test_killed_and_resumed_is_as_if_undisturbed(bundle, phantoms, undisturbed, 
         process = subprocess.Popen(words, cwd=bundle, env=environment(), stdout=said, stderr=said)
         try:
             until = time.monotonic() + 300
-            while not ((out / "heart0").exists() and (out / case.RUNNING / "heart1").exists()):
+            while not ((out / "heart0").exists() and any(out.glob(f"{case.RUNNING}/*/{case.NEW}/heart1"))):
                 assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
                 time.sleep(0.02)
             message = ""
@@ -57,9 +58,41 @@ def test_killed_and_resumed_is_as_if_undisturbed(bundle, phantoms, undisturbed, 
     assert results(out, finished) == results(undisturbed, finished)  # whole or not there
     summary = register(pairs=listed, output_dir=str(out), **QUICK)
     assert summary["done_before"] == len(finished)
+    assert not (out / case.KILLED).exists()
     assert results(out, NAMES) == results(undisturbed, NAMES)
     assert {p.name for p in out.iterdir()} == {*NAMES, ".cache", "summary.csv", "summary.json", "report.html"}
     assert not [p for p in out.rglob("*") if "part" in p.name or "writing" in p.name]
+
+
+def test_a_killed_pair_is_named_and_comes_last(phantoms, undisturbed, tmp_path, caplog, capsys):
+    half = tmp_path / "out" / case.RUNNING / "only-host-1" / case.NEW / "heart0"
+    half.mkdir(parents=True)
+    (half / "ddf.nii.gz").write_bytes(b"half")
+    with caplog.at_level("WARNING"):
+        register(pairs=write_list(tmp_path / "list.json", phantoms), output_dir=str(tmp_path / "out"), **QUICK)
+    assert "A process was killed while it registered heart0" in caplog.text + capsys.readouterr().out
+    written = {n: (tmp_path / "out" / n / case.RECORD).stat().st_mtime_ns for n in NAMES}
+    assert max(written, key=written.get) == "heart0"
+    assert results(tmp_path / "out", NAMES) == results(undisturbed, NAMES)
+    assert {p.name for p in (tmp_path / "out").iterdir() if p.is_dir()} == {*NAMES, ".cache"}
+
+
+def test_ctrl_c_ends_in_one_line_and_can_be_resumed(bundle, phantoms, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    listed = write_list(tmp_path / "list.json", phantoms)
+    with (tmp_path / "said").open("wb") as said:
+        process = subprocess.Popen(command(listed, out, seconds=1.0), cwd=bundle, env=environment(), stderr=said)
+        until = time.monotonic() + 300
+        while not any(out.glob(f"{case.RUNNING}/*/{case.NEW}/heart1/*")):
+            assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        # Python ends by the signal itself, which a shell reports as 130, where an interrupt passed through eval().
+        assert process.wait(timeout=60) in (ExitCode.INTERRUPTED, -signal.SIGINT)
+    assert (tmp_path / "said").read_text(encoding="utf-8").strip() == INTERRUPTED
+    assert not (out / case.RUNNING).exists() and not (out / case.KILLED).exists()
+    assert register(pairs=listed, output_dir=str(out), **QUICK)["done_before"] >= 1
+    assert results(out, NAMES) == results(undisturbed, NAMES)
 
 
 def test_processes_of_torchrun_share_the_pairs(bundle, phantoms, undisturbed, tmp_path):
