@@ -10,19 +10,22 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from scripts.losses.pair import LossPair
+from scripts.metrics import assembly, overlap
 from scripts.verbs import register as verb
+from scripts.verbs.evaluate import evaluate
 
 
-def example(bundle: Path, title: str, language: str) -> str:
-    """The code block of a section of docs/contributing.md."""
+def example(bundle: Path, title: str, language: str, number: int = 0) -> str:
+    """A code block of a section of docs/contributing.md."""
     page = (bundle / "docs" / "contributing.md").read_text(encoding="utf-8")
     [section] = [part for part in re.split(r"^## ", page, flags=re.M) if part.startswith(f"{title}\n")]
-    return re.findall(rf"```{language}\n(.*?)```", section, re.S)[0]
+    return re.findall(rf"```{language}\n(.*?)```", section, re.S)[number]
 
 
 def add_module(name: str, code: str, tmp_path: Path, monkeypatch) -> ModuleType:
@@ -80,3 +83,21 @@ def test_a_loss_term_is_one_class_and_one_entry(bundle, tmp_path, monkeypatch):
     pair.images = torch.rand(2, 6, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     inside = (still + 0.3).requires_grad_()
     assert torch.autograd.gradcheck(lambda ddf: term(ddf, pair), inside)
+
+
+def test_a_metric_is_one_function_and_one_line(bundle, heart_files, tmp_path, monkeypatch):
+    for registry in (assembly.LABEL_METRICS, assembly.TITLES):
+        monkeypatch.setitem(registry, "volume_percent", None)  # so that the line of the example is undone
+    names = {**vars(overlap), "LABEL_METRICS": assembly.LABEL_METRICS, "TITLES": assembly.TITLES}
+    for number in range(2):
+        exec(example(bundle, "A metric", "python", number), names)
+    moved, fixed = np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8)
+    moved[:4] = fixed[:3] = 1
+    found = assembly.label_metrics([("final", moved)], fixed, [1], [1.0, 1.0])
+    assert found["volume_percent"]["final"][1] == pytest.approx(100 / 3)
+    evaluate(
+        transforms=heart_files["true_ddf"], moving_label=heart_files["moving_label"],
+        fixed_label=heart_files["fixed_label"], output_dir=str(tmp_path), progress=False,
+    )  # fmt: skip
+    [case] = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["cases"].values()
+    assert abs(case["volume_percent"]["final"]["mean"]) < abs(case["volume_percent"]["initial"]["mean"])
