@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
-from ..spatial.files import quiet_itk
+from ..spatial.files import read_itk
 from ..spatial.geometry import Geometry
-from ..spatial.itk_images import channels_of, itk_image
+from ..spatial.itk_images import channels_of, itk_image, write_itk
 
 SUFFIX = ".seg.nrrd"
 GOLDEN = 0.618033988749895  # of a turn; consecutive hues stay far apart however many there are
@@ -127,7 +126,7 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
         }
         for key, value in fields.items():
             image.SetMetaData(f"Segment{k}_{key}", value)
-    sitk.WriteImage(image, str(path), True)
+    write_itk(path, image)
 
 
 def _extent(mask: NDArray) -> str:
@@ -146,8 +145,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
         InputError: the file is missing, damaged, or an image without segments.
     """
     try:
-        with quiet_itk():
-            image = sitk.ReadImage(str(path))
+        image = read_itk(path)
         layers, affine = channels_of(image)
         count = sum(bool(re.fullmatch(r"Segment\d+_ID", key)) for key in image.GetMetaDataKeys())
         rows = [[image.GetMetaData(f"Segment{k}_{c}") for c in COLUMNS] for k in range(count)]

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Tables as CSV, whole files only."""
+"""Tables as CSV: whole files only, and safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -10,18 +10,37 @@ from typing import Any
 
 from ..common.files import whole_file
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a cell that begins so is computed, and can run programs
+
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows with the columns that any of them has, in the order in which they come up.
+    """Writes rows; the columns are those of all rows, in order of appearance.
 
     Args:
         path: see :func:`scripts.common.files.whole_file`.
-        rows: values by column; what a row lacks is left empty.
+        rows: values by column; a missing value is left empty.
 
     Raises:
         InputError: the file cannot be written.
     """
-    with whole_file(path) as part, part.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(dict.fromkeys(k for row in rows for k in row)), lineterminator="\n")
+    safe = [{plain_cell(k): plain_cell(v) for k, v in row.items()} for row in rows]
+    with whole_file(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        writer = csv.DictWriter(stream, list(dict.fromkeys(k for row in safe for k in row)), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(safe)
+
+
+def plain_cell(value: Any) -> Any:
+    """A value that a spreadsheet shows instead of computing it: text that begins like a formula gets an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    formula = value.startswith(FORMULA) and not _is_number(value)
+    return ("'" if formula else "") + value.replace("\r", " ")  # csv leaves it unquoted, and it would end the row
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -13,8 +13,11 @@ from PIL import Image as Picture
 
 from ..common.errors import InputError
 from ..spatial.fields import VECTOR
-from ..spatial.geometry import LPS, Geometry
-from .reader import COLOUR, PICTURES, Volume
+from ..spatial.files import check_data_files, itk_name, quiet_itk
+from ..spatial.geometry import Geometry
+from ..spatial.itk_images import itk_image, write_itk
+from .nifti import COLOUR
+from .reader import PICTURES, Volume
 
 NIFTI = (".nii", ".nii.gz")
 ITK_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -49,28 +52,23 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
 
 
 def _save_itk(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
-    data = array.reshape(*array.shape, *[1] * (3 - grid.ndim))
-    data = data[0].T if len(data) == 1 else data.transpose(3, 2, 1, 0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=len(array) > 1)
-    lps = LPS @ grid.affine
-    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
+    image = itk_image(array, grid)
     for key, value in itk_metadata(like.path).items():
         image.SetMetaData(key, value)
-    sitk.WriteImage(image, str(path), True)
+    write_itk(path, image)
 
 
 def itk_metadata(path: str | Path) -> dict[str, str]:
     """The free fields of an NRRD or MetaImage file, those that describe the old extent left out."""
     if not str(path).lower().endswith(ITK_IMAGES):
         return {}
+    check_data_files(Path(path))
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    keys = [k for k in reader.GetMetaDataKeys() if not k.startswith("ITK_") and not k.endswith(EXTENT_KEYS)]
-    return {k: reader.GetMetaData(k) for k in keys if not k.startswith("NRRD_")}
+    reader.SetFileName(itk_name(path))
+    with quiet_itk():
+        reader.ReadImageInformation()
+    keys = [k for k in reader.GetMetaDataKeys() if not k.startswith(("ITK_", "NRRD_")) and not k.endswith(EXTENT_KEYS)]
+    return {k: reader.GetMetaData(k) for k in keys}
 
 
 def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Header | None = None) -> None:

@@ -21,6 +21,7 @@ from scipy import ndimage
 from ..common.errors import InputError
 from .files import load_itk_transform, load_numbers
 from .geometry import LPS, Geometry, usable
+from .itk_images import placed
 
 INITS = ("none", "moments", "affine")
 FOREGROUND = 0.04  # windowed intensities above this belong to the patient
@@ -41,9 +42,7 @@ def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
     converted = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(image, np.float32).T))
     converted.SetSpacing(geometry.spacing)
     if geometry.ndim == 3:
-        lps = LPS @ geometry.affine
-        converted.SetOrigin(lps[:3, 3].tolist())
-        converted.SetDirection((lps[:3, :3] / geometry.spacing).flatten().tolist())
+        placed(converted, geometry)
     return converted
 
 

@@ -9,10 +9,13 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from .files import readable
+from ..common.errors import InputError
+from ..common.files import existing
+from .files import check_size, readable
 from .geometry import LPS, Geometry
 
-VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as it is (LPS), flips the second (RAS)
+METRES, MICRONS = 1, 3  # NIfTI unit codes
+VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as LPS, and flips the second, which is RAS
 
 
 def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int = VECTOR) -> None:
@@ -26,12 +29,14 @@ def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int =
 
     Raises:
         ValueError: a shape that does not fit the grid, or another intent.
+        InputError: the field is not finite.
     """
     if intent not in (VECTOR, DISPLACEMENT):
         raise ValueError(f"intent must be {VECTOR} (LPS mm) or {DISPLACEMENT} (RAS mm), got {intent}.")
     data = np.asarray(u_lps, np.float32)
     if data.shape != (*fixed.shape, 3):
         raise ValueError(f"A field on grid {fixed.shape} must have shape {(*fixed.shape, 3)}, got {data.shape}.")
+    check_finite(data)
     if intent == DISPLACEMENT:
         data = data * np.diag(LPS)[:3].astype(np.float32)
     image = nib.Nifti1Image(data.reshape(*fixed.shape, *[1] * (4 - fixed.ndim), 3), fixed.affine)
@@ -42,6 +47,12 @@ def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int =
     nib.save(image, str(path))
 
 
+def check_finite(displacements: NDArray) -> None:
+    """Raises :class:`InputError` for a field with NaN or infinite displacements, which must not become a result."""
+    if not np.isfinite(displacements.sum(dtype=np.float64)):
+        raise InputError("The displacement field is not finite; check the weights and the images. Nothing is written.")
+
+
 def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
     """Reads a NIfTI displacement field, intent 1007 (LPS mm) or 1006 (RAS mm).
 
@@ -50,19 +61,25 @@ def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
 
     Raises:
         InputError: the file cannot be read.
-        ValueError: the file is not a displacement field, or its intent does not say which frame it is in.
+        ValueError: the file is not a displacement field, or its header does not say its frame and unit.
     """
     with readable(path, "NIfTI"):
-        image = nib.load(str(path))
+        image = nib.load(str(existing(path, "a displacement field")))
         shape, intent = image.shape, int(image.header["intent_code"])
+        unit = int(image.header["xyzt_units"]) & 7
     if len(shape) != 5 or shape[3] != 1 or shape[4] != 3:
         raise ValueError(f"{path} has shape {shape}; a displacement field has shape (X, Y, Z, 1, 3).")
     if intent not in (VECTOR, DISPLACEMENT):
         raise ValueError(f"{path} has NIfTI intent {intent}; a field needs 1007 (LPS mm) or 1006 (RAS mm).")
+    if unit in (METRES, MICRONS):
+        raise InputError(
+            f"{path} has lengths in {'metres' if unit == METRES else 'microns'}; a field needs millimetres."
+        )
+    check_size(path, shape)
     with readable(path, "NIfTI"):
         data = np.asarray(image.dataobj, np.float32)[:, :, :, 0]
     if intent == DISPLACEMENT:
-        data *= np.diag(LPS)[:3].astype(np.float32)
+        data = data * np.diag(LPS)[:3].astype(np.float32)
     if shape[2] == 1:
         return data[:, :, 0], Geometry(shape[:2], image.affine)
     return data, Geometry(shape[:3], image.affine)

@@ -1,10 +1,11 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Opening the files of other programs: read completely, or refused in one sentence, whatever is wrong with them."""
+"""Opening image and transform files of other programs: read completely, or refused in one sentence."""
 
 from __future__ import annotations
 
+import math
 import os
-import tempfile
+import re
 import warnings
 import zipfile
 import zlib
@@ -19,8 +20,12 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
+from ..common.files import existing
 
-# What nibabel and numpy raise for damaged files: from headers, from compression, from sizes that cannot be.
+MAX_GB = 4.0  # of one image in float32, in 1e9 bytes: 1000 x 1000 x 1000 voxels
+HEADER_BYTES = 1 << 16
+DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
+# What nibabel and numpy raise for damaged files: from headers, from compression, from impossible sizes.
 UNREADABLE = (
     ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError,
     zlib.error, zipfile.BadZipFile,
@@ -29,7 +34,7 @@ UNREADABLE = (
 
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
-    """Whatever is raised while a file is read becomes one sentence.
+    """Turns whatever is raised while a file is read into one sentence.
 
     Args:
         path: of the file.
@@ -42,8 +47,10 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; give the path of a {kind} file.") from error
+    except PermissionError as error:
+        raise InputError(f"{path} must not be read (permission denied); change its permissions.") from error
+    except MemoryError as error:
+        raise InputError(f"{path} needs more memory than this machine has; crop or resample it first.") from error
     except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -51,38 +58,128 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
         ) from error
 
 
+def check_size(path: str | Path, shape: tuple[int, ...], max_gb: float = MAX_GB) -> None:
+    """Raises :class:`InputError` for a file whose header announces more than ``max_gb`` 1e9 bytes in float32."""
+    size = math.prod(int(s) for s in shape) * 4 / 1e9
+    if size > max_gb:
+        raise InputError(
+            f"{path} announces the size {tuple(shape)}, {size:.1f} GB in memory, and the limit is {max_gb:g} GB; "
+            "crop or resample it first, or raise --max_image_gb."
+        )
+
+
+def load_array(path: str | Path, max_gb: float = MAX_GB) -> NDArray:
+    """The first array of an npz file, float32; its size is checked before it is decompressed.
+
+    Raises:
+        InputError: unreadable, damaged, too large or empty.
+    """
+    path = existing(path, "an npz file")
+    with readable(path, "npz"), zipfile.ZipFile(path) as archive:
+        if not archive.namelist():
+            raise InputError(f"{path} holds no array.")
+        with archive.open(archive.namelist()[0]) as stream:
+            version = np.lib.format.read_magic(stream)
+            headers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+            check_size(path, headers[version[0]](stream)[0], max_gb)
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[arrays.files[0]].astype(np.float32)
+
+
 def load_numbers(path: str | Path) -> NDArray:
-    """The numbers of a text file, as rows and columns; empty where it holds anything else."""
+    """The numbers of a text file as rows and columns; empty if it holds anything else."""
+    path = existing(path, "a text file with a matrix")
+    if path.stat().st_size > HEADER_BYTES:  # a 4 x 4 matrix is shorter, and a transform may be very long
+        return np.empty((0, 0))
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # numpy's, on a file without any
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # numpy's, for a file without numbers
             return np.loadtxt(path, ndmin=2, encoding="utf-8-sig")
     except ValueError:  # UnicodeDecodeError is one
         return np.empty((0, 0))
 
 
-def load_itk_transform(path: str | Path) -> sitk.Transform:
-    """A transform from any file that ITK reads.
+def read_itk(path: str | Path, max_gb: float = MAX_GB) -> sitk.Image:
+    """An image of any format that ITK reads; size and data files are checked before the voxels are read.
 
     Raises:
-        InputError: the file is no transform that ITK reads.
+        InputError: missing, damaged or another format, too large, or with voxels outside its own folder.
     """
+    path = existing(path, "an image")
+    name = itk_name(path)
+    check_data_files(path)
     try:
         with quiet_itk():
-            return sitk.ReadTransform(str(path))
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+            check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()), max_gb)
+            return reader.Execute()
+    except (RuntimeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path} is not an image that can be read (NIfTI, NRRD, MHA, PNG, JPEG, DICOM folder)."
+        ) from error
+
+
+def check_data_files(path: Path) -> None:
+    """Raises :class:`InputError` if a text header (.mhd, .nhdr, or .mha and .nrrd) takes voxels from another folder.
+
+    Without this check a header could copy any file of the machine into the output image.
+    """
+    with readable(path, "an image"), path.open("rb") as stream:
+        head = stream.read(HEADER_BYTES)
+    if head.startswith(b"NRRD"):
+        head = head.split(b"\n\n")[0].split(b"\r\n\r\n")[0]
+    for found in DATA_FILE.findall(head):
+        name = os.fsdecode(found)
+        if name.upper() == "LOCAL":
+            return  # voxels follow; they are not text
+        if Path(name).name != name or name.upper().startswith("LIST"):
+            raise InputError(
+                f"{path} takes its voxels from {name!r}; the data must be one file in the folder of the header."
+            )
+        # A pattern such as slice%03d.raw 1 9 1 names several files, all beside the header.
+        if "%" not in name:
+            existing(path.with_name(name), f"the data file of {path.name}")
+
+
+def load_itk_transform(path: str | Path) -> sitk.Transform:
+    """A transform of any format that ITK reads.
+
+    Raises:
+        InputError: missing, damaged or another format.
+    """
+    name = itk_name(existing(path, "a transform"))
+    try:
+        with quiet_itk():
+            return sitk.ReadTransform(name)
     except (RuntimeError, UnicodeDecodeError) as error:  # the second from bytes of the file in ITK's own message
         raise InputError(
             f"{path} cannot be read as an ITK transform; it may be damaged or another format than its name says."
         ) from error
 
 
+def itk_name(path: str | Path) -> str:
+    """A path as text for SimpleITK, which ends the whole process for a name that is not Unicode.
+
+    Raises:
+        InputError: such a name.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise InputError(f"The name {name} is not UTF-8, and ITK cannot open it; rename the file.") from error
+    return str(path)
+
+
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """What ITK's readers print past Python goes nowhere meanwhile: HDF5 shows a stack of calls for a damaged file."""
-    kept = os.dup(2)
+    """Discards what ITK prints past Python, such as the call stack of HDF5 for a damaged file."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        with tempfile.TemporaryFile() as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-            yield
+        os.dup2(nowhere, 2)
+        yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        os.close(nowhere)

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from .files import itk_name, quiet_itk
 from .geometry import LPS, Geometry
 
 
@@ -44,3 +47,16 @@ def channels_of(image: sitk.Image) -> tuple[NDArray, NDArray]:
     affine[:m, :m] = direction * np.asarray(image.GetSpacing())[:m]
     affine[:m, 3] = np.asarray(image.GetOrigin())[:m]
     return array.reshape(*array.shape, *[1] * (3 - m)), LPS @ affine
+
+
+def write_itk(path: str | Path, image: sitk.Image) -> None:
+    """Writes an image in the format of its suffix, compressed.
+
+    Raises:
+        OSError: ITK could not write it.
+    """
+    try:
+        with quiet_itk():
+            sitk.WriteImage(image, itk_name(path), True)
+    except RuntimeError as error:
+        raise OSError(f"ITK cannot write {Path(path).name}; the disk may be full") from error

@@ -13,37 +13,26 @@ from numpy.typing import NDArray
 from ..common.errors import InputError
 from .affine import transform_matrix
 from .chain import Field, Linear, Step
-from .files import load_itk_transform
+from .files import itk_name, load_itk_transform, quiet_itk
 from .geometry import LPS, Geometry
+from .itk_images import channels_of, itk_image, placed
 
 ITK_SUFFIXES = (".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
 
 
 def vector_image(u_lps: NDArray, grid: Geometry) -> sitk.Image:
     """A displacement field (*grid.shape, 3) LPS mm as a 3-D float64 vector image; a 2-D one has a single slice."""
-    data = np.asarray(u_lps, np.float64).reshape(*grid.shape, *[1] * (3 - grid.ndim), 3)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0, 3)), isVector=True)
-    return _placed(image, grid)
-
-
-def blank_image(grid: Geometry) -> sitk.Image:
-    """An empty 3-D image on a grid; a 2-D grid has a single slice."""
-    return _placed(sitk.Image([*grid.shape, *[1] * (3 - grid.ndim)], sitk.sitkUInt8), grid)
+    return itk_image(np.moveaxis(np.asarray(u_lps, np.float64), -1, 0), grid, vector=True)
 
 
 def field_of(image: sitk.Image) -> Field:
     """The field of a vector image of 2 or 3 dimensions, LPS mm."""
-    n = image.GetDimension()
-    data = sitk.GetArrayFromImage(image)
-    data = data.transpose(*reversed(range(n)), n)
-    u = np.zeros((*data.shape[:n], 3), np.float32)
-    u[..., :n] = data
-    affine = np.eye(4)
-    affine[:n, :n] = np.asarray(image.GetDirection()).reshape(n, n) * np.asarray(image.GetSpacing())
-    affine[:n, 3] = image.GetOrigin()
-    if n == 3 and u.shape[2] == 1:
+    vectors, affine = channels_of(image)
+    u = np.zeros((*vectors.shape[1:], 3), np.float32)
+    u[..., : len(vectors)] = np.moveaxis(vectors, 0, -1)
+    if u.shape[2] == 1:
         u = u[:, :, 0]
-    return Field(u, Geometry(u.shape[:-1], LPS @ affine))
+    return Field(u, Geometry(u.shape[:-1], affine))
 
 
 def to_itk(steps: Sequence[Step]) -> sitk.Transform:
@@ -107,12 +96,27 @@ def write_itk_transform(path: str | Path, steps: Sequence[Step]) -> None:
         steps: the chain.
 
     Raises:
-        InputError: a composite in a format that has none.
+        InputError: a chain of several transforms in a format that holds one.
+        OSError: the file is not complete.
     """
     suffix = Path(path).suffix.lower()
     if suffix in (".mat", ".xfm") and len(steps) > 1:
         raise InputError(f"{Path(path).name}: {suffix} files hold one transform, not {len(steps)}; write .h5 or .tfm.")
-    sitk.WriteTransform(to_itk(steps), str(path))
+    transform = to_itk(steps)
+    try:
+        with quiet_itk():
+            sitk.WriteTransform(transform, itk_name(path))
+            # ITK reports no error when the disk is full while it writes text; then numbers are missing at the end.
+            complete = suffix in (".h5", ".hdf5") or _numbers(sitk.ReadTransform(itk_name(path))) == _numbers(transform)
+    except RuntimeError:
+        complete = False
+    if not complete:
+        raise OSError(f"ITK cannot write {Path(path).name}; the disk may be full")
+
+
+def _numbers(transform: sitk.Transform) -> list[int]:
+    """How many parameters each part of a transform has."""
+    return [part.GetNumberOfParameters() + part.GetNumberOfFixedParameters() for part in _flat(transform)]
 
 
 def _linear(matrix: NDArray) -> sitk.AffineTransform:
@@ -135,22 +139,6 @@ def _sampled(transform: sitk.Transform, reference: Geometry) -> Field:
     """Any transform as a displacement field on a grid."""
     if transform.GetDimension() != 3:
         raise InputError(f"A {transform.GetName()} of {transform.GetDimension()} dimensions cannot be read.")
-    image = blank_image(reference)
-    field = sitk.TransformToDisplacementField(
-        transform,
-        sitk.sitkVectorFloat64,
-        image.GetSize(),
-        image.GetOrigin(),
-        image.GetSpacing(),
-        image.GetDirection(),
-    )
-    return field_of(field)
-
-
-def _placed(image: sitk.Image, grid: Geometry) -> sitk.Image:
-    lps = LPS @ grid.affine
-    spacing = np.linalg.norm(grid.affine[:3, :3], axis=0)
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(lps[:3, 3].tolist())
-    image.SetDirection((lps[:3, :3] / spacing).flatten().tolist())
-    return image
+    image = placed(sitk.Image([*reference.shape, *[1] * (3 - reference.ndim)], sitk.sitkUInt8), reference)
+    place = image.GetSize(), image.GetOrigin(), image.GetSpacing(), image.GetDirection()
+    return field_of(sitk.TransformToDisplacementField(transform, sitk.sitkVectorFloat64, *place))

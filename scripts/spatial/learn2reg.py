@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ..common.errors import InputError
+from ..common.files import existing
 from .chain import Field, GridMap, Step
-from .files import readable
+from .files import check_size, load_array, readable
 from .geometry import LPS, Geometry
 
 LAYOUTS = ("last", "first")
@@ -63,12 +64,11 @@ def disp_array(path: str | Path) -> NDArray:
     """
     path = Path(path)
     if path.suffix.lower() == ".npz":
-        with readable(path, "npz"), np.load(path, allow_pickle=False) as archive:
-            if not archive.files:
-                raise InputError(f"{path} holds no array.")
-            return archive[archive.files[0]].astype(np.float32)
+        return load_array(path)
     with readable(path, "NIfTI"):
-        data = np.asarray(nib.load(path).dataobj, np.float32)
+        image = nib.load(existing(path, "a field"))
+        check_size(path, image.shape)
+        data = np.asarray(image.dataobj, np.float32)
     return data[:, :, :, 0] if data.ndim == 5 and data.shape[3] == 1 else data
 
 

@@ -14,8 +14,9 @@ from ..common.errors import InputError
 from ..common.files import there
 from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step
 from .fields import VECTOR, read_field, write_field
-from .files import load_numbers, quiet_itk
+from .files import load_numbers, read_itk
 from .geometry import FARTHEST_MM, LPS, Geometry, same_grid, usable
+from .itk_images import write_itk
 from .itk_transforms import (
     ITK_SUFFIXES,
     field_of,
@@ -131,7 +132,7 @@ def write_chain(
     if kind in NIFTI:
         write_field(path, field.u_lps, grid, intent)
     elif kind in VECTOR_IMAGES:
-        sitk.WriteImage(sitk.Cast(vector_image(field.u_lps, grid), sitk.sitkVectorFloat32), str(path), True)
+        write_itk(path, sitk.Cast(vector_image(field.u_lps, grid), sitk.sitkVectorFloat32))
     else:
         write_itk_transform(path, [field])
 
@@ -205,11 +206,7 @@ def _check(steps: Sequence[Step], name: str) -> None:
 
 
 def _read_vector_image(path: Path) -> Field:
-    try:
-        with quiet_itk():
-            image = sitk.ReadImage(str(path))
-    except (RuntimeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as an image.") from error
+    image = read_itk(path)
     if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
         raise InputError(
             f"{path} has {image.GetNumberOfComponentsPerPixel()} components a voxel; a displacement field of "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -175,7 +177,7 @@ def test_bad_pairs(tmp_path, heart, heart_files):
     soft = save(tmp_path / "soft.nii.gz", heart.moving_label * 0.3, heart.moving_affine)
     with pytest.raises(InputError, match="not whole numbers"):
         LoadPair()({**heart_files, "moving_label": soft})
-    with pytest.raises(InputError, match=r"nowhere\.csv cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere\.csv does not exist"):
         LoadPair()({**heart_files, "moving_landmarks": str(tmp_path / "nowhere.csv")})
 
 
@@ -212,3 +214,28 @@ def test_phantom_files_hold_the_truth(heart, tmp_path):
     paths = write_phantom(tmp_path, heart)
     u, grid = read_field(paths["true_ddf"])
     np.testing.assert_allclose(voxel_displacement(u, grid), heart.ddf, atol=1e-3)
+
+
+def test_counts_of_landmarks_are_compared_before_the_alignment(heart_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(pair, "align", lambda *_: pytest.fail("the images were aligned first"))
+    rows = Path(heart_files["moving_landmarks"]).read_text(encoding="utf-8").splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(rows[:-2]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"few\.csv has 22 landmarks and .*csv has 24; landmark k of one file"):
+        LoadPair(init="affine")({**heart_files, "moving_landmarks": str(tmp_path / "few.csv")})
+
+
+def test_warnings_about_all_inputs_travel_with_the_pair(heart_files, tmp_path):
+    assert LoadPair()(heart_files)["pair"].warnings == ()
+    changed = dict(heart_files)
+    for role in ("moving", "moving_label"):
+        image = nib.load(heart_files[role])
+        image.set_qform(np.diag([2, 3, 4, 1]) @ image.affine, 1)
+        image.header["pixdim"][1:4] = np.linalg.norm(image.affine[:3, :3], axis=0)
+        changed[role] = str(tmp_path / f"{role}.nii.gz")
+        nib.save(image, changed[role])
+    rows = Path(heart_files["fixed_landmarks"]).read_text(encoding="utf-8").splitlines()
+    (tmp_path / "far.csv").write_text("\n".join([*rows[:-1], "900,900,900"]), encoding="utf-8")
+    said = LoadPair(header="affine")({**changed, "fixed_landmarks": str(tmp_path / "far.csv")})["pair"].warnings
+    assert len(said) == 3
+    assert "moving.nii.gz has two affines" in said[0] and "1 of 24 landmarks" in said[1]
+    assert "moving_label.nii.gz has two affines" in said[2]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -214,7 +217,7 @@ def test_vectors_are_colours_or_refused(tmp_path, count):
     if count in (3, 4):
         assert read_volume(tmp_path / "vectors.nrrd").array.shape == (3, 6, 5, 4)
         return
-    with pytest.raises(InputError, match=rf"vectors\.nrrd has {count} values a voxel"):
+    with pytest.raises(InputError, match=rf"vectors\.nrrd has {count} values per voxel"):
         read_volume(tmp_path / "vectors.nrrd")
 
 
@@ -249,3 +252,137 @@ def test_intensities(nifti):
     assert filled[0, 0, 0, 1] == 0
     with pytest.raises(InputError, match="value 7 everywhere"):
         check_intensities(read_volume(change(nifti, "flat.nii.gz", np.full((5, 5, 5), 7, np.int16))))
+
+
+def test_lengths_in_other_units_become_millimetres(nifti, caplog):
+    for unit, plural, scale in (("meter", "metres", 1000), ("micron", "microns", 0.001)):
+        image = nib.Nifti1Image(VALUES, np.diag([1 / scale, 1 / scale, 1 / scale, 1]) @ GRID.affine)
+        image.header.set_xyzt_units(unit)
+        path = nifti.with_name(f"{unit}.nii")
+        nib.save(image, path)
+        volume = read_volume(path)
+        np.testing.assert_allclose(volume.geometry.affine, GRID.affine, rtol=1e-5, atol=1e-3)
+        assert volume.warnings == (f"{path} has lengths in {plural}; they are converted to millimetres.",)
+        assert volume.warnings[0] in caplog.text
+        itk = sitk.ReadImage(str(path))  # the oracle: ITK converts, too
+        np.testing.assert_allclose(itk.GetSpacing(), volume.geometry.spacing, rtol=1e-4)
+
+
+def test_two_affines_that_differ_and_none_at_all_are_said(nifti):
+    image = nib.Nifti1Image(VALUES, GRID.affine)
+    moved = GRID.affine.copy()
+    moved[1, 3] += 4
+    image.set_sform(GRID.affine, 1)
+    image.set_qform(moved, 1)
+    nib.save(image, nifti.with_name("two.nii"))
+    assert "differ by up to 4 mm; the sform is taken" in read_volume(nifti.with_name("two.nii")).warnings[0]
+    image.set_qform(GRID.affine, 1)
+    nib.save(image, nifti.with_name("same.nii"))
+    assert not read_volume(nifti.with_name("same.nii")).warnings
+    path = change(nifti, "none.nii", qform_code=0, sform_code=0)
+    assert "does not say where it lies (neither sform nor qform)" in read_volume(path).warnings[0]
+
+
+def test_a_small_file_that_announces_a_huge_image_is_refused_at_once(tmp_path):
+    """A few kB of gzip can hold many GB of zeros."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape((4000, 4000, 2000))
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    with gzip.open(tmp_path / "bomb.nii.gz", "wb") as stream:
+        stream.write(header.binaryblock + bytes(100_000))
+    with pytest.raises(InputError, match=r"announces the size \(4000, 4000, 2000\), 128\.0 GB .* the limit is 4 GB"):
+        read_volume(tmp_path / "bomb.nii.gz")
+    lines = "NRRD0004", "type: uchar", "dimension: 3", "sizes: 4000 4000 2000", "encoding: gzip", "", ""
+    (tmp_path / "bomb.nrrd").write_bytes("\n".join(lines).encode() + gzip.compress(bytes(1000)))
+    with pytest.raises(InputError, match=r"bomb\.nrrd announces the size \(4000, 4000, 2000, 1\)"):
+        read_volume(tmp_path / "bomb.nrrd")
+
+
+def test_the_limit_is_an_option_and_counts_one_frame(nifti):
+    series = change(nifti, "series.nii.gz", np.stack([VALUES] * 3, axis=-1))
+    limit = VALUES.size * 4 / 1e9
+    assert read_volume(series, frame=1, max_gb=limit).array.shape == (1, 12, 10, 8)
+    with pytest.raises(InputError, match="raise --max_image_gb"):
+        read_volume(series, frame=1, max_gb=0.99 * limit)
+
+
+@pytest.mark.parametrize(
+    ("name", "header"),
+    [
+        ("a.mhd", "NDims = 2\nDimSize = 4 4\nElementType = MET_UCHAR\nElementDataFile = {data}\n"),
+        ("a.mha", "NDims = 2\nDimSize = 4 4\nElementType = MET_UCHAR\nElementDataFile = {data}\n"),
+        ("a.nhdr", "NRRD0004\ntype: uchar\ndimension: 2\nsizes: 4 4\nencoding: raw\ndata file: {data}\n"),
+        ("a.nrrd", "NRRD0004\ntype: uchar\ndimension: 2\nsizes: 4 4\nencoding: raw\ndata file: {data}\n"),
+        ("a.dat", "NRRD0004\ntype: uchar\ndimension: 2\nsizes: 4 4\nencoding: raw\ndatafile: {data}\n"),
+    ],
+)
+def test_voxels_come_from_the_folder_of_the_header(tmp_path, name, header):
+    """A header must not copy other files of the machine into an image."""
+    (tmp_path / "secret.txt").write_bytes(bytes(range(40, 56)))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "own.raw").write_bytes(bytes(range(16)))
+    for data in (str(tmp_path / "secret.txt"), "../secret.txt", "LIST"):
+        (folder / name).write_text(header.format(data=data))
+        with pytest.raises(InputError, match="the data must be one file in the folder of the header"):
+            read_volume(folder / name)
+    (folder / name).write_text(header.format(data="gone.raw"))
+    with pytest.raises(InputError, match=r"gone\.raw does not exist; give the path of the data file of a\."):
+        read_volume(folder / name)
+    if name in ("a.mhd", "a.nhdr"):
+        (folder / name).write_text(header.format(data="own.raw"))
+        assert read_volume(folder / name).array[0].T.ravel().tolist() == list(range(16))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes and devices of POSIX")
+def test_pipes_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "a.nii.gz")
+    for path in (tmp_path / "a.nii.gz", "/dev/zero"):
+        with pytest.raises(InputError, match="is a device or a pipe, not a file"):
+            read_volume(path)
+
+
+@pytest.mark.parametrize("name", ["price$5.nii.gz", "~home.nrrd", "caf\udce9.nii.gz", "a b#é.mha", "q.old.nii.gz"])
+def test_names_that_are_unusual(nifti, tmp_path, name):
+    image = sitk.ReadImage(str(nifti))
+    plain = tmp_path / f"plain.{name.split('.', 1)[1].removeprefix('old.')}"
+    sitk.WriteImage(image, str(plain))
+    try:
+        plain.rename(tmp_path / name)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    np.testing.assert_array_equal(read_volume(tmp_path / name).array[0], VALUES)
+
+
+def test_a_name_that_itk_cannot_open(nifti, tmp_path):
+    sitk.WriteImage(sitk.ReadImage(str(nifti)), str(tmp_path / "a.nrrd"))
+    try:
+        (tmp_path / "a.nrrd").rename(tmp_path / "caf\udce9.nrrd")
+    except (OSError, UnicodeError):
+        pytest.skip("this file system has no such names")
+    with pytest.raises(InputError, match=r"The name .*caf\\xe9\.nrrd is not UTF-8, and ITK cannot open it; rename"):
+        read_volume(tmp_path / "caf\udce9.nrrd")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_damaged_pictures(tmp_path, seed):
+    chance = np.random.default_rng(seed)
+    path = tmp_path / ("a.tif" if seed % 3 else "a.png")
+    pixels = chance.integers(0, 255, (30, 40), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, **({"compression": "tiff_lzw"} if seed % 2 and seed % 3 else {}))
+    content = bytearray(path.read_bytes())
+    for _ in range(8):
+        content[chance.integers(len(content))] = chance.integers(256)
+    path.write_bytes(bytes(content[: chance.integers(20, len(content) + 1)]))
+    try:
+        assert read_volume(path).array.size
+    except InputError as error:
+        assert "a." in str(error) and "\n" not in str(error)
+
+
+def test_no_temporary_folder_is_needed_to_read(nifti, tmp_path, monkeypatch):
+    sitk.WriteImage(sitk.ReadImage(str(nifti)), str(tmp_path / "a.nrrd"))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / "gone"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    assert read_volume(tmp_path / "a.nrrd").array.size == VALUES.size

@@ -55,6 +55,15 @@ def test_markups_say_their_frame(tmp_path, frame):
     assert marks.labels == ["F-0", "F-1"]
 
 
+def test_markups_in_other_units_become_millimetres(tmp_path):
+    """Slicer writes coordinateUnits; a file in centimetres was once read ten times too small."""
+    for unit, scale in (("cm", 10), ("m", 1000), ("mm", 1)):
+        points = [{"position": (p / scale).tolist()} for p in RAS]
+        markups = {"coordinateSystem": "RAS", "coordinateUnits": unit, "controlPoints": points}
+        (tmp_path / "p.mrk.json").write_text(json.dumps({"markups": [markups]}), encoding="utf-8")
+        np.testing.assert_allclose(read_landmark_file(tmp_path / "p.mrk.json").points_ras, RAS)
+
+
 @pytest.mark.parametrize("name", ["p.csv", "p.fcsv", "p.mrk.json"])
 @pytest.mark.parametrize("frame", ["ras", "lps", "voxel"])
 def test_round_trips(tmp_path, name, frame):
@@ -94,6 +103,17 @@ def test_columns_by_name(tmp_path):
         ("p.mrk.json", "no json", None, "not a markups file"),
         ("p.mrk.json", '{"markups": [{"coordinateSystem": "XYZ", "controlPoints": []}]}', None, "'XYZ'"),
         ("p.csv", None, None, "does not exist"),
+        ("p.csv", "1,5;2,5;3,5\n", None, "line 1: '1,5;2,5;3,5' has decimal commas; write decimal points"),
+        ("p.csv", "x;y;z\n1,5;2;3\n", None, "line 2: '1,5;2;3' has decimal commas"),
+        ("p.csv", "x,y,z\n1,5,2,5,3,5\n", None, "line 2: .* has 6 cells for 3 columns; quote text with commas"),
+        ("p.fcsv", FCSV.format(frame="LPS", a="1,5,2,5,3,5", b="1,2,3"), None, "line 4: .* cells for 14 columns"),
+        (
+            "p.mrk.json",
+            '{"markups": [{"coordinateUnits": "inch", "controlPoints": []}]}',
+            None,
+            "unit 'inch'; mm",
+        ),
+        ("p.csv", f"x,y,z\n1,2,{'3' * 200_000}\n", None, "is not a row of a table"),
     ],
 )
 def test_what_is_refused(tmp_path, name, content, frame, message):
