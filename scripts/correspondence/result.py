@@ -43,6 +43,10 @@ class Registration:
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
 
+    def __getitem__(self, index: int) -> Registration:
+        """The result of a batch of one: MONAI Label takes item 0 of what an inferer returns."""
+        return (self,)[index]
+
 
 def working_image(inputs: Tensor) -> tuple[Tensor, Geometry]:
     """The pair (2C, *shape) as a plain tensor, and its grid, of a batch of one (a MetaTensor with the affine)."""

@@ -14,7 +14,9 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -23,6 +25,7 @@ import pytest
 import requests
 import SimpleITK as sitk
 
+from scripts.apps import release
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 
@@ -47,12 +50,37 @@ def phantom(tmp_path_factory) -> dict[str, str]:
     return write_phantom(tmp_path_factory.mktemp("phantom"), cardiac_pair(3, (64, 64, 6), (3.0, 3.0, 12.0)))
 
 
-@pytest.fixture(scope="module")
-def server(phantom, bundle, tmp_path_factory):
-    """Address, studies folder and seconds to start of a running server."""
+@contextmanager
+def running(folder: Path, *words: str | Path) -> Iterator[tuple[str, float]]:
+    """Address of a server started with these words, and the seconds until it answered."""
     python = os.environ.get("SAM_REGISTRATION_LABEL_PYTHON")
     if not python:
         pytest.skip("SAM_REGISTRATION_LABEL_PYTHON does not name the python of an environment with MONAI Label")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["PATH"] = f"{Path(python).parent}{os.pathsep}{environment['PATH']}"
+    environment["MONAI_LABEL_SESSION_PATH"] = str(folder / "sessions")
+    command = [Path(python).with_name("monailabel"), "start_server", "--host", "127.0.0.1", "--port", str(port), *words]
+    address = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("w") as log:
+        began = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+        try:
+            while not answers(address):
+                text = (folder / "log").read_text()
+                assert process.poll() is None and time.perf_counter() - began < 120, text[-2000:]
+                time.sleep(0.2)
+            yield address, time.perf_counter() - began
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(phantom, bundle, tmp_path_factory):
+    """Address, studies folder and seconds to start of a server with the app."""
     folder = tmp_path_factory.mktemp("server")
     studies = folder / "studies"
     studies.mkdir()
@@ -64,28 +92,9 @@ def server(phantom, bundle, tmp_path_factory):
     affine = near.affine.copy()
     affine[0, 3] += 2000.0
     nib.save(nib.Nifti1Image(np.asarray(near.dataobj), affine), studies / "far.nii.gz")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    bin_folder = Path(python).parent
-    environment = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
-    environment["MONAI_LABEL_SESSION_PATH"] = str(folder / "sessions")
-    environment.pop("PYTHONPATH", None)
-    command = [bin_folder / "monailabel", "start_server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--app", bundle / "scripts" / "apps" / "monai_label", "--studies", studies]
-    address = f"http://127.0.0.1:{port}"
-    with (folder / "log").open("w") as log:
-        began = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
-        try:
-            while not answers(address):
-                text = (folder / "log").read_text()
-                assert process.poll() is None and time.perf_counter() - began < 120, text[-2000:]
-                time.sleep(0.2)
-            yield address, studies, time.perf_counter() - began
-        finally:
-            process.terminate()
-            process.wait(30)
+    app = bundle / "scripts" / "apps" / "monai_label"
+    with running(folder, "--app", app, "--studies", studies) as (address, seconds):
+        yield address, studies, seconds
 
 
 def answers(address: str) -> bool:
@@ -215,3 +224,25 @@ def test_parameters_that_are_not_json(server):
     address, _, _ = server
     answer = requests.post(f"{address}/infer/masks?image=heart_es", data={"params": "{oops"}, timeout=60)
     assert answer.status_code == 400 and "JSON" in answer.json()["detail"]
+
+
+def test_the_generic_app_of_monai_label(phantom, tmp_path):
+    """The bundle under "monaibundle": the answer is the label of the second image, on the grid of the first."""
+    python = os.environ.get("SAM_REGISTRATION_LABEL_PYTHON")
+    apps = Path(python or "none").parent.parent / "monailabel" / "sample-apps" / "monaibundle"
+    if not apps.is_dir():
+        pytest.skip(f"there is no app monaibundle at {apps}")
+    app = shutil.copytree(apps, tmp_path / "monaibundle")
+    release.build(tmp_path / "bundle.zip", release.published_files())
+    zipfile.ZipFile(tmp_path / "bundle.zip").extractall(app / "model")
+    (tmp_path / "studies").mkdir()
+    shutil.copy(phantom["fixed"], tmp_path / "studies" / "heart_es.nii.gz")
+    conf = {"models": release.NAME, "zoo_source": "local", "sam2": "false", "skip_trainers": "true"}
+    words = [word for key, value in conf.items() for word in ("--conf", key, value)]
+    with running(tmp_path, "--app", app, "--studies", tmp_path / "studies", *words) as (address, _):
+        for given in ({}, {"moving_label": phantom["moving_label"]}):
+            request = {"device": "cpu", "moving": phantom["moving"], **given}
+            answer = infer(address, release.NAME, "heart_es", request, output="image")
+            assert answer.status_code == 200, answer.text + (tmp_path / "log").read_text()[-3000:]
+            (tmp_path / "carried.nii.gz").write_bytes(answer.content)
+            assert min(dice(tmp_path / "carried.nii.gz", phantom["fixed_label"])) >= (0.8 if given else 0.6)

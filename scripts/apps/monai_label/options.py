@@ -32,7 +32,7 @@ HIDDEN = {
     *(set(PATHS) - {"init"}), "bundle_root", "device", "seed", "sample", "sample_seed", "source", "points", "labels",
     "box", "names", "prompt_image", "points_frame", "parameters", "method", "method_reason", "handlers", "overview",
     "inverse", "progress", "sam_sha256", "mask_cache", "cache_gb", "images", "source_options", "frame", "dense",
-    "network", "spatial_dims", "strides", "attention_window",
+    "network", "spatial_dims", "strides", "attention_window", "use_click",
 }  # fmt: skip
 HARMLESS = re.compile(r"[\w .,+\-]*")
 

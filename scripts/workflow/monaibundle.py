@@ -1,0 +1,59 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The bundle under MONAI Label's generic app ``monaibundle``, which sends one image and expects a label map back.
+
+That app runs ``configs/inference.json`` by itself: preprocessing, inferer, postprocessing. It sets ``use_click`` in the
+config, which tells the config that it is at work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from monai.transforms import Transform
+
+from ..common.errors import InputError
+from ..correspondence.result import Registration
+from ..data.pair import Pair
+from ..spatial.geometry import resample_map
+
+
+class RequestedPair(Transform):
+    """The image of a request becomes the fixed one; the parameter "moving" of the request names the other.
+
+    Raises:
+        InputError: the request names no moving image.
+    """
+
+    def __call__(self, data: Mapping) -> dict:
+        if not isinstance(data.get("moving"), str):
+            raise InputError(
+                'Name the second image in the parameters of the request: {"moving": "FILE ON THE SERVER"}.'
+            )
+        return {**data, "fixed": data["image"]}
+
+
+class CarriedLabels(Transform):
+    """The labels of the moving image on the grid of the fixed one, as the answer to a request.
+
+    Input: a dict with "image" (4, *shape), "pair" and "pred" (:class:`Registration`).
+
+    Output: the same with "pred" (1, X, Y, Z), the label map named by the parameter "moving_label" or else the masks of
+    structures that the network used, and "image_meta_dict" with its affine.
+    """
+
+    def __call__(self, data: Mapping) -> dict:
+        pair: Pair = data["pair"]
+        result: Registration = data["pred"]
+        grid = pair.fixed.geometry
+        ddf = pair.on_fixed_grid(result.ddf)
+        if pair.moving_label is not None:
+            label = pair.moving_label
+            carried = resample_map(label.array[0], label.geometry, grid, pair.transform, ddf)
+        else:
+            mask = torch.as_tensor(data["image"])[2].cpu().numpy().astype(np.uint8)
+            carried = resample_map(mask, pair.working, grid, None, ddf)
+        meta = {"original_affine": grid.affine, "affine": grid.affine, "spatial_shape": np.asarray(grid.shape)}
+        image = torch.as_tensor(np.zeros((1, *grid.shape), np.uint8))  # only its place matters to what follows
+        return {**data, "pred": torch.from_numpy(carried[None].copy()), "image": image, "image_meta_dict": meta}
