@@ -96,6 +96,6 @@ def test_every_shipped_weight_is_small_and_logged():
 
 
 def test_large_files_are_complete():
-    for entry in yaml.safe_load((ROOT / "models" / "large_files.yml").read_text(encoding="utf-8"))["large_files"]:
+    for entry in yaml.safe_load((ROOT / "large_files.yml").read_text(encoding="utf-8"))["large_files"]:
         assert set(entry) == {"path", "url", "hash_val", "hash_type"}
         assert len(entry["hash_val"]) == 64 and entry["hash_type"] == "sha256"

@@ -188,17 +188,17 @@ def test_larger_models(bundle, here, monkeypatch):
 
 def test_download_of_large_files(bundle, tmp_path):
     """Runs on a copy of the list whose addresses are local files, and checks what arrives."""
-    listed = yaml.safe_load((bundle / "models" / "large_files.yml").read_text(encoding="utf-8"))
+    listed = yaml.safe_load((bundle / "large_files.yml").read_text(encoding="utf-8"))
     for number, entry in enumerate(listed["large_files"]):
         content = f"weights {number}".encode()
         (tmp_path / f"server{number}.pth").write_bytes(content)
         entry |= {"url": (tmp_path / f"server{number}.pth").as_uri(), "hash_val": hashlib.sha256(content).hexdigest()}
     home = tmp_path / "bundle"
     (home / "models").mkdir(parents=True)
-    (home / "models" / "large_files.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+    (home / "large_files.yml").write_text(yaml.safe_dump(listed), encoding="utf-8")
     in_a_shell(bundle, *line_of(bundle, "download_large_files"), cwd=home)
     for number, entry in enumerate(listed["large_files"]):
-        assert (home / "models" / entry["path"]).read_bytes() == f"weights {number}".encode()
+        assert (home / entry["path"]).read_bytes() == f"weights {number}".encode()
 
 
 def test_train_and_evaluate(bundle, tmp_path):

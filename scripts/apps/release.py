@@ -20,7 +20,7 @@ NAME = "sam_registration"
 MANIFEST = "manifest.sha256"
 PUBLISHED = ("configs", "docs", "models", "scripts")  # folders
 FILES = ("LICENSE", "README.md", "CHANGELOG.md", "CITATION.cff", "requirements.txt", "pyproject.toml", "SECURITY.md")
-MAX_MB = 25.0  # the zoo's limit for a file that is not in large_files.yml
+MAX_MB = 25.0  # the zoo's limit for a file of its repository
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold
 
 
@@ -73,7 +73,7 @@ def published_files() -> list[str]:
     for name in names:
         size = (BUNDLE / name).stat().st_size / 1e6
         if size > MAX_MB:
-            raise InputError(f"{name} has {size:.0f} MB and the zoo takes {MAX_MB:.0f}; list it in large_files.yml.")
+            raise InputError(f"{name} has {size:.0f} MB and the zoo takes {MAX_MB:.0f}; make it smaller.")
     return names
 
 

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 _SERVER = "https://dl.fbaipublicfiles.com/segment_anything/"
-# File, address and SHA-256 of the released weights; models/large_files.yml lists the same (tested).
+# File, address and SHA-256 of the released weights; large_files.yml lists the same (tested).
 RELEASED = {
     "vit_b": (
         "sam_vit_b_01ec64.pth",
