@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What the benchmarks share: running the shipped config on many pairs without writing them, and printing tables."""
+"""Shared by the benchmarks: runs the shipped config on many pairs without writing results, and prints tables."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Case:
 
     Attributes:
         name: of the pair.
-        pair: the images; None once the pair is done with, because thirty of them do not fit in memory.
-        result: the registration; None likewise.
+        pair: the images; None after the pair has been measured, because thirty of them do not fit in memory.
+        result: the registration; None after the pair has been measured.
         matches: number of matched regions.
         metrics: see :func:`scripts.metrics.pair.pair_metrics`.
         seconds: wall time of loading, registering and measuring.
@@ -47,7 +47,7 @@ class Case:
 
 
 class Registrar:
-    """The parts of ``configs/samreg.json`` with some values replaced, applied to one pair after the other.
+    """The parts of ``configs/samreg.json`` with some values replaced, applied to one pair after another.
 
     Args:
         options: values by key of the config.
@@ -89,7 +89,7 @@ def run_cases(items: Iterable[tuple[str, dict]], options: dict[str, Any], show: 
 
 
 def mean_sd(values: Iterable[float | None]) -> str:
-    """Mean and standard deviation in words; missing values are left out."""
+    """Mean and standard deviation as text; missing values are ignored."""
     known = [v for v in values if v is not None]
     return f"{np.mean(known):.3f} ± {np.std(known):.3f}" if known else "-"
 
@@ -128,7 +128,7 @@ def print_structures(cases: list[Case], names: dict[int, str], leave_out: tuple[
 
 
 def hardware() -> str:
-    """The machine in words."""
+    """The machine as text."""
     if torch.cuda.is_available() and pick_device().type == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")

@@ -47,7 +47,7 @@ def main(data_dir: str, **options: Any) -> None:
         cases = run_cases(retina_pairs(data_dir, folder), options, show)
     write = sys.stdout.write
     errors = [{stage: e["mean"] for stage, e in c.metrics["tre_mm"].items()} for c in cases]
-    # A pair without regions keeps its initial alignment: that is its final state.
+    # A pair without regions keeps its initial alignment as its final state.
     errors = [{**e, "final": list(e.values())[-1]} for e in errors]
     for stage in ("initial", "aligned", "final"):
         known = [e[stage] for e in errors if stage in e]

@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Tables of methods: numbers of each pair go in, means beside each other come out, as Markdown and CSV.
+"""Tables of methods: from the numbers of each pair to means side by side, as Markdown and CSV.
 
 The numbers of a pair are a flat mapping with keys like "dice/mean/final"
 (:func:`scripts.metrics.tables.flat_metrics`).
-A line of a table is a flat mapping too, each mean under the name of its column and its spread under that name + "_sd".
+A line of a table is a flat mapping too: each mean under the name of its column, its spread under that name + "_sd".
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 Pairs = Sequence[Mapping[str, Any]]
 
-# Column of a table to number of a pair.
+# By column of a table: the number of a pair.
 FINAL = {
     "dice": "dice/mean/final",
     "hd95_mm": "hd95_mm/mean/final",
@@ -41,7 +41,7 @@ def numbers(pairs: Pairs, key: str) -> np.ndarray:
 
 
 def averages(pairs: Pairs, columns: Mapping[str, str]) -> dict[str, float]:
-    """Mean and standard deviation of numbers over the pairs that have them; a number that no pair has is left out.
+    """Mean and standard deviation of numbers over the pairs that have them; a number that no pair has is omitted.
 
     Args:
         pairs: the numbers of each pair.
@@ -57,7 +57,7 @@ def averages(pairs: Pairs, columns: Mapping[str, str]) -> dict[str, float]:
 
 
 def gain(pairs: Pairs, others: Pairs, key: str) -> dict[str, float]:
-    """What the first has more than the second, pair by pair: the mean "gain" and its standard error "gain_sd".
+    """Paired difference of the first and the second: its mean "gain" and its standard error "gain_sd".
 
     Raises:
         ValueError: the two were not measured on the same pairs.
@@ -77,7 +77,7 @@ def markdown(lines: Sequence[Mapping[str, Any]], titles: Mapping[str, str]) -> s
 
     Args:
         lines: of the table.
-        titles: name of a column to what stands above it; a column that no line has is left out.
+        titles: title by name of a column; a column that no line has is omitted.
     """
     used = {column: title for column, title in titles.items() if any(column in line for line in lines)}
     table = [list(used.values()), ["---"] * len(used)]

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Running the bundle's configs by MONAI's command, and measuring a method no more often than it changes."""
+"""Runs the bundle's configs through MONAI's command, and measures a method again only if it has changed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ CONFIGS = BUNDLE / "configs"
 
 
 def run_configs(name: str, folder: Path, configs: Sequence[str], options: Mapping[str, Any]) -> None:
-    """Runs a workflow by MONAI's own command; its arguments and what it says stay in ``folder`` under this name.
+    """Runs a workflow through MONAI's own command; its arguments and output are kept in ``folder`` under this name.
 
     Args:
         name: of the files.
-        folder: made if missing.
+        folder: created if missing.
         configs: file names in ``configs/``, later ones over earlier ones.
         options: values by key of the config.
 
@@ -37,7 +37,7 @@ def run_configs(name: str, folder: Path, configs: Sequence[str], options: Mappin
     check_options(files, options)
     folder.mkdir(parents=True, exist_ok=True)
     arguments, log = folder / f"{name}.json", folder / f"{name}.log"
-    # In a file, because the command line of MONAI drops options that are null.
+    # In a file, because MONAI's command line drops options that are null.
     places = {"meta_file": str(CONFIGS / "metadata.json"), "logging_file": str(CONFIGS / "logging.conf")}
     text = json.dumps({"config_file": files, "bundle_root": str(BUNDLE), **places, **options}, indent=2)
     arguments.write_text(text, encoding="utf-8")
@@ -49,7 +49,7 @@ def run_configs(name: str, folder: Path, configs: Sequence[str], options: Mappin
 
 
 def stamp_of(configs: Sequence[str], settings: Any, weights: Sequence[str | Path]) -> str:
-    """A hash of what decides the numbers of a method, the code apart.
+    """A hash of everything but the code that decides the numbers of a method.
 
     Args:
         configs: file names in ``configs/``.
@@ -61,7 +61,7 @@ def stamp_of(configs: Sequence[str], settings: Any, weights: Sequence[str | Path
 
 
 def kept(folder: Path, stamp: str, make: Callable[[], None]) -> list[dict[str, Any]]:
-    """The numbers of every pair in ``metrics.csv``, which is made only where none of this stamp is there.
+    """The numbers of every pair in ``metrics.csv``, which is written only if there is none with this stamp.
 
     Args:
         folder: of the table; delete it to measure again.
@@ -79,7 +79,7 @@ def kept(folder: Path, stamp: str, make: Callable[[], None]) -> list[dict[str, A
 def measured(
     folder: Path, configs: Sequence[str], options: Mapping[str, Any], weights: Sequence[str | Path]
 ) -> list[dict[str, Any]]:
-    """The numbers of every pair by a workflow with ``evaluate.json``, see :func:`kept`.
+    """The numbers of every pair from a workflow with ``evaluate.json``, see :func:`kept`.
 
     Args:
         folder: for the table and the logs.

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How fine images must be to find an affine start: ``python -m scripts.benchmarks.abdomens.affine --data_dir DATA``."""
+"""Resolution needed for an affine start: ``python -m scripts.benchmarks.abdomens.affine --data_dir DATA``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def main(
     limit: int | None = None,
     sizes: Sequence[int] = (48, 64, 96, 160),
 ) -> None:
-    """Aligns pairs of abdomens by images of several sizes and prints the Dice of 12 organs and the time of each.
+    """Aligns pairs of abdomens at several resolutions, and prints the Dice of 12 organs and the time of each.
 
     Args:
         data_dir: folder with ``abdomen_ct/`` and ``splits/abdomen_ct.json``.
         subset: "training" or "validation".
-        every: only every so-manieth ordered pair.
-        limit: only so many of these.
-        sizes: most voxels along an axis.
+        every: takes every n-th ordered pair.
+        limit: largest number of pairs.
+        sizes: largest numbers of voxels along an axis.
     """
     found: dict[int, list] = {size: [] for size in sizes}
     seconds: dict[int, list] = {size: [] for size in sizes}
@@ -39,7 +39,7 @@ def main(
     for _, item in tqdm(abdomen_pairs(data_dir, subset)[::every][:limit], desc="Pairs"):
         for size in sizes:
             began = time.perf_counter()
-            # As fine a working grid as the finest of these, because images are coarsened to it first.
+            # The working grid must be as fine as the finest of these, because images are first resampled to it.
             pair = LoadPair("ct", "affine", max(sizes), affine_size=size)(item)["pair"]
             seconds[size].append(time.perf_counter() - began)
             stages = pair_metrics(pair, None)["dice"]

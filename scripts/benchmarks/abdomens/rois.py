@@ -27,7 +27,7 @@ NAMES = {
     12: "right adrenal gland",
     13: "left adrenal gland",
 }
-GALLBLADDER = 4  # left out of the mean, as in the literature: some subjects have none
+GALLBLADDER = 4  # not in the mean, as in the literature: some subjects have none
 
 
 def abdomen_pairs(data_dir: str, subset: str) -> list[tuple[str, dict]]:
@@ -55,8 +55,8 @@ def main(data_dir: str, subset: str = "validation", limit: int | None = None, ev
     Args:
         data_dir: folder with ``abdomen_ct/`` and ``splits/abdomen_ct.json``.
         subset: "validation" or "training".
-        limit: only so many pairs.
-        every: only every so-manieth pair.
+        limit: largest number of pairs.
+        every: takes every n-th pair.
         options: any key of configs/samreg.json; few masks of CT pass the default pred_iou_thresh, so it is 0.3 here.
     """
 

@@ -26,7 +26,7 @@ def main(data_dir: str, subset: str = "validation", crop: int = 128, limit: int 
         data_dir: folder with ``acdc/`` and ``splits/acdc.json``.
         subset: "validation" or "training".
         crop: in-plane side in pixels; slices stay native.
-        limit: only so many patients.
+        limit: largest number of patients.
         options: any key of configs/samreg.json.
     """
 

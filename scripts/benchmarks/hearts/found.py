@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What ``--method auto`` takes for a heart: ``python -m scripts.benchmarks.hearts.found --data_dir DATA``."""
+"""Images that ``--method auto`` recognises as hearts: ``python -m scripts.benchmarks.hearts.found --data_dir DATA``."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def stacks(data_dir: Path, step: int) -> Iterator[Volume]:
 
 
 def main(data_dir: str, step: int = 1) -> None:
-    """Prints how many images of each kind the cardiac network finds a heart in.
+    """Prints in how many images of each kind the cardiac network finds a heart.
 
     Args:
         data_dir: folder with ``acdc/``, ``abdomen_ct/`` and ``splits/``.
-        step: only every so many patients.
+        step: takes every n-th patient.
     """
     source, folder = build_source("cardiac"), Path(data_dir)
     kinds = {

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What intensities the training images have: ``python -m scripts.benchmarks.models.intensities --data_dir DATA``."""
+"""Intensities of the training images: ``python -m scripts.benchmarks.models.intensities --data_dir DATA``."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How good a Segment Anything model is on subjects and kinds of pictures that it never saw, weights beside weights.
+"""Quality of Segment Anything models on subjects and kinds of pictures that they have not seen, side by side.
 
 ``python -m scripts.benchmarks.models.sam --data_dir DATA --weights models/compact_sam.pt,new.pt``
 """
@@ -33,7 +33,7 @@ from .sam_slices import (
 )
 from .sam_unseen import region_count, unseen
 
-# What the aim for random points is a mean over.
+# The aim for random points is a mean over these.
 AIMED = ("left ventricle", "myocardium", "right ventricle", "liver", "kidneys", "spleen", "aorta", "stomach")
 COVERED_IOU = 0.7
 LEAST_SHARE = 0.005  # of the slice: structures that everything mode should cover
@@ -45,7 +45,7 @@ def write(text: str) -> None:
 
 
 class Table:
-    """One row a structure, one column a model; a cell sums up many values."""
+    """One row per structure, one column per model; a cell summarises many values."""
 
     def __init__(self, title: str, models: Sequence[Model]) -> None:
         self.title, self.names = title, [m.name for m in models]
@@ -60,31 +60,31 @@ class Table:
             write(f"| {row} | {len(values[self.names[0]])} | {' | '.join(cell(values[n]) for n in self.names)} |\n")
 
     def print_over(self, title: str, rows: Sequence[str], sum_up: Callable[[list[list[float]]], str]) -> None:
-        """A last row over some of the rows, left out where one of them is missing."""
+        """A last row over some of the rows; omitted if one of them is missing."""
         if set(rows) <= set(self.rows):
             cells = [sum_up([self.rows[row][name] for row in rows]) for name in self.names]
             write(f"| **{title}** | | {' | '.join(f'**{c}**' for c in cells)} |\n")
 
 
 def mean_of_means(rows: list[list[float]]) -> str:
-    """Every row counts alike."""
+    """Mean over rows with equal weights."""
     return f"{np.mean([np.mean(row) for row in rows]):.3f}"
 
 
 def share_covered(values: Iterable[float]) -> str:
-    """How many structures have a mask that fits."""
+    """Share of the structures that a mask covers."""
     return f"{np.mean(np.array(list(values)) >= COVERED_IOU):.1%}"
 
 
 def measured_slices(data_dir: str | None, subset: str, slices: int, crop: int) -> list[LabelledSlice]:
-    """Slices of both validation sets, or of phantoms where there is no data."""
+    """Slices of both validation sets, or of phantoms if there is no data."""
     if data_dir is None:
         return some(phantom_slices(8), slices)
     return some(heart_slices(data_dir, subset, crop), slices) + some(abdomen_slices(data_dir, subset), slices)
 
 
 def measure_points(models: Sequence[Model], slices: Sequence[LabelledSlice], points: int) -> None:
-    """Random points inside, best of three masks; and whether the model knows how good its masks are."""
+    """Best of three masks of random points inside structures, and predicted against true quality."""
     table = Table("random point inside, IoU of the best of three", models)
     answers = {m.name: [] for m in models}
     for number, one in enumerate(tqdm(slices, desc="points", unit="slice", leave=False)):
@@ -151,7 +151,7 @@ def measure_rank(models: Sequence[Model], data_dir: str | None, subset: str, sea
 
 
 def measure_unseen(models: Sequence[Model], data_dir: str | None, phantoms: int) -> None:
-    """Regions after the filter in pictures of kinds that no training had."""
+    """Regions after the filter in kinds of pictures that no training contained."""
     write("\n| regions an image after the filter: mean ± sd, least | images | ")
     write(" | ".join(m.name for m in models) + " |\n|---|---|" + "---|" * len(models) + "\n")
     for kind, pictures in unseen(data_dir, phantoms).items():
@@ -179,13 +179,13 @@ def main(
 
     Args:
         data_dir: folder with ``acdc/``, ``abdomen_ct/``, ``retina/`` and ``splits/``; without it phantoms are measured.
-        weights: files with commas between, a column for each; the last.pt of a training is its averaged weights.
+        weights: files separated by commas, one column each; the last.pt of a training gives its averaged weights.
         parts: what to measure: points, everything, rank, unseen.
-        slices: slices of each data set, evenly from all subjects; 0 takes all.
-        points: random points a structure.
-        searches: regions looked for in each data set; 0 takes all.
+        slices: slices of each data set, spread evenly over the subjects; 0 takes all.
+        points: random points per structure.
+        searches: regions to search in each data set; 0 takes all.
         phantoms: images of each texture.
-        crop: side in pixels of the centre of the heart images that is shown; 0 shows them whole.
+        crop: side in pixels of the central crop of heart images; 0 takes them whole.
         subset: "validation" or "training".
         options: any key of configs/samreg.json.
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What is measured of a Segment Anything model on a labelled slice: a point's masks, and what everything covers."""
+"""Measures of a Segment Anything model on a labelled slice: masks of points, and coverage of everything mode."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def point_answers(sam: Sam, one: LabelledSlice, points: int, rng: np.random.Generator) -> list[PointAnswer]:
-    """Asks for every structure of a slice with random points inside it.
+    """Prompts every structure of a slice with random points inside it.
 
     Args:
         sam: the model.
         one: the slice.
-        points: points a structure.
+        points: points per structure.
         rng: source of the points.
     """
     encoded = EncodedSlices(sam, one.picture[None])

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The models that are measured beside each other, each with the settings that registration gives it."""
+"""The models to compare, each with the settings that registration uses for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Model:
     Args:
         name: short, for the head of a column.
         checkpoint: weights.
-        options: values by key of configs/samreg.json, stronger than those of the presets.
+        options: values by key of configs/samreg.json, which override those of the presets.
 
     Attributes:
         sam: the model on its device.
@@ -51,7 +51,7 @@ class Model:
 
 
 def load_models(weights: str | Sequence[str], options: dict[str, Any]) -> list[Model]:
-    """One model for each file.
+    """One model per file.
 
     Args:
         weights: files, as one text with commas or as a list.

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What a Segment Anything model does, in pictures.
+"""Pictures of the output of a Segment Anything model.
 
 ``python -m scripts.benchmarks.models.sam_pictures --output_dir docs/figures``. Without real
 data it draws phantoms, which may be shared; with it also validation slices, which fall under the terms of their owners
@@ -66,7 +66,7 @@ def best_of_three(model: Model, one: Shown, target: Tensor, rng: np.random.Gener
 
 
 def draw(path: Path, model: Model, rows: Sequence[Shown]) -> None:
-    """One figure: a row a picture, with the regions of everything mode and the answers to a point a structure."""
+    """One figure: a row per picture, with regions of everything mode and the answers to one point per structure."""
     figure = Figure(figsize=(8.4, 2.8 * len(rows)), dpi=60, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(rows), 3, squeeze=False)
@@ -106,7 +106,7 @@ def of_slice(title: str, one: LabelledSlice) -> Shown:
 
 
 def phantom_rows() -> list[Shown]:
-    """Phantoms of the two kinds that training has, random shapes, and textures that it does not have."""
+    """Phantoms of the two kinds in the training, random shapes, and textures that the training lacks."""
     heart, abdomen = (images[len(images) // 2] for images in list(phantom_slices(2))[::2])
     image, layers, _ = shape_image(np.random.default_rng(SHAPES_SEED), 256)
     shapes = [torch.from_numpy(layers[0] == v) for v in np.unique(layers[0]) if v]
@@ -136,7 +136,7 @@ def main(
     """Writes ``compact_sam.png``, and with real data ``compact_sam_heart.png``, ``_abdomen.png`` and ``_retina.png``.
 
     Args:
-        output_dir: where to.
+        output_dir: folder of the figures.
         data_dir: folder with ``acdc/``, ``abdomen_ct/``, ``retina/`` and ``splits/``.
         weights: file of the model.
         options: any key of configs/samreg.json.

@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The paper's ablation by our configs, one command: ``python -m scripts.benchmarks.peers.ablation --data_dir DATA``.
+"""The paper's ablation with our configs: ``python -m scripts.benchmarks.peers.ablation --data_dir DATA``.
 
 Every variant is ``configs/train.json`` with overlays of ``configs/ablation``, trained from random weights with one seed
-for one number of epochs, and measured by ``configs/evaluate.json``. What is done is not done again: the command goes on
+for one number of epochs, and measured by ``configs/evaluate.json``. Finished parts are not repeated: the command resumes
 where it was stopped.
 """
 
@@ -43,10 +43,10 @@ class Row(NamedTuple):
     """A line of the table.
 
     Attributes:
-        title: in words.
-        variant: whose weights, a key of ``TRAINED``.
-        masks: source of the input masks when measured.
-        paper: Dice and SDlogJ of the paper (tables 2 and 3), where it has the row.
+        title: as printed.
+        variant: the weights, a key of ``TRAINED``.
+        masks: source of the input masks for measuring.
+        paper: Dice and SDlogJ of the paper (tables 2 and 3), if it has the row.
     """
 
     title: str
@@ -157,7 +157,7 @@ def main(
         data_dir: folder with the data set and its split.
         output_dir: a folder a variant, with its checkpoints, logs and measurements.
         epochs: of every variant; a variant with fewer is not in the table.
-        hours: stop cleanly after so long; the next call goes on.
+        hours: time after which it stops cleanly; the next call resumes.
         variants: only these, of full, no_prototype, no_contour, no_prototype_no_contour, voxelmorph, voxelmorph_masks.
         dataset: overlay of the data set in ``configs/``.
         options: any key of configs/train.json, the same for every variant.
@@ -179,7 +179,7 @@ def main(
         if not complete(folder / name, epochs) and left >= 1:
             write(f"training {name}, {epochs_done(folder / name)} of {epochs} epochs so far\n")
             sys.stdout.flush()
-            # One validation, at the end: no variant is chosen among several states of it.
+            # One validation, at the end: no variant is chosen among several of its states.
             budget = {"max_epochs": epochs, "val_interval": epochs + 1, "patience": epochs + 1}
             budget |= {} if hours is None else {"time_budget_s": int(left)}
             values = {**options, **data, **budget, "output_dir": str(folder / name)}

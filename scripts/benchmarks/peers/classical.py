@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Classical registration tools behind one call, for comparing: demons, B-splines, SyN (ANTs), elastix.
+"""Classical registration tools behind one call, for comparison: demons, B-splines, SyN (ANTs), elastix.
 
 A tool is a dataclass of its parameters that is called with two images on one grid and returns the field. The defaults
 of both demons and of elastix are the best on training patients (``python -m scripts.benchmarks.peers.tuning``); the
@@ -46,7 +46,7 @@ def field_of(transform: sitk.Transform, grid: sitk.Image) -> sitk.Image:
 
 
 def shrunken(image: sitk.Image, factor: int) -> sitk.Image:
-    """An image smoothed and coarsened to about ``factor`` times its finest spacing; thick slices stay as they are."""
+    """An image smoothed and coarsened to about ``factor`` times its finest spacing; thick slices are left unchanged."""
     finest = min(image.GetSpacing())
     factors = [max(1, round(factor * finest / mm)) for mm in image.GetSpacing()]
     sigmas = [mm * (f - 1) / 2 for f, mm in zip(factors, image.GetSpacing())]
@@ -55,7 +55,7 @@ def shrunken(image: sitk.Image, factor: int) -> sitk.Image:
 
 
 def missing_package(tool: Tool | None) -> str | None:
-    """What has to be installed before a tool runs; None where nothing is missing."""
+    """The package that a tool still needs; None if nothing is missing."""
     needs = getattr(tool, "needs", None)
     return needs[1] if needs and importlib.util.find_spec(needs[0]) is None else None
 
@@ -97,7 +97,7 @@ class Demons:
 
 
 def _carry(field: sitk.Image, grid: sitk.Image) -> sitk.Image:
-    """A field in mm on a finer grid; beyond its outermost voxels it goes on as it is there."""
+    """A field in mm on a finer grid; outside it is extended with the values at its border."""
     resampler = sitk.ResampleImageFilter()
     resampler.SetReferenceImage(grid)
     resampler.UseNearestNeighborExtrapolatorOn()

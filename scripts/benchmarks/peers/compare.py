@@ -82,13 +82,13 @@ def pairs_of(dataset: str, values: Mapping[str, Any]) -> tuple[list[dict], Any, 
 
 
 def registered(tool: Tool, image: Tensor, spacing: Sequence[float], kept_in: Path | None) -> tuple[Tensor, float]:
-    """The field of a tool and the seconds that it took; kept under the hash of tool and images.
+    """The field of a tool and its run time in seconds; cached under the hash of tool and images.
 
     Args:
         tool: with its settings.
         image: (2, *shape) moving and fixed in [0, 1].
         spacing: mm along each axis.
-        kept_in: folder of the fields; None keeps nothing.
+        kept_in: folder of the cached fields; None caches nothing.
     """
     path = None if kept_in is None else kept_in / f"{fingerprint(tool, image, spacing)}.npz"
     if path is not None and path.exists():
@@ -106,13 +106,13 @@ def registered(tool: Tool, image: Tensor, spacing: Sequence[float], kept_in: Pat
 def measure_pair(
     tool: Tool | None, data: Mapping[str, Any], structures: Sequence[str], kept_in: Path | None = None
 ) -> dict[str, Any]:
-    """The numbers of a pair by a classical tool.
+    """The numbers of a pair for a classical tool.
 
     Beside the usual ones, "masks/mean/final" is the Dice of the masks of the moving image, carried along by the field,
     with the label map of the fixed image, and "seconds" the time of the registration.
 
     Args:
-        tool: None measures the masks of the fixed image, as they are, against its label map.
+        tool: None compares the masks of the fixed image itself with its label map.
         data: a loaded pair with masks.
         structures: name of each label.
         kept_in: folder of the fields, see :func:`registered`.
@@ -148,11 +148,11 @@ def main(
     dataset: str = "datasets/acdc.json",
     pairs: str | None = None,
 ) -> None:
-    """Measures what is not measured yet, prints the table and writes ``compare.csv``.
+    """Measures the missing rows, prints the table and writes ``compare.csv``.
 
     Args:
         data_dir: folder with the data set and its split.
-        output_dir: a folder a method, with its numbers and logs, and the pairs and masks that all share.
+        output_dir: one folder per method with its numbers and logs, and the shared pairs and masks.
         rows: only these methods.
         dataset: overlay of the data set in ``configs/``.
         pairs: expression of the list of pairs instead of the validation pairs, as in the overlay.
@@ -188,7 +188,7 @@ def main(
             numbers = kept(
                 out,
                 stamp,
-                lambda: measure_tool(name, method, out, dataset, values),  # noqa: B023, it is called here
+                lambda: measure_tool(name, method, out, dataset, values),  # noqa: B023, called within the loop
             )
         if not lines:
             lines.append({"method": "before"} | averages(numbers, INITIAL | {"carried": "masks/mean/initial"}))

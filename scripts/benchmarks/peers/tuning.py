@@ -31,7 +31,7 @@ TITLES = {
 
 
 def combinations(tool: str, grid: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of the listed values; a value that is no list stands for itself.
+    """Every combination of the listed values; a value that is not a list counts as a list of one.
 
     Args:
         tool: key of ``TOOLS``.
@@ -54,7 +54,7 @@ def combinations(tool: str, grid: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def main(tool: str, data_dir: str, patients: int = 4, dataset: str = "datasets/acdc.json", **grid: Any) -> None:
-    """Prints a line for every combination of parameters.
+    """Prints one line per combination of parameters.
 
     Args:
         tool: key of ``scripts.benchmarks.peers.classical.TOOLS``.

@@ -51,9 +51,9 @@ def main(data_dir: str, patients: int = 2, steps: int = 10_000, max_pairs: int =
 
     Args:
         data_dir: folder with ``acdc/`` and ``splits/acdc.json``.
-        patients: how many validation patients.
+        patients: number of validation patients.
         steps: of the plain loop.
-        max_pairs: most ROI pairs a patient.
+        max_pairs: largest number of ROI pairs per patient.
         options: any key of configs/samreg.json.
     """
     write = sys.stdout.write

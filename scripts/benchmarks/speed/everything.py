@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Everything mode against SamAutomaticMaskGenerator, same weights: ``python -m scripts.benchmarks.speed.everything``.
 
-Each generator has a process of its own, so that peak memory is its own. They run in turn, so that whatever else the
-machine does slows both; times are medians over the turns.
+Each generator runs in its own process, so that peak memory can be attributed. They take turns, so that other load on
+the machine slows both; times are medians over the turns.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ def picture(size: int = 256) -> np.ndarray:
 
 
 def serve(which: str, model: str, settings: dict, precision: str) -> None:
-    """Runs one generator for every line of the standard input and answers with a line of JSON.
+    """Runs one generator for every line of the standard input and answers with one line of JSON.
 
-    That is seconds, peak memory (MB over the model and the image at rest) and the number of masks.
+    The line contains seconds, peak memory (MB beyond the model and the image) and the number of masks.
     """
     torch.manual_seed(0)
-    # The released weights need not be there: time and memory of a model do not depend on them, what it finds does.
+    # Released weights are not needed: time and memory do not depend on them, only the masks do.
     sam = build_sam("compact") if model == "compact" else sam_model_registry[model]().eval()
     if which == "ours":
         save_memory(sam).encoder_dtype = getattr(torch, precision)

@@ -23,7 +23,7 @@ from ..common import hardware
 
 
 def timed(call: Callable[[], object], repeats: int) -> str:
-    """Median and range of some runs, after one that does not count, in words."""
+    """Median and range of some runs as text, after one warm-up run."""
     call()
     seconds = []
     for _ in range(repeats):
@@ -47,7 +47,7 @@ def main(
         crop: of a training pair.
         lncc_side: side of the volume for LNCC, window 9.
         repeats: of each measurement.
-        monai_lncc: also time MONAI's LNCC, which takes long.
+        monai_lncc: also time MONAI's LNCC, which is slow.
     """
     write = sys.stdout.write
     write(f"{hardware()}\n")

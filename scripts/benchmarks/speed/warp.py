@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Warping against SimpleITK, its memory, and what an inverse leaves: ``python -m scripts.benchmarks.speed.warp``."""
+"""Warping against SimpleITK, its memory, and residuals of inverses: ``python -m scripts.benchmarks.speed.warp``."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHAPE, SPACING = (256, 256, 150), (1.0, 1.0, 1.5)
 
 
 def grid(shape: tuple[int, ...] = SHAPE, spacing: tuple[float, ...] = SPACING, degrees: float = 0.0) -> Geometry:
-    """A grid about the origin, turned about the long axis of the patient."""
+    """A grid around the origin, rotated about the long axis of the patient."""
     c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     affine = np.eye(4)
     affine[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.diag([-spacing[0], -spacing[1], spacing[2]])
@@ -65,7 +65,7 @@ def as_itk(values: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 
 def race(name: str, moving: Geometry, reference: Geometry, field: Field, repeats: int) -> dict:
-    """Median seconds of both, one after the other in turn; wall and processor time; and where they differ."""
+    """Median seconds of both, run alternately, wall and processor time, and the share of differing voxels."""
     values = image(moving)
     theirs_image, blank = as_itk(values, moving), as_itk(np.zeros(reference.shape, np.float32), reference)
     transform = to_itk([field])
@@ -92,7 +92,7 @@ def race(name: str, moving: Geometry, reference: Geometry, field: Field, repeats
 
 
 def memory() -> dict:
-    """Peak memory of the verb ``warp`` on files, over the process with its packages loaded."""
+    """Peak memory of the verb ``warp`` on files, beyond the process with its packages loaded."""
     geometry = grid()
     with tempfile.TemporaryDirectory() as folder:
         files = [str(Path(folder) / n) for n in ("moving.nii.gz", "ddf.nii.gz", "moved.nii.gz")]
@@ -195,7 +195,7 @@ def main(threads: int = 2, repeats: int = 7, seeds: int = 3, only: str | None = 
 
 
 def high_water_mb() -> float:
-    """Largest resident memory of this program alone; ``getrusage`` counts what the parent had before it."""
+    """Largest resident memory of this program alone; ``getrusage`` includes that of the parent."""
     status = Path("/proc/self/status")
     if not status.exists():
         return peak_memory_mb()
@@ -204,7 +204,7 @@ def high_water_mb() -> float:
 
 
 def _timed(call: Callable) -> tuple[float, float]:
-    """Wall and processor seconds; the second hardly depends on what else the machine does."""
+    """Wall and processor seconds; the latter hardly depends on other load on the machine."""
     wall, processor = time.perf_counter(), time.process_time()
     call()
     return time.perf_counter() - wall, time.process_time() - processor
