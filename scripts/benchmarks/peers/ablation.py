@@ -2,8 +2,8 @@
 """The paper's ablation with our configs: ``python -m scripts.benchmarks.peers.ablation --data_dir DATA``.
 
 Every variant is ``configs/train.json`` with overlays of ``configs/ablation``, trained from random weights with one seed
-for one number of epochs, and measured by ``configs/evaluate.json``. Finished parts are not repeated: the command resumes
-where it was stopped.
+for one number of epochs, and measured by ``configs/evaluate.json``. Finished parts are not repeated: the command
+resumes where it stopped.
 """
 
 from __future__ import annotations
