@@ -22,7 +22,7 @@ from ..correspondence.result import Registration
 from ..data.batches import image_batch
 from ..data.pair import Pair, one_pair
 from ..metrics.pair import pair_metrics
-from ..workflow.run import BUNDLE, check_options
+from ..workflow.run import BUNDLE, check_options, with_sam_overlay
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +55,10 @@ class Registrar:
 
     def __init__(self, options: dict[str, Any]) -> None:
         logging.basicConfig(level=logging.WARNING, format="%(message)s")
-        config = str(BUNDLE / "configs" / "samreg.json")
-        check_options([config], options)
+        files = [str(BUNDLE / "configs" / name) for name in with_sam_overlay(["samreg.json"], options)]
+        check_options(files, options)
         parser = ConfigParser()
-        parser.read_config(config)
+        parser.read_config(files)
         parser.update({"bundle_root": str(BUNDLE), "progress": False, **options})
         self.load = parser.get_parsed_content("preprocessing")
         self.network = parser.get_parsed_content("network")

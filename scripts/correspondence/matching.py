@@ -23,6 +23,8 @@ class Matches:
         similarity: (K,) cosine similarity of the prototypes, in [0, 1].
         score: (K,) similarity times the position prior; what the pairs were chosen by.
         best: highest similarity of any two regions, whether or not it was enough.
+        certainty: (K,) agreement with the motion of neighbouring pairs, in (0, 1]; None where it was not judged.
+        doubted: number of pairs dropped because they moved unlike their neighbours.
     """
 
     moving: Tensor
@@ -30,6 +32,8 @@ class Matches:
     similarity: Tensor
     score: Tensor
     best: float
+    certainty: Tensor | None = None
+    doubted: int = 0
 
     def __len__(self) -> int:
         return len(self.moving)

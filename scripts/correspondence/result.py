@@ -28,6 +28,7 @@ class Registration:
         moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
         fixed_masks: (K, *shape), mask k corresponds to moving mask k.
         ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
+        motion_mm: (K,) mean displacement of the field in each fixed region, mm; None without a field.
         warnings: sentences for the user.
         seconds: wall time by stage.
         details: further facts for the record.
@@ -39,6 +40,7 @@ class Registration:
     moving_masks: Tensor
     fixed_masks: Tensor
     ddf: Tensor | None = None
+    motion_mm: Tensor | None = None
     warnings: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict = field(default_factory=dict)

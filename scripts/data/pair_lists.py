@@ -96,7 +96,7 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
         data_dir: folder with ``acdc/`` and ``splits/acdc.json``.
         subset: "training" or "validation".
         cache_dir: the cropped files are kept here.
-        crop: in-plane side in pixels; slices stay native.
+        crop: in-plane side in pixels, 0 for whole images; slices stay native.
         mask_dir: folder of uncropped masks, see :func:`mask_file`; None for pairs without masks.
     """
     pairs = []
@@ -110,6 +110,9 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
             if mask_dir:
                 sources[f"{role}_mask"] = mask_file(mask_dir, stem)
             for key, source in sources.items():
+                if not crop:
+                    pair[key] = str(source)
+                    continue
                 target = Path(cache_dir) / f"crop_{crop}" / key / source.name
                 fresh = target.exists() and target.stat().st_mtime >= source.stat().st_mtime
                 pair[key] = str(target) if fresh else centre_crop(source, target, crop)

@@ -82,13 +82,15 @@ class DenseResult:
 class _Level:
     """The problem at one resolution: masks, images, and the step from the unknown to a field."""
 
-    def __init__(self, shape, extent_mm: Tensor, masks: tuple[Tensor, Tensor], images, settings: DenseSettings) -> None:
+    def __init__(
+        self, shape, extent_mm: Tensor, masks: tuple[Tensor, Tensor], weights, images, settings: DenseSettings
+    ) -> None:
         self.shape, self.settings = tuple(shape), settings
         self.spacing = extent_mm / extent_mm.new_tensor(self.shape)
         # One unit of the unknown is the same length along every axis: thick slices do not jump.
         self.unit = (self.spacing.min() / self.spacing).view(1, -1, *[1] * len(self.shape))
         self.sigmas = (SIGMA * self.unit).flatten().tolist()
-        self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks))
+        self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks), weights)
         self.images = None
         if settings.image_weight and images is not None:
             self.images = tuple(_shrink(i[None], self.shape) for i in images)
@@ -137,6 +139,7 @@ def roi_to_dense(
     spacing: Sequence[float],
     settings: DenseSettings = DenseSettings(),
     *,
+    weights: Tensor | None = None,
     start: Tensor | None = None,
     images: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[int, float], None] | None = None,
@@ -148,6 +151,7 @@ def roi_to_dense(
         fixed_masks: same shape; mask k corresponds to moving mask k.
         spacing: mm of the working grid.
         settings: see :class:`DenseSettings`.
+        weights: (K,) of the pairs in the objective; None counts all alike.
         start: (n, n + 1) linear map, fixed to moving, mm from the grid's corner; used if it beats the identity.
         images: moving and fixed image (C, *shape) in [0, 1], for the image term.
         progress: called with the number of steps of the finished work and the objective after every step.
@@ -166,7 +170,7 @@ def roi_to_dense(
     n, device = len(shape), moving_masks.device
     extent = torch.tensor([s * d for s, d in zip(shape, spacing)], dtype=torch.float32, device=device)
     levels = [
-        _Level(s, extent, (moving_masks, fixed_masks), images, settings)
+        _Level(s, extent, (moving_masks, fixed_masks), weights, images, settings)
         for s in level_shapes(shape, spacing, settings, len(moving_masks))
     ]
     carry = torch.zeros(1, n, *levels[0].shape, device=device)

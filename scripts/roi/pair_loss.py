@@ -24,10 +24,12 @@ class PairLoss:
     Args:
         moving: (K, *shape) uint8 coverage 0..255.
         fixed: (K, *shape) uint8, mask k corresponds to moving mask k.
+        weights: (K,) of the pairs; None counts all alike.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor) -> None:
+    def __init__(self, moving: Tensor, fixed: Tensor, weights: Tensor | None = None) -> None:
         self.fixed = fixed
+        self.weights = [1.0] * len(moving) if weights is None else weights.tolist()
         self.boxes = [_box(mask) for mask in moving]
         self.crops = [mask[tuple(slice(a, b) for a, b in box)] for mask, box in zip(moving, self.boxes)]
         self.squares = [(f / 255).square().sum() for f in fixed]
@@ -46,7 +48,7 @@ class PairLoss:
         # is read at that voxel wherever the field points.
         margin = [int(size > 1) for size in shape]
         total = ddf.new_zeros(())
-        for box, crop, fixed, square in zip(self.boxes, self.crops, self.fixed, self.squares):
+        for box, crop, fixed, square, weight in zip(self.boxes, self.crops, self.fixed, self.squares, self.weights):
             window = _window(box, reach, shape)
             leaf = ddf[(..., *window)].detach().requires_grad_(gradient is not None)
             mask = F.pad(crop.to(ddf)[None, None] / 255, [m for m in reversed(margin) for _ in range(2)])
@@ -57,6 +59,7 @@ class PairLoss:
             error = ((warped - target).square().sum() + outside) / math.prod(shape)
             both = 2 * (warped * target).sum()
             loss = error + 1 - (both + 1e-5) / (warped.square().sum() + square + 1e-5)
+            loss = loss if weight == 1 else weight * loss
             total += loss.detach()
             if gradient is not None:
                 gradient[(..., *window)] += torch.autograd.grad(loss, leaf)[0]

@@ -7,6 +7,7 @@ places there become prompts in turn, and of their masks the one whose prototype 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,11 @@ from ..sam.prompts import EncodedSlices, Prompt
 from ..sam.slice_masks import SliceMasks
 from ..sam.suppress import pairwise_overlap
 from .regions import find_regions, slice_prototypes
+
+
+def box_centres(masks: SliceMasks) -> Tensor:
+    """Centres (K, 2) of the boxes, x, y in pixels."""
+    return (masks.boxes[:, :2] + masks.boxes[:, 2:]) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +105,7 @@ class PromptedCorrespondence:
         regions = {}
         with timed(seconds, "follow"):
             for name, found in ((prompt.source, begin), (other, answer)):
-                slices = [encoded[name].masks(found.position, None)] * len(encoded[name])
+                slices = [encoded[name].empty(found.position)] * len(encoded[name])
                 given = name == prompt.source and prompt.only_mask
                 chain = self._given(encoded[name], prompt.mask, plan) if given else self._follow(encoded[name], found)
                 for one in chain:
@@ -154,23 +160,21 @@ class PromptedCorrespondence:
         return [Found(p, source.given(p, stack[p]), torch.zeros(0), 1.0) for p in positions.tolist()]
 
     def _search(self, target: EncodedSlices, begin: Found, pixel_mm: float) -> Found:
-        """The region of the other image that is most like the one sought."""
-        sought = (begin.masks.logits[0] > begin.masks.threshold).float()
-        area = sought.sum()
+        """The region of the other image that is most like the one sought, in kind, size and place."""
+        sought = begin.masks.masks()[0].sum()
         best, best_score = None, -1.0
         low, high = begin.position - self.search_slices, begin.position + self.search_slices
         for position in range(max(0, low), min(len(target), high + 1)):
-            for place in self._places(target, position, begin, pixel_mm):
-                prompt = Prompt(place[None], torch.ones(1))
-                masks = target.masks(position, prompt)
+            for masks in self._candidates(target, position, begin, pixel_mm):
                 prototypes, weights = slice_prototypes(masks)
                 similarity = F.cosine_similarity(prototypes, begin.prototype[None], dim=1)
-                size = (masks.logits > masks.threshold).flatten(1).sum(dim=1)
-                # Of nested masks around one place the one of like size is meant.
-                ratio = torch.minimum(size, area) / torch.maximum(size, area).clamp_min(1)
-                score = torch.where(
-                    weights > 0, similarity * ratio.sqrt() * masks.predicted_iou.clamp(0, 1).sqrt(), -1.0
-                )
+                size = masks.masks().flatten(1).sum(dim=1)
+                # Of nested masks around one place the one of similar size is meant.
+                ratio = torch.minimum(size, sought) / torch.maximum(size, sought).clamp_min(1)
+                apart = (box_centres(masks) - box_centres(begin.masks)).norm(dim=1) * pixel_mm
+                near = torch.exp(-((apart / self.search_mm) ** 2) / 2)
+                score = similarity * (ratio * masks.predicted_iou.clamp(0, 1) * near).sqrt()
+                score = torch.where(weights > 0, score, -1.0)
                 k = int(score.argmax())
                 if float(score[k]) > best_score:
                     best_score = float(score[k])
@@ -181,9 +185,17 @@ class PromptedCorrespondence:
             )
         return best
 
+    def _candidates(self, target: EncodedSlices, position: int, begin: Found, pixel_mm: float) -> Iterator[SliceMasks]:
+        """Masks that may be the region sought: of the most similar places, and whatever the model proposes."""
+        for place in self._places(target, position, begin, pixel_mm):
+            yield target.masks(position, Prompt(place[None], torch.ones(1)))
+        proposed = target.proposed(position, begin.masks.boxes[0])
+        if proposed is not None and len(proposed):
+            yield proposed
+
     def _places(self, target: EncodedSlices, position: int, begin: Found, pixel_mm: float) -> list[Tensor]:
         """The most similar places of a slice (x, y pixels), near the sought region first."""
-        embedding, _ = target.embedding(position)
+        embedding = target.described(target.empty(position), position).embedding
         inner = [max(1, round(s)) for s in begin.masks.inner]
         features = F.normalize(embedding[:, : inner[0], : inner[1]], dim=0)
         similarity = torch.einsum("chw,c->hw", features, F.normalize(begin.prototype, dim=0))

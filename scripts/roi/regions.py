@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -24,23 +24,25 @@ class SliceRegions(Regions):
     Areas are in pixels of the slices; scores are the mean predicted quality of a region's masks.
 
     Attributes:
-        members: for each region the (position in the plan, mask number) pairs of its slice masks.
-        slices: the masks of every planned slice, at low resolution.
+        members: for each region the (position in ``slices``, mask number) pairs of its slice masks.
+        slices: the masks of every planned slice, at low resolution; after a second look those of every slice again.
+        looks: (K,) in which look each region was found, 0 or 1. Prototypes of different looks are not comparable.
     """
 
     members: list[list[tuple[int, int]]]
     slices: list[SliceMasks]
+    looks: Tensor
 
     def masks(self, index: list[int]) -> Tensor:
         """Coverage (len(index), *shape) uint8, 0..255, of some regions on the working grid."""
-        size = self.slices[0].size
-        shape = self.plan.place(torch.zeros(len(self.slices), *size)).shape
+        size, count = self.slices[0].size, len(self.plan.indices)
+        shape = self.plan.place(torch.zeros(count, *size)).shape
         masks = torch.zeros(len(index), *shape, dtype=torch.uint8)
         for row, region in enumerate(index):
-            stack = torch.zeros(len(self.slices), *size)
+            stack = torch.zeros(count, *size)
             for position, number in self.members[region]:
                 one = self.slices[position][number : number + 1]
-                stack[position] = edge_coverage(one.logits_at(size)[0], one.threshold).cpu()
+                stack[position % count] = edge_coverage(one.logits_at(size)[0], one.threshold).cpu()
             masks[row] = (self.plan.place(stack) * 255).round().to(torch.uint8)
         return masks
 
@@ -52,7 +54,7 @@ class RegionFilter:
     Attributes:
         min_area: least share of the slice; the paper's 200 pixels of a 200 x 200 image.
         max_area: largest share; the paper's 7000 pixels.
-        max_overlap: of two masks that share more than this, the one of lower quality goes.
+        max_overlap: of two masks that share more than this, the one of lower quality is removed.
         overlap: what is shared: "smaller" is the intersection over the smaller mask, the paper's ratio, which drops
             nested masks; "iou" keeps them and drops only duplicates.
         max_border: largest share of the slice's border that a mask may cover.
@@ -121,6 +123,8 @@ def find_regions(
     link_overlap: float = 0.3,
     link_similarity: float = 0.6,
     min_slices: int = 1,
+    corner: tuple[int, int] = (0, 0),
+    size: tuple[int, int] | None = None,
 ) -> SliceRegions:
     """Filters the masks of every slice, computes prototypes, and links them from slice to slice.
 
@@ -131,7 +135,9 @@ def find_regions(
         link: joins masks of neighbouring slices into 3-D regions; otherwise each slice mask is a region of its own.
         link_overlap: least IoU of two masks of neighbouring slices.
         link_similarity: least cosine similarity of their prototypes.
-        min_slices: regions on fewer slices are dropped (where there are so many slices).
+        min_slices: regions on fewer slices are dropped (where there are that many slices).
+        corner: x, y of the first pixel of the slices, where they are windows of larger ones.
+        size: of those larger ones (rows, columns); None where the slices are whole.
     """
     slices = slices if keep is None else [keep(masks) for masks in slices]
     described = [slice_prototypes(masks) for masks in slices]
@@ -141,18 +147,22 @@ def find_regions(
     else:
         runs = [[(position, number)] for position, masks in enumerate(slices) for number in range(len(masks))]
     moments = [slice_moments(masks) for masks in slices]
+    if size is not None:
+        slices = [within(masks, corner, size) for masks in slices]
     ndim = 2 if plan.axis is None else 3
     if not runs:
         empty = torch.zeros(0)
         return SliceRegions(
-            torch.zeros(0, len(slices[0].embedding)), empty, torch.zeros(0, ndim), empty, plan, [], slices
+            torch.zeros(0, len(slices[0].embedding)), empty, torch.zeros(0, ndim), empty, plan, [], slices, empty
         )
     rows = []
     for run in runs:
         weights = torch.stack([described[p][1][n] for p, n in run])[:, None]
         vectors = torch.stack([described[p][0][n] for p, n in run])
         area, x, y = torch.stack([moments[p][n] for p, n in run]).T
-        places = plan.to_index(torch.stack([x, y], dim=1), torch.tensor([p for p, _ in run]), slices[0].size)
+        places = plan.to_index(
+            torch.stack([x + corner[0], y + corner[1]], dim=1), torch.tensor([p for p, _ in run]), slices[0].size
+        )
         rows.append(
             (
                 (weights * vectors).sum(dim=0) / weights.sum(),
@@ -162,7 +172,50 @@ def find_regions(
             )
         )
     prototypes, areas, centroids, scores = (torch.stack(column).cpu() for column in zip(*rows))
-    return SliceRegions(prototypes, areas, centroids, scores, plan, runs, slices)
+    return SliceRegions(prototypes, areas, centroids, scores, plan, runs, slices, torch.zeros(len(runs)))
+
+
+def within(masks: SliceMasks, corner: tuple[int, int], size: tuple[int, int]) -> SliceMasks:
+    """Masks of a window as masks of the whole slice.
+
+    Args:
+        masks: of the window.
+        corner: x, y of its first pixel.
+        size: rows and columns of the whole slice.
+    """
+    x, y = corner
+    window = masks.boxes.new_tensor([x, y, x + masks.size[1], y + masks.size[0]])
+    return replace(
+        masks,
+        boxes=masks.boxes + window[[0, 1, 0, 1]],
+        points=masks.points + window[:2],
+        crops=window.expand(len(masks), 4),
+        size=size,
+    )
+
+
+def joined(whole: SliceRegions, closer: SliceRegions) -> SliceRegions:
+    """Regions of the first look at whole slices and of the second at a window, as regions of one image."""
+    shift = len(whole.slices)
+    parts = {
+        name: torch.cat([getattr(whole, name), getattr(closer, name)])
+        for name in ("prototypes", "areas", "centroids", "scores")
+    }
+    return SliceRegions(
+        **parts,
+        plan=whole.plan,
+        members=whole.members + [[(position + shift, n) for position, n in run] for run in closer.members],
+        slices=whole.slices + closer.slices,
+        looks=torch.cat([torch.zeros(len(whole)), torch.ones(len(closer))]),
+    )
+
+
+def outside(masks: SliceMasks, window: tuple[int, int, int, int], most: float = 0.8) -> SliceMasks:
+    """The masks of a whole slice whose boxes lie in a window (x0, y0, x1, y1) by at most the share ``most``."""
+    low, high = masks.boxes[:, :2], masks.boxes[:, 2:] + 1
+    limit = masks.boxes.new_tensor(window)
+    common = (torch.minimum(high, limit[2:]) - torch.maximum(low, limit[:2])).clamp_min(0).prod(dim=1)
+    return masks[common <= most * (high - low).prod(dim=1)]
 
 
 def slice_moments(masks: SliceMasks) -> Tensor:

@@ -6,23 +6,28 @@ Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 from tqdm import tqdm
 
 from ..common.errors import InputError
-from ..correspondence.matching import Matches, check_settings, cosine_similarity, match, position_prior
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
+from ..sam.boxes import BoxEverything
 from ..sam.everything import EverythingMode
+from ..sam.slice_masks import SliceMasks
 from ..spatial.geometry import Geometry
 from .centroids import fit_centroids
 from .dense import DenseSettings, roi_to_dense
-from .regions import RegionFilter, SliceRegions, find_regions
+from .focus import focus_window
+from .matcher import Matcher
+from .regions import RegionFilter, SliceRegions, find_regions, joined, outside
 
-ALIGNED_SIGMA = 0.015  # position prior after an initial alignment, share of the diagonal
-THICK = 3.0  # slices this many times thicker than their pixels are matched one by one
+ENLARGED = 1.5  # a model that sees the slices this much enlarged gains nothing by a second look
+THICK = 3.0  # slices that are thicker than this many pixels are matched one by one
 
 
 class ROIRegistration:
@@ -31,47 +36,44 @@ class ROIRegistration:
     Args:
         everything: everything mode and its thresholds.
         keep: which masks count as regions.
+        settings: of the dense field.
+        matcher: which regions correspond; None takes its defaults.
         linking: "link" joins slice masks into 3-D regions, "slice" matches slice masks only within the same slice,
             "auto" takes "slice" where slices are so thick that a structure changes its outline from one to the next.
         slice_axis: 0, 1, 2 or "auto".
         slice_spacing_mm: least distance of slices shown to SAM; between them regions are interpolated. 0 shows all.
         min_slices: linked regions on fewer slices are dropped.
-        epsilon: least similarity of a pair, in [0, 1].
-        matching: "greedy" (the paper), "hungarian" or "mutual".
-        max_pairs: keeps only so many of the best pairs.
-        position_sigma_mm: standard deviation of the position prior; 0 for none, as in the paper. None takes a share of
-            the image's diagonal that suits images that were aligned before.
-        dense: also find the dense field.
-        settings: of the dense field.
+        second_look: where the images differ in one place and the model does not see the slices enlarged, that window is
+            segmented once more, at a finer resolution, and its regions replace those of the whole slices in it.
+        dense: also finds the dense field.
         progress: shows progress bars.
+
+    Raises:
+        InputError: a setting out of range.
     """
 
     def __init__(
         self,
-        everything: EverythingMode,
+        everything: EverythingMode | BoxEverything,
         keep: RegionFilter,
         settings: DenseSettings,
+        matcher: Matcher | None = None,
         linking: str = "auto",
         slice_axis: int | str = "auto",
         slice_spacing_mm: float = 0.0,
         min_slices: int = 2,
-        epsilon: float = 0.8,
-        matching: str = "greedy",
-        max_pairs: int | None = None,
-        position_sigma_mm: float | None = 0.0,
+        second_look: bool = True,
         dense: bool = True,
         progress: bool = True,
     ) -> None:
         if linking not in ("auto", "link", "slice"):
             raise InputError(f"linking must be auto, link or slice, got {linking!r}.")
-        for name, value in (("slice_spacing_mm", slice_spacing_mm), ("position_sigma_mm", position_sigma_mm or 0.0)):
-            if value < 0:
-                raise InputError(f"{name} must not be negative, got {value}.")
-        check_settings(epsilon, matching, max_pairs)
+        if slice_spacing_mm < 0:
+            raise InputError(f"slice_spacing_mm must not be negative, got {slice_spacing_mm}.")
         self.everything, self.keep, self.settings = everything, keep, settings
+        self.matcher = matcher or Matcher()
         self.linking, self.slice_axis, self.slice_spacing_mm = linking, slice_axis, slice_spacing_mm
-        self.min_slices, self.epsilon, self.matching, self.max_pairs = min_slices, epsilon, matching, max_pairs
-        self.position_sigma_mm, self.dense, self.progress = position_sigma_mm, dense, progress
+        self.min_slices, self.second_look, self.dense, self.progress = min_slices, second_look, dense, progress
 
     def __call__(self, inputs: Tensor, network: Sam) -> Registration:
         """Registers one pair.
@@ -85,8 +87,9 @@ class ROIRegistration:
         image, working = working_image(inputs)
         moving_image, fixed_image = image.chunk(2)
         with timed(seconds, "segment"):
+            window = self.window(moving_image, fixed_image, working, network)
             moving, fixed = (
-                self.regions(img, working, network, name)
+                self.regions(img, working, network, name, window)
                 for img, name in ((moving_image, "moving"), (fixed_image, "fixed"))
             )
         return self.from_regions(moving, fixed, image, working, seconds)
@@ -111,7 +114,7 @@ class ROIRegistration:
         seconds = {} if seconds is None else seconds
         moving_image, fixed_image = image.chunk(2)
         with timed(seconds, "match"):
-            matches = self.match(moving, fixed, working)
+            matches = self.matcher(moving, fixed, working, within_slices=not self.links(moving.plan, working))
             masks = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())
         result = Registration(moving, fixed, matches, *masks, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
@@ -123,18 +126,47 @@ class ROIRegistration:
                 self.fill_dense(result, working, moving_image, fixed_image)
         return result
 
-    def regions(self, image: Tensor, working: Geometry, network: Sam, name: str) -> SliceRegions:
-        """Segments everything in one image (C, *shape) and returns its regions."""
+    def window(
+        self, moving: Tensor, fixed: Tensor, working: Geometry, network: Sam
+    ) -> tuple[int, int, int, int] | None:
+        """Window x0, y0, x1, y1 of the slices for the second look; None where one look shows enough."""
+        plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
+        stacks = plan.cut(moving), plan.cut(fixed)
+        enlarged = network.image_encoder.img_size / max(stacks[0].shape[2:])
+        return focus_window(*stacks) if self.second_look and enlarged < ENLARGED else None
+
+    def regions(
+        self,
+        image: Tensor,
+        working: Geometry,
+        network: Sam,
+        name: str,
+        window: tuple[int, int, int, int] | None = None,
+    ) -> SliceRegions:
+        """Segments everything in one image (C, *shape) and returns its regions; ``window`` is looked at twice."""
         plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
         stack = plan.cut(image)
-        slices = []
+        slices = self._segment(network, stack, f"segment {name}")
+        linked, size = self.links(plan, working), tuple(stack.shape[2:])
+        if window is None:
+            return find_regions(slices, plan, self.keep, linked, min_slices=self.min_slices)
+        x0, y0, x1, y1 = window
+        slices = [outside(masks, window) for masks in slices]
+        closer = self._segment(network, stack[:, :, y0:y1, x0:x1], f"look closer at {name}")
+        return joined(
+            find_regions(slices, plan, self.keep, linked, min_slices=self.min_slices),
+            find_regions(closer, plan, self.keep, linked, min_slices=self.min_slices, corner=(x0, y0), size=size),
+        )
+
+    def _segment(self, network: Sam, stack: Tensor, text: str) -> list[SliceMasks]:
+        slices: list[SliceMasks] = []
         step = self.everything.slices_per_batch
-        with self._bar(len(stack), f"segment {name}", "slice") as bar:
+        with self._bar(len(stack), text, "slice") as bar:
             for start in range(0, len(stack), step):
                 part = stack[start : start + step]
                 slices += self.everything(network, part)
                 bar.update(len(part))
-        return find_regions(slices, plan, self.keep, self.links(plan, working), min_slices=self.min_slices)
+        return slices
 
     def links(self, plan: SlicePlan, working: Geometry) -> bool:
         """Whether slice masks are joined into 3-D regions."""
@@ -143,24 +175,8 @@ class ROIRegistration:
         in_plane = [s for a, s in enumerate(working.spacing) if a != plan.axis]
         return working.spacing[plan.axis] < THICK * max(in_plane)
 
-    def match(self, moving: SliceRegions, fixed: SliceRegions, working: Geometry) -> Matches:
-        """Pairs regions by prototype, and by position where a prior is set."""
-        prior = None
-        spacing = torch.tensor(working.spacing)
-        sigma = self.position_sigma_mm
-        if sigma is None:
-            sigma = ALIGNED_SIGMA * float((torch.tensor(working.shape) * spacing).norm())
-        if sigma:
-            prior = position_prior(moving.centroids * spacing, fixed.centroids * spacing, sigma)
-        if moving.plan.axis is not None and not self.links(moving.plan, working):
-            axis = moving.plan.axis
-            same = (moving.centroids[:, None, axis] - fixed.centroids[None, :, axis]).abs() < 0.5
-            prior = same.float() if prior is None else prior * same
-        similarity = cosine_similarity(moving.prototypes, fixed.prototypes)
-        return match(similarity, self.epsilon, self.matching, self.max_pairs, prior)
-
     def doubts(self, result: Registration) -> list[str]:
-        """What the user should know about the pairs, one sentence each."""
+        """What the user should know about the pairs, in sentences."""
         for name, regions in (("moving", result.moving), ("fixed", result.fixed)):
             if not len(regions):
                 found = sum(len(s) for s in regions.slices)
@@ -172,24 +188,24 @@ class ROIRegistration:
         if not len(result.matches):
             return [
                 f"None of {len(result.moving)} moving and {len(result.fixed)} fixed regions match above epsilon "
-                f"{self.epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
+                f"{self.matcher.epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
             ]
         if self.dense and self.too_few(result):
             return [
-                f"The pairs of regions found after the initial alignment ({len(result.matches)}) are too few to "
-                "better it: the field is the alignment alone; lower --pred_iou_thresh, or set --image_weight."
+                f"Too few pairs of regions ({len(result.matches)}) were found to improve on the initial alignment: the "
+                "field is that alignment alone; lower --pred_iou_thresh, or set --image_weight."
             ]
         if len(result.matches) == 1:
             return ["Only one pair of regions was found: away from it the field is little more than a translation."]
         return []
 
     def too_few(self, result: Registration) -> bool:
-        """Whether the pairs, after an initial alignment, are fewer than an affine map needs.
+        """Whether, after an initial alignment, there are fewer pairs than an affine map needs.
 
-        The outlines of one or two regions are less sure than the alignment, and a shift of everything costs a smooth
+        The outlines of one or two regions are less certain than the alignment, and a shift of everything costs a smooth
         field nothing: it would follow them.
         """
-        aligned = self.position_sigma_mm != 0 and not self.settings.image_weight
+        aligned = self.matcher.position_sigma_mm != 0 and not self.settings.image_weight
         return aligned and 0 < len(result.matches) <= result.moving_masks.ndim - 1
 
     def fill_dense(self, result: Registration, working: Geometry, moving_image: Tensor, fixed_image: Tensor) -> None:
@@ -204,6 +220,7 @@ class ROIRegistration:
                 for regions, chosen in ((result.moving, result.matches.moving), (result.fixed, result.matches.fixed))
             ]
             weights = result.matches.score * result.fixed.areas[result.matches.fixed].sqrt()
+            weights = weights if result.matches.certainty is None else weights * result.matches.certainty
             start = fit_centroids(*centroids, weights, float(extent.max()))
         with self._bar(self.settings.steps * self.settings.levels, "dense field", "step") as bar:
 
@@ -216,14 +233,28 @@ class ROIRegistration:
                 result.fixed_masks.to(device),
                 working.spacing,
                 self.settings,
+                weights=result.matches.certainty,
                 start=start,
                 images=(moving_image, fixed_image) if self.settings.image_weight else None,
                 progress=show,
             )
         result.ddf = dense.ddf
+        result.motion_mm = pair_motion(dense.ddf, result.fixed_masks.to(device), working.spacing)
         result.details["objective"] = [[round(v, 5) for v in (level[0], min(level))] for level in dense.history]
         result.details["steps"] = [len(level) for level in dense.history]
         result.details["centroid_start"] = dense.start_used
 
     def _bar(self, total: int, text: str, unit: str) -> tqdm:
         return tqdm(total=total, desc=text, unit=unit, disable=not self.progress, leave=False)
+
+
+def pair_motion(ddf: Tensor, fixed_masks: Tensor, spacing: Sequence[float]) -> Tensor:
+    """How far the field moves each pair: mean length of the displacement in the fixed region, (K,) mm.
+
+    Args:
+        ddf: (1, n, *shape) voxels.
+        fixed_masks: (K, *shape) coverage.
+        spacing: mm.
+    """
+    length = (ddf[0] * ddf.new_tensor(spacing).view(-1, *[1] * len(spacing))).norm(dim=0)
+    return torch.stack([(length * m).sum() / m.sum().clamp_min(1) for m in fixed_masks]).cpu()

@@ -1,27 +1,38 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""One builder for every Segment Anything model that the project runs: ours, the released ones, MedSAM."""
+"""The registry of Segment Anything models, and the one builder of them all.
+
+Registration asks four things of a model: to encode slices, to propose what there is to segment, to draw the mask of a
+prompt, and to describe a mask by the embedding under it. :func:`scripts.sam.everything.encode`, everything mode
+(:class:`~scripts.sam.everything.EverythingMode` for models that take points, :class:`~scripts.sam.boxes.BoxEverything`
+for those that take boxes only), :class:`~scripts.sam.prompts.EncodedSlices` and
+:func:`scripts.roi.regions.slice_prototypes` do so for any :class:`segment_anything.modeling.Sam` with the attributes
+that :func:`build_sam` sets. A new model is a function that returns one, and a line in ``SAMS``.
+"""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from ..common.device import autocast_dtype
 from ..common.errors import InputError
 from ..common.fingerprint import file_sha256
 from ..common.weights import load_weights, read_checkpoint
 from .compact import compact_sam
+from .lite_medsam import MARGIN, SHA256, fuse, lite_medsam, weights_path
+from .proposals import proposal_head
 from .vit import save_memory
-
-logger = logging.getLogger(__name__)
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 _SERVER = "https://dl.fbaipublicfiles.com/segment_anything/"
-# File, address and SHA-256 of the released weights; large_files.yml lists the same (tested).
+# File, address and SHA-256 of the released weights; the list of large files names the same (tested).
 RELEASED = {
     "vit_b": (
         "sam_vit_b_01ec64.pth",
@@ -41,8 +52,23 @@ RELEASED = {
     # The hash of MedSAM's file was never published.
     "medsam": ("medsam_vit_b.pth", "the repository bowang-lab/MedSAM", None),
 }
-NAMES = ("compact", *RELEASED)
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One line of the registry.
+
+    Attributes:
+        build: called with the model's name, a checkpoint or None, the expected SHA-256 ("released" for the published
+            one) and further options; returns the model with its weights.
+        prompts: the kinds of prompts that it understands: "point", "box", "mask".
+        no_grid: why everything mode must not ask it with a grid of points; None where it may.
+    """
+
+    build: Callable[..., Sam]
+    prompts: tuple[str, ...] = ("point", "box", "mask")
+    no_grid: str | None = None
 
 
 def build_sam(
@@ -50,64 +76,108 @@ def build_sam(
     checkpoint: str | None = None,
     sha256: str | None = "released",
     precision: str = "float32",
-    **compact,
+    **options: Any,
 ) -> Sam:
     """Builds a Segment Anything model and loads its weights.
 
     Args:
-        model: "compact" (bundled), "vit_b", "vit_l", "vit_h", or "medsam" (box prompts only).
-        checkpoint: weights file; the one in ``models/`` if None. The ``last.pt`` of a training of the compact model
-            stands for its averaged weights.
+        model: a name in ``SAMS``: "compact" (bundled), "lite_medsam" (from its package), "vit_b", "vit_l", "vit_h" or
+            "medsam" (from downloaded files).
+        checkpoint: weights file; None takes the released or bundled one. The ``last.pt`` of a training of the compact
+            model stands for its averaged weights.
         sha256: hash the file must have: "released" for the published file, None for your own fine-tuned weights.
-        precision: of the image encoder: "float32", or "bfloat16" or "float16" for speed where the hardware has them.
-        compact: arguments of :func:`scripts.sam.compact.compact_sam`, for a compact model trained at another size. Its
-            widths are read from the weights; the number of tokens is not in them.
+        precision: of the image encoder: "float32", "bfloat16", "float16", or "auto": bfloat16 where the hardware
+            multiplies in it.
+        options: of the model, e.g. those of :func:`scripts.sam.compact.compact_sam` for a compact model trained at
+            another size. Its widths are read from the weights; the number of tokens is not in them.
 
     Returns:
-        The model in evaluation mode on the CPU. ``everything_refused`` holds the reason, if any, why it must not be
-        asked to segment everything.
+        The model in evaluation mode on the CPU, with the attributes ``name``, ``prompts`` (the kinds it understands),
+        ``no_grid`` (why it takes no grid of points, or None) and ``encoder_dtype``.
 
     Raises:
-        InputError: unknown model or precision; missing, truncated or foreign file; another hash.
+        InputError: unknown model or precision; missing package; missing, truncated or foreign file; another hash.
     """
-    if model not in NAMES:
-        raise InputError(f"Unknown SAM {model!r}; choose one of {', '.join(NAMES)}.")
+    if model not in SAMS:
+        raise InputError(f"Unknown SAM {model!r}; choose one of {', '.join(SAMS)}.")
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    if model == "compact":
-        path = Path(checkpoint or MODELS / "compact_sam.pt")
-        if not path.exists():
-            raise InputError(
-                f"The compact SAM's weights {path} are missing; restore the file or train with configs/train_sam.json."
-            )
-    else:
-        file, address, known = RELEASED[model]
-        path = Path(checkpoint or MODELS / file)
-        if not path.exists():
-            raise InputError(
-                f"The weights of SAM {model} are not at {path}; get them from {address}, or run with --sam compact, "
-                "which needs no download."
-            )
-        expected = known if sha256 == "released" else sha256
-        if expected and file_sha256(path) != expected:
-            raise InputError(
-                f"{path} does not have the SHA-256 of SAM {model} ({expected[:12]}...): it is truncated or another "
-                "file; download it again, or give --network_def#sha256 None for weights of your own."
-            )
-        sam = sam_model_registry["vit_b" if model == "medsam" else model]()
-    state = averaged(read_checkpoint(path))
-    if model == "compact":
-        sam = compact_sam(**{**compact_widths(state), **compact})
-    load_weights(sam, state, path, f"SAM {model}")
-    save_memory(sam)
-    sam.encoder_dtype = getattr(torch, precision)
-    sam.everything_refused = None
-    if model == "medsam":
-        sam.everything_refused = (
-            "MedSAM was trained with box prompts only and gives no usable masks for a grid of points; "
-            "use it in prompted mode with a box, or choose --sam compact or vit_b."
-        )
+    kind = SAMS[model]
+    sam = save_memory(kind.build(model, checkpoint, sha256, **options))
+    sam.name, sam.prompts, sam.no_grid = model, kind.prompts, kind.no_grid
+    sam.encoder_dtype = getattr(torch, autocast_dtype(precision, torch.device("cpu")) or "float32")
     return sam.eval()
+
+
+def _compact(name: str, checkpoint: str | None, sha256: str | None, **options: Any) -> Sam:
+    path = Path(checkpoint or MODELS / "compact_sam.pt")
+    if not path.exists():
+        raise InputError(
+            f"The compact SAM's weights {path} are missing; restore the file or train with configs/train_sam.json."
+        )
+    state = averaged(read_checkpoint(path))
+    sam = compact_sam(**{**compact_widths(state), **options})
+    load_weights(sam, state, path, "SAM compact")
+    return sam
+
+
+def _released(name: str, checkpoint: str | None, sha256: str | None) -> Sam:
+    file, address, known = RELEASED[name]
+    path = Path(checkpoint or MODELS / file)
+    if not path.exists():
+        raise InputError(
+            f"The weights of SAM {name} are not at {path}; get them from {address}, or run with --sam compact, "
+            "which needs no download."
+        )
+    check_hash(path, known if sha256 == "released" else sha256, name)
+    sam = sam_model_registry["vit_b" if name == "medsam" else name]()
+    load_weights(sam, read_checkpoint(path), path, f"SAM {name}")
+    return sam
+
+
+def _lite_medsam(
+    name: str, checkpoint: str | None, sha256: str | None, proposals: str | None = None, everything: bool = True
+) -> Sam:
+    """LiteMedSAM and, unless ``everything`` is off, its proposal head and the compact SAM as a companion."""
+    path = Path(checkpoint or weights_path())
+    check_hash(path, SHA256 if sha256 == "released" else sha256, name)
+    sam = lite_medsam()
+    load_weights(sam, read_checkpoint(path), path, "SAM lite_medsam")
+    fuse(sam)
+    sam.box_margin = MARGIN
+    if everything:
+        sam.proposals, sam.companion = proposal_head(proposals), build_sam("compact")
+    return sam
+
+
+SAMS = {
+    "compact": Kind(_compact),
+    "lite_medsam": Kind(
+        _lite_medsam,
+        ("point", "box"),
+        "LiteMedSAM draws boxes, not points; for everything mode add the overlay configs/sam/lite_medsam.json, which "
+        "proposes boxes.",
+    ),
+    "vit_b": Kind(_released),
+    "vit_l": Kind(_released),
+    "vit_h": Kind(_released),
+    "medsam": Kind(
+        _released,
+        ("box",),
+        "MedSAM was trained with box prompts only and gives no usable masks for a grid of points; use it in prompted "
+        "mode with a box, or choose --sam compact, lite_medsam or vit_b.",
+    ),
+}
+NAMES = tuple(SAMS)
+
+
+def check_hash(path: Path, expected: str | None, name: str) -> None:
+    """Raises :class:`InputError` where a file does not have the expected SHA-256; None accepts any file."""
+    if expected and file_sha256(path) != expected:
+        raise InputError(
+            f"{path} does not have the SHA-256 of SAM {name} ({expected[:12]}...): it is truncated or another file; "
+            "get it again, or give --network_def#sha256 None for weights of your own."
+        )
 
 
 def averaged(state: dict) -> dict:
@@ -117,6 +187,6 @@ def averaged(state: dict) -> dict:
 
 
 def compact_widths(state: dict) -> dict[str, int]:
-    """Widths of a compact model by its weights; nothing where they are of another model."""
+    """Widths of a compact model by its weights; empty for the weights of another model."""
     keys = {"embed_dim": "image_encoder.neck.0.weight", "mlp_dim": "mask_decoder.transformer.layers.0.mlp.lin1.weight"}
     return {name: len(state[key]) for name, key in keys.items() if isinstance(state.get(key), Tensor)}

@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""segment_anything's mask decoder in two steps, so that masks are only drawn for prompts worth it.
+"""segment_anything's mask decoder in two steps, so that masks are drawn only for prompts of sufficient quality.
 
 ``MaskDecoder.predict_masks`` draws four masks for every prompt of one image. Here the attention part, which also
-predicts the quality, comes first, for prompts of any mix of images; the upscaling comes second, for the prompts that
-survive. Same weights, same arithmetic (tested against ``MaskDecoder.forward``).
+predicts the quality, comes first; the upscaling follows for the prompts that pass. Same weights, same arithmetic
+(tested against ``MaskDecoder.forward``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .two_way import two_way
 
 
 class DecodedTokens(NamedTuple):
-    """What the attention part leaves for each of B prompts.
+    """Output of the attention part for each of B prompts.
 
     Attributes:
         masks: (B, 4, C) mask tokens; 0 is the single-mask output, 1..3 the ambiguity-aware ones.
@@ -39,7 +39,7 @@ def decode_tokens(decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, spa
     Args:
         decoder: the decoder of any Segment Anything model.
         embedding: (B, C, h, w) image embedding plus dense prompt embedding of each prompt.
-        image_pe: (1, C, h, w) positional encoding.
+        image_pe: (1, C, h, w) positional encoding, or (B, C, h, w), one for each prompt.
         sparse: (B, N, C) sparse prompt embeddings.
     """
     tokens = with_output_tokens(decoder, sparse)
@@ -50,7 +50,7 @@ def decode_tokens(decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, spa
 def decode_grouped(
     decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, sparse: Tensor, least: float, group: int, few: int
 ) -> Iterator[tuple[Tensor, DecodedTokens]]:
-    """As :func:`decode_tokens` for many prompts that share one embedding, as far as they are worth it.
+    """Like :func:`decode_tokens` for many prompts of one embedding, but only for those of sufficient quality.
 
     Args:
         decoder: the decoder of any Segment Anything model.
@@ -58,11 +58,11 @@ def decode_grouped(
         image_pe: (1, C, h, w) positional encoding.
         sparse: (B, N, C) sparse prompt embeddings.
         least: predicted quality that one of the masks 1..3 of a prompt must exceed.
-        group: prompts that have image tokens of their own at once.
-        few: prompts of a group whose image tokens are worked on together.
+        group: prompts whose own image tokens are in memory at once.
+        few: prompts of a group whose image tokens are processed together.
 
     Yields:
-        of at most ``few`` prompts worth it their numbers, (b,), and what the attention leaves for them.
+        the numbers (b,) of at most ``few`` prompts that pass, and their output.
     """
     tokens = with_output_tokens(decoder, sparse)
     masks = slice(1, 1 + decoder.num_mask_tokens)
@@ -77,7 +77,7 @@ def decode_grouped(
 
 
 def with_output_tokens(decoder: MaskDecoder, sparse: Tensor) -> Tensor:
-    """The tokens of quality and masks before the prompt tokens (B, N, C) of each prompt."""
+    """Puts the output tokens (quality, masks) before the prompt tokens (B, N, C)."""
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     return torch.cat([output.expand(len(sparse), -1, -1), sparse], dim=1)
 
@@ -99,12 +99,12 @@ def draw_masks(decoder: MaskDecoder, tokens: DecodedTokens, size: tuple[int, int
     first, norm, activate, second, activate_last = decoder.output_upscaling
     larger = F.layer_norm(quartered(first, tokens.image), norm.weight.shape, norm.weight, norm.bias, norm.eps)
     larger = activate_last(quartered(second, activate(larger)))
-    masks = larger.flatten(1, 3) @ weights  # only the few numbers left of a pixel are put in their places
+    masks = larger.flatten(1, 3) @ weights  # before the rearrangement: few channels are left to move
     masks = masks.view(len(masks), *size, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
     return masks.reshape(*masks.shape[:2], 4 * size[0], 4 * size[1])
 
 
 def quartered(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
-    """A transposed convolution with kernel and stride 2 of pixels (B, ..., C): each becomes four, (B, ..., 4, D)."""
+    """A transposed convolution with kernel and stride 2: each pixel (B, ..., C) becomes four, (B, ..., 4, D)."""
     weight = convolution.weight.permute(2, 3, 1, 0).flatten(0, 2)
     return F.linear(x, weight, convolution.bias.repeat(4)).unflatten(-1, (4, -1))

@@ -35,7 +35,7 @@ FIRST_READING = 256  # prompts that read the image together the first time
 
 
 class EverythingMode:
-    """Segments everything in a stack of slices.
+    """Segments everything in a stack of slices with a grid of points; the defaults suit the compact SAM.
 
     The defaults suit the compact SAM; those for the released models are in ``configs/sam/``.
 
@@ -99,10 +99,10 @@ class EverythingMode:
             slices: (N, 3, H, W) in 0..255.
 
         Raises:
-            InputError: the model refuses everything mode.
+            InputError: the model takes no points.
         """
-        if getattr(sam, "everything_refused", None):
-            raise InputError(sam.everything_refused)
+        if getattr(sam, "no_grid", None):
+            raise InputError(sam.no_grid)
         size = tuple(slices.shape[2:])
         boxes, layers = generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio)
         found: list[list[SliceMasks]] = [[] for _ in slices]

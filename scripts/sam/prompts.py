@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..common.errors import InputError
+from .boxes import BoxEverything, redraw
 from .decode import decode_tokens, draw_masks
 from .everything import encode, stability_score
+from .proposals import boxes_at, propose
 from .slice_masks import SliceMasks, to_cells
+from .windows import draw_boxes, enlarged
 
-OUTSIDE = -6.0  # logit of a cell certainly outside a given mask; inside it is the opposite
+OUTSIDE = -6.0  # logit of a cell outside a given mask; inside it is the opposite
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +28,7 @@ class Prompt:
     Attributes:
         points: (N, 2) x, y pixels, N may be 0.
         labels: (N,) 1 inside the object, 0 outside.
-        box: (4,) x0, y0, x1, y1 pixels, or None.
+        box: (4,) pixels of two opposite corners x, y, x, y, or None.
         mask: (H, W) bool, a rough mask, or None.
     """
 
@@ -32,6 +36,12 @@ class Prompt:
     labels: Tensor
     box: Tensor | None = None
     mask: Tensor | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """Which of "point", "box", "mask" it consists of."""
+        given = {"point": len(self.points) > 0, "box": self.box is not None, "mask": self.mask is not None}
+        return [kind for kind, present in given.items() if present]
 
 
 class EncodedSlices:
@@ -46,6 +56,8 @@ class EncodedSlices:
         self.sam, self.stack = sam, stack
         self.size = tuple(stack.shape[2:])
         self._known: dict[int, tuple[Tensor, tuple[int, int]]] = {}
+        companion = getattr(sam, "companion", None)
+        self._companion = None if companion is None else EncodedSlices(companion, stack)
 
     def __len__(self) -> int:
         return len(self.stack)
@@ -58,49 +70,127 @@ class EncodedSlices:
             self._known[position] = embeddings[0], scaled
         return self._known[position]
 
+    def empty(self, position: int) -> SliceMasks:
+        """The slice without masks."""
+        embedding, scaled = self.embedding(position)
+        return SliceMasks.empty(embedding, scaled, self.sam.image_encoder.img_size, self.size, self.sam.mask_threshold)
+
+    def described(self, masks: SliceMasks, position: int) -> SliceMasks:
+        """The masks with the embedding that describes them: that of the companion, where the model has one."""
+        if self._companion is None:
+            return masks
+        other = self._companion.empty(position)
+        return replace(masks, embedding=other.embedding, inner=other.inner)
+
     @torch.no_grad()
-    def masks(self, position: int, prompt: Prompt | None) -> SliceMasks:
-        """Masks for one prompt, best predicted first: three for a single point, one for anything more definite.
+    def proposed(self, position: int, box: Tensor) -> SliceMasks | None:
+        """Masks of everything that a model with a proposal head proposes, and of one more box (4,) in pixels.
+
+        Returns:
+            the masks, best first; None for a model without such a head.
+        """
+        if not hasattr(self.sam, "proposals"):
+            return None
+        empty = self.empty(position)
+        scale = box.new_tensor([empty.scaled[1] / self.size[1], empty.scaled[0] / self.size[0]]).repeat(2)
+        boxes = torch.cat([(box * scale)[None], propose(self.sam.proposals, empty.embedding, empty.scaled).boxes])
+        masks = redraw(self.sam, empty, enlarged(self.sam, boxes, empty.scaled), BoxEverything())
+        return self.described(masks, position)
+
+    @torch.no_grad()
+    def masks(self, position: int, prompt: Prompt) -> SliceMasks:
+        """Masks for one prompt, best first: several for a single point, one for anything more definite.
 
         Args:
             position: slice number.
-            prompt: what to segment; None gives a slice without masks.
+            prompt: what to segment.
+
+        Raises:
+            InputError: a kind of prompt that the model does not understand, or a box that is empty or outside.
         """
-        embedding, scaled = self.embedding(position)
-        sam, side = self.sam, self.sam.image_encoder.img_size
-        empty = SliceMasks.empty(embedding, scaled, side, self.size, sam.mask_threshold)
-        if prompt is None:
-            return empty
-        scale = torch.tensor([scaled[1] / self.size[1], scaled[0] / self.size[0]], device=embedding.device)
-        points = boxes = rough = None
-        if len(prompt.points):
-            labels = prompt.labels.to(embedding.device, torch.float32)
-            points = prompt.points.to(embedding.device, torch.float32)[None] * scale, labels[None]
-        if prompt.box is not None:
-            boxes = prompt.box.to(embedding.device, torch.float32)[None] * scale.repeat(2)
-        if prompt.mask is not None:
+        understood = getattr(self.sam, "prompts", ("point", "box", "mask"))
+        for kind in prompt.kinds:
+            if kind not in understood:
+                raise InputError(
+                    f"SAM {self.sam.name} does not understand a {kind} as a prompt, only a {' or a '.join(understood)}."
+                )
+        box = None if prompt.box is None else checked_box(prompt.box, self.size)
+        empty = self.empty(position)
+        scale = torch.tensor([empty.scaled[1] / self.size[1], empty.scaled[0] / self.size[0]]).to(empty.embedding)
+        points, labels = prompt.points.to(scale) * scale, prompt.labels.to(scale)
+        box = None if box is None else box.to(scale) * scale.repeat(2)
+        if "mask" in understood:
+            logits, iou = self._answers(empty, points, labels, box, prompt.mask)
+        else:
+            logits, iou = self._through_boxes(empty, points, labels, box)
+        place = prompt.points[0] if len(prompt.points) else torch.zeros(2) if box is None else box.view(2, 2).mean(0)
+        stability = stability_score(logits, self.sam.mask_threshold, 1.0)
+        found = self.described(empty.with_masks(logits, iou, stability, place.float().cpu()), position)
+        return found[iou.argsort(descending=True)]
+
+    def _answers(self, empty: SliceMasks, points: Tensor, labels: Tensor, box: Tensor | None, mask: Tensor | None):
+        """Logits and quality of the masks for prompts in pixels of the model's input."""
+        sam, embedding, rough = self.sam, empty.embedding, None
+        if mask is not None:
             low = 4 * embedding.shape[-1]
-            rough = mask_logits(prompt.mask.to(embedding.device), empty)
+            rough = mask_logits(mask.to(embedding.device), empty)
             rough = F.pad(rough, (0, low - rough.shape[1], 0, low - rough.shape[0]), value=OUTSIDE)[None, None]
-        sparse, dense = sam.prompt_encoder(points=points, boxes=boxes, masks=rough)
-        single_point = len(prompt.points) == 1 and boxes is None and rough is None
+        sparse, dense = sam.prompt_encoder(
+            points=(points[None], labels[None]) if len(points) else None,
+            boxes=None if box is None else box[None],
+            masks=rough,
+        )
+        single_point = len(points) == 1 and box is None and rough is None
         outputs = slice(1, 4) if single_point else slice(0, 1)
         tokens = decode_tokens(sam.mask_decoder, embedding[None] + dense, sam.prompt_encoder.get_dense_pe(), sparse)
         rows, columns = empty.logits.shape[1:]
         logits = draw_masks(sam.mask_decoder, tokens, embedding.shape[1:], outputs)[0][:, :rows, :columns]
-        iou = tokens.iou[0, outputs]
-        place = prompt.points[0] if len(prompt.points) else prompt.box.view(2, 2).mean(0) if boxes is not None else None
-        place = torch.zeros(2) if place is None else place.float().cpu()
-        found = empty.with_masks(logits, iou, stability_score(logits, sam.mask_threshold, 1.0), place)
-        return found[iou.argsort(descending=True)]
+        return logits, tokens.iou[0, outputs]
+
+    def _through_boxes(self, empty: SliceMasks, points: Tensor, labels: Tensor, box: Tensor | None):
+        """Logits and quality of the masks of a box-only model: a click means the boxes proposed at its place."""
+        sam, scores = self.sam, None
+        if box is None:
+            if not hasattr(sam, "proposals"):
+                raise InputError(f"SAM {sam.name} needs a box as a prompt; give a box, or choose --sam compact.")
+            inside = points[labels > 0] if (labels > 0).any() else points
+            found = boxes_at(sam.proposals, empty.embedding, inside[0], empty.scaled)
+            boxes, scores = found.boxes, found.scores
+        else:
+            boxes = box[None]
+        logits, iou = draw_boxes(sam, empty.embedding, enlarged(sam, boxes, empty.scaled))
+        rows, columns = empty.logits.shape[1:]
+        logits = logits[:, :rows, :columns]
+        if scores is not None:
+            # Every point says of every mask whether it lies on the right side; the head's score decides among equals.
+            x, y = (points / empty.stride).long().unbind(1)
+            on = logits[:, y.clamp(0, rows - 1), x.clamp(0, columns - 1)] > sam.mask_threshold
+            iou = iou.clamp(0, 1) * scores.clamp_min(1e-3) * (on == (labels > 0)).float().mean(dim=1).clamp_min(1e-3)
+        return logits, iou
 
     @torch.no_grad()
     def given(self, position: int, mask: Tensor) -> SliceMasks:
-        """A slice with one mask (H, W) that nobody has to find, e.g. one drawn by the user."""
-        empty = self.masks(position, None)
+        """A slice with one mask (H, W) that the user drew."""
+        empty = self.empty(position)
         one = torch.ones(1, device=empty.embedding.device)
         logits = mask_logits(mask.to(one.device), empty)[None] + empty.threshold
-        return empty.with_masks(logits, one, one, torch.zeros(2))
+        return self.described(empty.with_masks(logits, one, one, torch.zeros(2)), position)
+
+
+def checked_box(box: Tensor, size: tuple[int, int]) -> Tensor:
+    """The box (4,) with its corners in order, cut off at the borders of a slice of ``size`` (rows, columns).
+
+    Raises:
+        InputError: the box has no area, or none of it on the slice.
+    """
+    corners = box.float().view(2, 2)
+    low, high = corners.amin(dim=0), corners.amax(dim=0)
+    limit = torch.tensor([size[1], size[0]], dtype=torch.float32)
+    if bool((high - low <= 0).any()):
+        raise InputError(f"The box {box.tolist()} has no area; give two opposite corners x, y, x, y.")
+    if bool((high <= 0).any() | (low.cpu() >= limit).any()):
+        raise InputError(f"The box {box.tolist()} lies outside the slice of {size[1]} x {size[0]} pixels.")
+    return torch.cat([low.clamp_min(0), torch.minimum(high, limit.to(high))])
 
 
 def mask_logits(mask: Tensor, masks: SliceMasks) -> Tensor:

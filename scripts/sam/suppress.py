@@ -26,11 +26,11 @@ def pairwise_overlap(a: Tensor, b: Tensor, measure: str) -> Tensor:
 
 
 def keep_distinct(masks: Tensor, threshold: float, measure: str = "iou") -> Tensor:
-    """Greedy choice, first come first served, of masks that overlap no earlier chosen one beyond the threshold.
+    """Chooses masks greedily in their order: those that overlap no mask chosen before beyond the threshold.
 
     Args:
         masks: (K, h, w) bool, best first.
-        threshold: overlap above which the later mask goes.
+        threshold: overlap above which the later mask is removed.
         measure: see :func:`pairwise_overlap`.
 
     Returns:
@@ -38,7 +38,7 @@ def keep_distinct(masks: Tensor, threshold: float, measure: str = "iou") -> Tens
     """
     beats = (pairwise_overlap(masks, masks, measure) > threshold).triu(1)
     keep = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
-    while True:  # settles to the greedy answer after as many rounds as the longest chain of suppressions
+    while True:  # reaches the greedy answer after as many rounds as the longest chain of suppressions
         settled = ~(beats & keep[:, None]).any(dim=0)
         if bool((settled == keep).all()):
             return keep

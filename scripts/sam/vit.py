@@ -1,10 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The blocks of segment_anything's image encoder a strip of rows at a time: same weights, same result, less memory.
+"""The blocks of segment_anything's image encoder, a strip of rows at a time: same weights and result, less memory.
 
-The package writes down all scores of a layer, 800 MB and more for a 1024-pixel image and 12 heads, and the wide
-layers of all perceptrons. Windows attend to themselves only and a perceptron knows no neighbours, so a strip of rows
-goes through a whole block while it is in the cache of a CPU; where all attend to all, some rows of queries need all
-keys but only their own scores.
+The package stores all attention scores of a layer, 800 MB and more for a 1024-pixel image and 12 heads, and the hidden
+layers of all perceptrons. Windows attend to themselves only and a perceptron works on single tokens, so a strip of rows
+passes through a whole block while it is in the CPU's cache. In global attention a few rows of queries need all keys but
+only their own scores.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from segment_anything.modeling.image_encoder import (
 from torch import Tensor
 from torch.nn import functional as F
 
-SCORES = 1 << 22  # scores held at once: 17 MB; a quarter as many was slower
+SCORES = 1 << 22  # attention scores in memory at once: 17 MB; a quarter of that was slower
 ROWS = 16  # rows of a strip where there are no windows
 
 
@@ -38,7 +38,7 @@ class StripBlock(Block):
         for rows in strips(x.shape[1], side or ROWS):
             strip = x[:, rows]
             if side:
-                # What fills up a window is zero before the projection, so the bias alone after it.
+                # The padding of a window is zero before the projection, so it is the bias alone after it.
                 projected = F.linear(self.norm1(strip), self.attn.qkv.weight)
                 windows, padded = window_partition(projected, side)
                 read = self.attn.mixed(windows + self.attn.qkv.bias)
@@ -55,7 +55,7 @@ class StripAttention(Attention):
         return self.proj(self.mixed(self.qkv(x)))
 
     def mixed(self, projected: Tensor) -> Tensor:
-        """The values (B, H, W, C) that every place reads, from its query, key and value (B, H, W, 3 * C)."""
+        """What every place reads, (B, H, W, C), from the queries, keys and values (B, H, W, 3 * C)."""
         batch, height, width, _ = projected.shape
         projected = projected.view(batch, height * width, 3, self.num_heads, -1)
         q, k, v = projected.permute(2, 0, 3, 1, 4).flatten(1, 2)
@@ -79,14 +79,14 @@ class StripAttention(Attention):
 
 
 def strips(count: int, few: int) -> list[slice]:
-    """Slices of a few numbers each that together cover ``count``."""
+    """Slices of at most ``few`` indices that together cover ``range(count)``."""
     return [slice(first, min(first + few, count)) for first in range(0, count, few)]
 
 
 def save_memory(sam: Sam) -> Sam:
-    """Gives every block of a released image encoder the form that works by strips; other encoders stay as they are."""
+    """Makes every block of a released image encoder work by strips; other encoders stay unchanged."""
     if isinstance(sam.image_encoder, ImageEncoderViT):
         for block in sam.image_encoder.blocks:
-            # The parameters and their names stay what they are.
+            # Parameters and their names stay the same.
             block.__class__, block.attn.__class__ = StripBlock, StripAttention
     return sam

@@ -89,7 +89,7 @@ def test_table_segments_once_and_says_what_a_registration_says(heart_files, monk
     assert measured[Setting(1, 0.8)]["matches"] == 1
     assert measured[Setting(None, 0.5)]["matches"] >= measured[Setting(None, 0.8)]["matches"] > 1
     assert "final" not in measured[Setting(None, 1.0)]["dice"]  # no pairs: as it was before
-    registrar.inferer.max_pairs, registrar.inferer.epsilon = None, 0.8
+    registrar.inferer.matcher.max_pairs, registrar.inferer.matcher.epsilon = None, 0.8
     whole = registrar("heart", heart_files).metrics
     assert measured[Setting(None, 0.8)]["dice"]["final"] == pytest.approx(whole["dice"]["final"])
     assert set(roi_table.METRICS) <= set(whole)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from scripts.common.errors import InputError
 from scripts.correspondence.slicing import SlicePlan
-from scripts.roi.regions import RegionFilter, find_regions, link_slices, slice_prototypes
+from scripts.roi.regions import RegionFilter, find_regions, joined, link_slices, outside, slice_prototypes
 from scripts.sam.slice_masks import SliceMasks
 
 E = 8  # side of the embedding; masks have 32 x 32 cells
@@ -100,3 +102,28 @@ def test_regions_have_centroids_areas_and_masks_on_the_grid():
     apart = find_regions(slices, plan, RegionFilter(max_border=1.0), link=False)
     assert len(apart) == 3
     assert find_regions(slices, plan, RegionFilter(0.0, 0.001), link=True).masks([]).shape == (0, 64, 64, 3)
+
+
+def test_a_second_look_puts_regions_where_they_are_on_the_whole_slice():
+    """A window from column 40 and row 20 of slices of 100 x 120 pixels, with one square region in it."""
+    plan = SlicePlan(2, (0, 1), 2, True, (False, True))
+    embedding = torch.rand(4, E, E)
+    first = [replace(masks_of([], embedding=embedding), size=(100, 120)) for _ in range(2)]
+    closer = [masks_of([(8, 4, 16, 12)], embedding=embedding) for _ in range(2)]
+    whole = find_regions(first, plan, None)
+    inner = find_regions(closer, plan, RegionFilter(max_border=1.0), corner=(40, 20), size=(100, 120))
+    both = joined(whole, inner)
+    assert len(both) == 1 and both.looks.tolist() == [1]
+    mask = both.masks([0])[0]
+    assert mask.shape == (120, 100, 2)
+    columns, rows, _ = (mask > 127).nonzero().float().T
+    # 64 pixels of the window show 32 cells: two pixels a cell; columns run backwards.
+    assert (columns.min(), columns.max()) == (119 - (40 + 31), 119 - (40 + 16))
+    assert (rows.min(), rows.max()) == (20 + 8, 20 + 23)
+    torch.testing.assert_close(both.centroids[0], torch.tensor([columns.mean(), rows.mean(), 0.5]), atol=0.01, rtol=0)
+
+
+def test_masks_inside_the_window_leave_the_first_look():
+    masks = masks_of([(8, 4, 16, 12), (0, 0, 6, 6), (4, 4, 30, 12)])
+    kept = outside(masks, (14, 6, 40, 40))
+    assert kept.boxes[:, 0].tolist() == [0, 8]

@@ -51,7 +51,7 @@ def test_agrees_with_the_packages_predictor(bundled, picture, predictor, kind):
 def test_a_users_mask_comes_back(bundled, picture, x, y, radius):
     # 200 rows fill 79.9 of 96 cells: the last row of cells shows the slice in part only.
     mask = disk((200, 240), x, y, radius)
-    empty = EncodedSlices(bundled, picture).masks(0, None)
+    empty = EncodedSlices(bundled, picture).empty(0)
     one = torch.ones(1)
     back = empty.with_masks(mask_logits(mask, empty)[None], one, one, torch.zeros(2))
     assert float(pairwise_overlap(back.masks(), mask[None], "iou")) > 0.95

@@ -25,7 +25,7 @@ def main(data_dir: str, subset: str = "validation", crop: int = 128, limit: int 
     Args:
         data_dir: folder with ``acdc/`` and ``splits/acdc.json``.
         subset: "validation" or "training".
-        crop: in-plane side in pixels; slices stay native.
+        crop: in-plane side in pixels, 0 for whole images; slices stay native.
         limit: largest number of patients.
         options: any key of configs/samreg.json.
     """

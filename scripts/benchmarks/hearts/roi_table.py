@@ -61,8 +61,10 @@ class Segmented:
 
     def __call__(self, setting: Setting) -> dict:
         """Metrics of the pair and "matches"; settings that choose the same regions are registered once."""
-        self.inferer.max_pairs, self.inferer.epsilon = setting
-        matches = self.inferer.match(*self.regions, self.working)
+        matcher = self.inferer.matcher
+        matcher.max_pairs, matcher.epsilon = setting
+        linked = self.inferer.links(self.regions[0].plan, self.working)
+        matches = matcher(*self.regions, self.working, within_slices=not linked)
         key = str((matches.moving.tolist(), matches.fixed.tolist()))
         if key not in self._known:
             result = self.inferer.from_regions(*self.regions, self.image, self.working)
@@ -87,13 +89,13 @@ def main(
         pairs: largest numbers of pairs, besides all.
         epsilons: least similarities of a pair, besides the usual one.
         subset: "validation" or "training".
-        crop: in-plane side in pixels; slices stay native.
-        limit: only so many patients.
+        crop: in-plane side in pixels, 0 for whole images; slices stay native.
+        limit: most patients to register.
         options: any key of configs/samreg.json, e.g. --checkpoint new.pt.
     """
     write = sys.stdout.write
     registrar = Registrar({"window": "mr", **options})
-    rows = settings(pairs, epsilons, registrar.inferer.epsilon)
+    rows = settings(pairs, epsilons, registrar.inferer.matcher.epsilon)
     results: dict[Setting, list[dict]] = {row: [] for row in rows}
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

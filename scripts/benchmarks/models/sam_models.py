@@ -12,9 +12,10 @@ from segment_anything.modeling import Sam
 
 from ...common.errors import InputError
 from ...roi.regions import RegionFilter
+from ...sam.build import SAMS
 from ...sam.everything import EverythingMode
 from ...workflow.outcome import unwrapped
-from ...workflow.run import BUNDLE, check_options
+from ...workflow.run import BUNDLE, check_options, with_sam_overlay
 
 PRESETS = {"heart": ["presets/cardiac_mr.json"], "abdomen": ["presets/abdomen_ct.json"], "other": []}
 
@@ -24,7 +25,7 @@ class Model:
 
     Args:
         name: short, for the head of a column.
-        checkpoint: weights.
+        checkpoint: weights of the compact SAM, or the name of another SAM.
         options: values by key of configs/samreg.json, which override those of the presets.
 
     Attributes:
@@ -35,14 +36,16 @@ class Model:
 
     def __init__(self, name: str, checkpoint: str, options: dict[str, Any]) -> None:
         self.name = name
+        chosen = {"sam": checkpoint} if checkpoint in SAMS else {"checkpoint": checkpoint}
+        options = {**chosen, **options}
         self.everything: dict[str, EverythingMode] = {}
         self.keep: dict[str, RegionFilter] = {}
         for kind, overlays in PRESETS.items():
-            files = [str(BUNDLE / "configs" / f) for f in ("samreg.json", *overlays)]
+            files = [str(BUNDLE / "configs" / f) for f in with_sam_overlay(("samreg.json", *overlays), options)]
             check_options(files, options)
             parser = ConfigParser()
             parser.read_config(files)
-            parser.update({"bundle_root": str(BUNDLE), "checkpoint": checkpoint, **options})
+            parser.update({"bundle_root": str(BUNDLE), **options})
             with unwrapped():
                 self.everything[kind] = parser.get_parsed_content("everything")
                 self.keep[kind] = parser.get_parsed_content("region_filter")
@@ -54,7 +57,7 @@ def load_models(weights: str | Sequence[str], options: dict[str, Any]) -> list[M
     """One model per file.
 
     Args:
-        weights: files, as one text with commas or as a list.
+        weights: files, or names of other SAMs, as one text with commas or as a list.
         options: see :class:`Model`.
 
     Raises:

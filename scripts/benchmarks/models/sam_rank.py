@@ -86,7 +86,7 @@ def candidate_masks(one: LabelledSlice) -> tuple[list[int], Tensor]:
 
 def prototypes(sam: Sam, one: LabelledSlice, masks: Tensor) -> Tensor:
     """Prototypes (K, C) of masks (K, H, W) of a slice."""
-    empty = EncodedSlices(sam, one.picture[None]).masks(0, None)
+    empty = EncodedSlices(sam, one.picture[None]).empty(0)
     logits = torch.stack([mask_logits(m.to(empty.embedding.device), empty) for m in masks])
     ones = torch.ones(len(masks), device=logits.device)
     vectors, _ = slice_prototypes(empty.with_masks(logits, ones, ones, torch.zeros(2)))

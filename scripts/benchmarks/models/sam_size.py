@@ -36,7 +36,7 @@ AVERAGED = 0.1
 
 
 def train(tokens: int, samples: int, folder: Path, data_dir: str | None, slices_dir: str, start: str | None) -> float:
-    """Trains a model of one size, or goes on with it, and writes ``compact_sam.pt`` into the folder.
+    """Trains a model of one size, or resumes its training, and writes ``compact_sam.pt`` into the folder.
 
     Args:
         tokens: side of the embedding.
@@ -117,7 +117,7 @@ def main(
         data_dir: folder with ``acdc/``, ``abdomen_ct/`` and ``splits/``; None takes phantoms and shapes alone.
         tokens: sizes.
         samples: pairs of views that each model learns from; 0 measures the time of the shipped weights at each size.
-        output_dir: of the trainings, one folder a size; a training that was stopped goes on.
+        output_dir: of the trainings, one folder a size; a training that was stopped is resumed.
         slices_dir: where training slices are kept; in output_dir if None.
         initial_weights: weights to begin with; they fit every size. None begins with random ones.
         slices: validation slices of each data set.

@@ -161,13 +161,6 @@ class SamTraining(nn.Module):
         return logits.float(), tokens.iou[:, outputs].float()
 
 
-class SamInferer:
-    """Hands a batch to :class:`SamTraining`; the inferer of a MONAI trainer or evaluator."""
-
-    def __call__(self, inputs: dict[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
-        return network(**inputs)
-
-
 class WeightedSum:
     """Loss function over a dict of losses; keeps the last values in ``terms`` for logging."""
 

@@ -24,7 +24,7 @@ from ...common.errors import InputError
 from ...data.intensity import apply_window
 from ...data.phantoms.abdomen import abdomen_pair
 from ...data.phantoms.cardiac import TISSUE_GROUPS, cardiac_pair
-from ...data.splits import split_of
+from ...data.splits import evenly, split_of
 from .shapes import shape_image
 
 logger = logging.getLogger(__name__)
@@ -63,22 +63,32 @@ def region_layers(image: NDArray) -> NDArray:
 
 
 def volume_slices(
-    image: NDArray, label: NDArray, window: str, axes: Sequence[int], step: int, groups, class_offset: int
+    image: NDArray,
+    label: NDArray,
+    window: str,
+    axes: Sequence[int],
+    step: int,
+    groups: tuple[tuple[int, ...], ...],
+    class_offset: int,
+    most: int = 0,
 ) -> list[Slice]:
-    """Cuts a labelled volume (X, Y, Z) into slices across the given axes, every ``step``-th one."""
+    """Cuts a labelled volume (X, Y, Z) across the given axes: every ``step``-th slice, at most ``most`` unless 0."""
     grey = (apply_window(image[None], window)[0].numpy() * 255).astype(np.uint8)
+    bright = [
+        (axis, k)
+        for axis in axes
+        for k in range(step // 2, grey.shape[axis], step)
+        if (grey.take(k, axis) > 8).mean() >= 0.05
+    ]
     slices = []
-    for axis in axes:
-        for k in range(step // 2, grey.shape[axis], step):
-            picture = np.ascontiguousarray(grey.take(k, axis).T)
-            if (picture > 8).mean() < 0.05:
-                continue
-            names = label.take(k, axis).T.astype(np.int16)[None]
-            slices.append(Slice(picture, np.concatenate([names, region_layers(picture)]), groups, class_offset))
+    for axis, k in evenly(bright, most):
+        picture = np.ascontiguousarray(grey.take(k, axis).T)
+        names = label.take(k, axis).T.astype(np.int16)[None]
+        slices.append(Slice(picture, np.concatenate([names, region_layers(picture)]), groups, class_offset))
     return slices
 
 
-def acdc_subject(folder: Path, class_offset: int = 100) -> list[Slice]:
+def acdc_subject(folder: Path, class_offset: int = 100, most: int = 0) -> list[Slice]:
     """Short-axis slices of both labelled frames of an ACDC patient; the epicardium and the whole heart are groups.
 
     Raises:
@@ -90,13 +100,12 @@ def acdc_subject(folder: Path, class_offset: int = 100) -> list[Slice]:
         raise InputError(f"{folder} has no label maps *_gt.nii.gz; give the folder of the ACDC patients as --acdc_dir.")
     for label in labels:
         image = label.with_name(label.name.replace("_gt", ""))
-        slices += volume_slices(
-            nib.load(image).get_fdata(), nib.load(label).get_fdata(), "mr", (2,), 1, ((2, 3), (1, 2, 3)), class_offset
-        )
+        volume, names = nib.load(image).get_fdata(), nib.load(label).get_fdata()
+        slices += volume_slices(volume, names, "mr", (2,), 1, ((2, 3), (1, 2, 3)), class_offset, most // len(labels))
     return slices
 
 
-def abdomen_subject(image: Path, class_offset: int = 200) -> list[Slice]:
+def abdomen_subject(image: Path, class_offset: int = 200, most: int = 0) -> list[Slice]:
     """Axial, coronal and sagittal slices of an abdominal CT with 13 organs.
 
     Raises:
@@ -107,8 +116,8 @@ def abdomen_subject(image: Path, class_offset: int = 200) -> list[Slice]:
         if not path.exists():
             raise InputError(f"{path} does not exist; give the folder of the abdominal images as --abdomen_dir.")
     volume, names = nib.load(image).get_fdata(), nib.load(label).get_fdata()
-    axial = volume_slices(volume, names, "ct", (2,), 2, (), class_offset)
-    return axial + volume_slices(volume, names, "ct", (0, 1), 6, (), class_offset)
+    axial = volume_slices(volume, names, "ct", (2,), 2, (), class_offset, most - most // 3)
+    return axial + volume_slices(volume, names, "ct", (0, 1), 6, (), class_offset, most // 3)
 
 
 def phantom_subject(seed: int) -> list[Slice]:
@@ -182,6 +191,7 @@ def sam_slices(
     phantoms: int = 120,
     shapes: int = 40,
     first_seed: int = 0,
+    most: int = 0,
 ) -> dict[str, list[Slice]]:
     """The training slices by source.
 
@@ -194,17 +204,20 @@ def sam_slices(
         phantoms: number of phantom pairs.
         shapes: number of sets of 40 shape images.
         first_seed: seed of the first phantom and the first set of shapes; give validation its own.
+        most: slices of a real subject, at even distances; 0 takes all.
     """
     groups: dict[str, dict[str, Callable[[], list[Slice]]]] = {
         "phantom": {f"phantom_{i}": lambda i=i: phantom_subject(i) for i in range(first_seed, first_seed + phantoms)},
         "shapes": {f"shapes_{i}": lambda i=i: shape_subject(i) for i in range(first_seed, first_seed + shapes)},
     }
+    few = f"_{most}" if most else ""
     if acdc_dir:
         names = split_of(split_dir, "acdc", subset)
-        groups["acdc"] = {f"acdc_{n}": lambda n=n: acdc_subject(Path(acdc_dir) / n) for n in names}
+        groups["acdc"] = {f"acdc_{n}{few}": lambda n=n: acdc_subject(Path(acdc_dir) / n, most=most) for n in names}
     if abdomen_dir:
         names = split_of(split_dir, "abdomen_ct", subset)
         groups["abdomen"] = {
-            f"abdomen_{n}": lambda n=n: abdomen_subject(Path(abdomen_dir) / f"img{n}.nii.gz") for n in names
+            f"abdomen_{n}{few}": lambda n=n: abdomen_subject(Path(abdomen_dir) / f"img{n}.nii.gz", most=most)
+            for n in names
         }
     return {source: cached_subjects(cache_dir, subjects) for source, subjects in groups.items() if subjects}
