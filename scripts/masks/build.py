@@ -1,13 +1,11 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""One line of a config to a source of masks."""
+"""A source of masks from one line of a config."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from ..common.errors import InputError
 from .bundle import BundleSource
@@ -16,27 +14,25 @@ from .cache import CachedSource
 from .files import FilesSource
 from .net import NETS
 from .sat.source import SATSource
+from .source import MaskSource
 
-# What the words before the colon make; the rest of the text is the argument. Networks of the bundle take none.
-WITH_ARGUMENT: dict[str, Callable[..., nn.Module]] = {"bundle": BundleSource, "files": FilesSource}
-WITHOUT: dict[str, Callable[..., nn.Module]] = {"sat": SATSource}
+# By the word before the colon; the text after it is the first argument. To add a source, add a line.
+WITH_ARGUMENT: dict[str, Callable[..., MaskSource]] = {"bundle": BundleSource, "files": FilesSource}
+WITHOUT: dict[str, Callable[..., MaskSource]] = {"sat": SATSource}
 
 
 def build_source(
     source: str, options: Mapping[str, Any] | None = None, cache_dir: str | Path | None = None
-) -> nn.Module:
-    """Builds a source of masks.
+) -> MaskSource:
+    """Builds a source of masks on the CPU.
 
     Args:
         source: "cardiac", "abdomen", "sat", "bundle:PATH_OR_NAME" or "files:PATTERN".
         options: arguments of the source by name; None values count as not given.
         cache_dir: folder in which masks are kept; None makes them anew every time.
 
-    Returns:
-        A :class:`scripts.masks.source.MaskSource`, on the CPU.
-
     Raises:
-        InputError: unknown source, an option that it does not have, or whatever the source cannot use.
+        InputError: an unknown source, an option that it does not have, or a value that it cannot use.
     """
     kind, colon, argument = str(source).partition(":")
     given = {key: value for key, value in (options or {}).items() if value is not None}
@@ -59,6 +55,6 @@ def build_source(
     return made if cache_dir is None else CachedSource(made, cache_dir)
 
 
-def mask_source(source: str | None, cache_dir: str | Path | None = None) -> nn.Module | str | None:
-    """What :class:`scripts.data.structures.AddMasks` takes: None and "label" as they are, a word as its source."""
+def mask_source(source: str | None, cache_dir: str | Path | None = None) -> MaskSource | str | None:
+    """The source for :class:`scripts.data.structures.AddMasks`: None and "label" unchanged, other words built."""
     return source if source in (None, "label") else build_source(source, cache_dir=cache_dir)

@@ -1,14 +1,15 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The source "bundle:PATH": any MONAI segmentation bundle, run through its own ``inference.json``.
 
-The bundle runs in a process of its own, in its own folder: most bundles bring a package called ``scripts``, as this one
-does.
+**This runs the code of the bundle**, with the rights of the user. The bundle runs in a process and a folder of its own,
+because most bundles contain a package called ``scripts``, as this one does; that is not a protection.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,35 +20,36 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from ..common.errors import InputError
+from ..common.fingerprint import file_sha256, fingerprint
 from ..data.reader import Volume
 from .files import read_labels
-from .names import canonical, resolve
-from .source import Masks, digest, paint_labels, warn_modality
+from .names import canonical
+from .source import Masks, MaskSource, paint_labels
 
 logger = logging.getLogger(__name__)
 
 BACKGROUND = {"background", "unlabeled", "unlabelled"}
 
 
-class BundleSource(nn.Module):
-    """Masks by a MONAI bundle; a :class:`scripts.masks.source.MaskSource`.
+class BundleSource(MaskSource):
+    """Masks by a MONAI bundle, whose own code runs.
 
     Args:
         bundle: folder of a bundle, or a name in the MONAI model zoo, which is then downloaded to ``download_dir``.
-        values: channel (or value in a label map) of each structure; what the bundle's metadata says if None.
+        values: channel (or value in a label map) of each structure; from the bundle's metadata if None.
         config: inference config in the bundle's ``configs/``.
-        prompt_key: entry of the bundle's input that takes the channels asked for (VISTA3D: "label_prompt"); None if it
-            has none.
+        prompt_key: entry of the bundle's input for the requested channels (VISTA3D: "label_prompt"); None if it has
+            none.
         overrides: further values of the bundle's config, by key.
-        modality: what the bundle was trained on, "ct" or "mr"; what its metadata says if None.
-        download_dir: where bundles of the model zoo go.
-        timeout_s: longest run of one image.
+        modality: what the bundle was trained on, "ct" or "mr"; from its metadata if None.
+        download_dir: folder for bundles of the model zoo.
+        timeout_s: longest run for one image.
+        trust: also runs the code of a bundle that belongs to another user of this computer.
 
     Raises:
-        InputError: no such bundle, no config, or nothing that names its channels.
+        InputError: no such bundle, no config, unnamed channels, or a bundle of another user that is not trusted.
     """
 
     def __init__(
@@ -60,9 +62,12 @@ class BundleSource(nn.Module):
         modality: str | None = None,
         download_dir: str | Path = "bundles",
         timeout_s: float = 3600.0,
+        trust: bool = False,
     ) -> None:
         super().__init__()
         self.root = find_bundle(bundle, Path(download_dir))
+        if not trust:
+            check_owner(self.root)
         self.name = f"bundle:{self.root.name}"
         self.config = find_config(self.root, config)
         metadata = read_metadata(self.root)
@@ -72,31 +77,28 @@ class BundleSource(nn.Module):
             values = {v: int(k) for k, v in channels.items() if str(v).lower() not in BACKGROUND}
         if not values:
             raise InputError(
-                f"The metadata of {self.root} do not say what its channels are; give e.g. --values \"{{'spleen': 1}}\"."
+                f"The metadata of {self.root} do not name its channels; give e.g. --values \"{{'spleen': 1}}\"."
             )
         self.values = {canonical(name): int(value) for name, value in values.items()}
         self.offered = tuple(self.values)
         self.modality = modality or {"ct": "ct", "mr": "mr", "mri": "mr"}.get(str(image.get("modality", "")).lower())
         self.prompt_key, self.overrides, self.timeout_s = prompt_key, dict(overrides or {}), timeout_s
-        weights = [p for p in sorted((self.root / "models").glob("*")) if p.is_file()]
-        stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in weights]
-        self.identity = digest(
-            "bundle", self.config.read_bytes(), stamps, sorted(self.values.items()), sorted(self.overrides.items())
-        )
+        parts = [p for part in ("models", "configs", "scripts") for p in sorted((self.root / part).rglob("*"))]
+        files = {str(p.relative_to(self.root)): file_sha256(p) for p in parts if p.is_file() and p.suffix != ".pyc"}
+        self._identity = fingerprint("bundle", self.config.name, files, self.values, self.overrides, prompt_key)
 
-    def forward(
-        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
-    ) -> Masks:
-        """See :class:`scripts.masks.source.MaskSource`; bundles write label maps, so there are no probabilities."""
-        wanted = resolve(names, self.offered, self.name)
-        if self.modality is not None:
-            warn_modality(self.name, self.modality, volume, modality)
+    def identity(self, volume: Volume) -> str:
+        """See :class:`MaskSource`; includes the content of every file of the bundle."""
+        return self._identity
+
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """See :class:`MaskSource`; bundles write label maps, so there are no probabilities."""
         with tempfile.TemporaryDirectory(prefix="bundle-") as folder:
             image = Path(folder) / "image.nii.gz"
             write_image(image, volume)
             item: dict[str, Any] = {"image": str(image)}
             if self.prompt_key is not None:
-                item[self.prompt_key] = [self.values[name] for name in wanted]
+                item[self.prompt_key] = [self.values[name] for name in names]
             self._run(item, Path(folder) / "out")
             written = sorted((Path(folder) / "out").rglob("*.nii*"))
             if len(written) != 1:
@@ -104,8 +106,8 @@ class BundleSource(nn.Module):
                     f"The bundle {self.root} wrote {len(written)} images for one; its inference config must save one "
                     "segmentation to output_dir."
                 )
-            binary = self._read(written[0], volume, wanted)
-        return Masks(paint_labels(volume.geometry.shape, binary), wanted, volume.geometry)
+            binary = self._read(written[0], volume, names)
+        return Masks(paint_labels(volume.geometry.shape, binary), names, volume.geometry)
 
     def _run(self, item: Mapping[str, Any], output_dir: Path) -> None:
         """Runs the bundle on one image."""
@@ -127,7 +129,7 @@ class BundleSource(nn.Module):
             raise InputError(f"The bundle {self.root} failed: {lines[-1] if lines else 'no message'}")
 
     def _read(self, path: Path, volume: Volume, wanted: Sequence[str]) -> list[NDArray]:
-        """Boolean masks (*shape) from what the bundle wrote: a label map, or one channel a structure."""
+        """Boolean masks (*shape) from the output of the bundle: a label map, or one channel for each structure."""
         stored = nib.load(path)
         if len(stored.shape) > 3 and stored.shape[3] > 1:
             masks = []
@@ -143,11 +145,24 @@ class BundleSource(nn.Module):
         return [labels == self.values[name] for name in wanted]
 
 
+def check_owner(root: Path) -> None:
+    """Refuses a bundle that belongs to another user; Windows has no such owner and nothing is refused.
+
+    Raises:
+        InputError: the folder is not the user's own.
+    """
+    if hasattr(os, "getuid") and root.stat().st_uid != os.getuid():
+        raise InputError(
+            f"The bundle {root} runs its own code and belongs to another user of this computer; if you trust it, add "
+            "--trust True."
+        )
+
+
 def find_bundle(bundle: str, download_dir: Path) -> Path:
     """The folder of a bundle, downloaded if it is a name of the model zoo.
 
     Raises:
-        InputError: no such folder, and no such name, or no way to get it.
+        InputError: no such folder, and it cannot be downloaded by this name.
     """
     for place in (Path(bundle), download_dir / bundle):
         if (place / "configs").is_dir():
@@ -158,7 +173,7 @@ def find_bundle(bundle: str, download_dir: Path) -> Path:
 
     try:
         download(name=bundle, bundle_dir=str(download_dir))
-    except Exception as error:  # whatever the network, the hub or a missing package can raise
+    except Exception as error:  # the network, the hub and missing packages raise many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"The bundle {bundle!r} is not in {download_dir} and cannot be downloaded ({reason}); give the folder of a "
@@ -177,7 +192,7 @@ def find_config(root: Path, config: str | None) -> Path:
 
 
 def read_metadata(root: Path) -> dict:
-    """The metadata of a bundle; empty where it has none."""
+    """The metadata of a bundle; empty if it has none."""
     path = root / "configs" / "metadata.json"
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -193,7 +208,7 @@ def named_format(metadata: Mapping) -> tuple[dict, dict]:
 
 
 def write_image(path: Path, volume: Volume) -> None:
-    """An image as the NIfTI file that every bundle can read; its header is the corrected one."""
+    """Writes an image as NIfTI, which every bundle can read, with the corrected header."""
     array = volume.array[0] if len(volume.array) == 1 else np.moveaxis(volume.array, 0, -1)
     image = nib.Nifti1Image(array.astype(np.float32), volume.geometry.affine)
     image.header.set_xyzt_units("mm")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,35 +10,34 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from scipy.ndimage import gaussian_filter
 from scipy.signal.windows import gaussian
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.errors import InputError
-from ..common.weights import load_weights, read_checkpoint
+from ..common.fingerprint import fingerprint
+from ..common.weights import MODELS, load_weights, read_checkpoint
 from ..data.intensity import apply_window
 from ..data.reader import Volume, check_intensities
 from ..spatial.geometry import grid_text, resample
-from .grid import as_volume, native_labels, working_grid
-from .names import resolve
+from .grid import as_volume, model_grid, native_labels
 from .net import build_net, net_spec
-from .source import Masks, digest, warn_modality
+from .source import Masks, MaskSource
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
-MIDDLE_SD = 0.35  # of the prior for the place of an organ, as a share of the image
-MIN_VOXELS = 24  # along an axis of the working grid that is resampled; less shows no organ
+MIDDLE_SD = 0.35  # of the prior for the position of an organ, as a fraction of the image
+MIN_VOXELS = 24  # smallest side of the resampled grid that can show an organ
 
 
-class BundledNet(nn.Module):
-    """Masks by one of the project's own networks; a :class:`scripts.masks.source.MaskSource`.
+class BundledNet(MaskSource):
+    """Masks by one of the project's own networks.
 
     Args:
         name: "cardiac" or "abdomen".
         checkpoint: weights; those in ``models/`` if None.
-        overlap: of neighbouring windows, as a share of the window.
-        batch: windows at once.
-        flips: average with the mirrored image where the network allows it; takes twice the time.
+        overlap: of neighbouring windows, as a fraction of the window.
+        batch: windows processed together.
+        flips: averages with the mirrored image if the network allows it; doubles the time.
 
     Raises:
-        InputError: unknown network; missing or foreign weights.
+        InputError: an unknown network, or weights that are missing or of another network.
     """
 
     def __init__(
@@ -47,63 +45,64 @@ class BundledNet(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.spec = name, net_spec(name)
+        self.offered, self.modality = self.spec.names, self.spec.modality
         path = Path(checkpoint or MODELS / f"{name}_net.pt")
         if not path.exists():
             raise InputError(
-                f"The network {name!r} has no weights at {path}; train them with configs/train_anatomy.json, or give "
+                f"The network {name!r} has no weights at {path}; train them with configs/train_masks.json, or give "
                 "--checkpoint FILE."
             )
-        self.net = build_net(name)
-        state = read_checkpoint(path)
-        load_weights(self.net, state, path, f"the network {name!r}")
-        self.eval()
         if not 0 <= overlap < 1:
-            raise InputError(f"overlap must lie in [0, 1), got {overlap}.")
+            raise InputError(f"overlap must be in [0, 1), got {overlap}.")
+        self.net = build_net(name)
+        load_weights(self.net, read_checkpoint(path), path, f"the network {name!r}")
+        self.eval()
         self.flips = self.spec.flips if flips else ()
-        self.offered = self.spec.names
-        self.identity = digest(name, self.spec, overlap, self.flips, *(v.numpy() for v in state.values()))
+        self._identity = fingerprint(name, self.spec, overlap, self.flips, self.net)
         self.inferer = SlidingWindowInferer(
             self.spec.patch, batch, overlap, mode="gaussian", padding_mode="replicate", sigma_scale=0.125
         )
 
-    def forward(
-        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
-    ) -> Masks:
-        """See :class:`scripts.masks.source.MaskSource`."""
-        wanted = resolve(names, self.offered, self.name)
-        self._check(volume)
-        warn_modality(self.name, self.spec.modality, volume, modality)
+    def identity(self, volume: Volume) -> str:
+        """See :class:`MaskSource`."""
+        return self._identity
+
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """See :class:`MaskSource`."""
+        if volume.array.shape[0] != 1:
+            raise InputError(f"{volume.path} is a colour picture; the source {self.name} needs one channel.")
+        if volume.geometry.ndim == 2 and self.spec.layout != "slices":
+            raise InputError(f"{volume.path} is 2-D; the source {self.name} needs a 3-D image.")
         device = next(self.parameters()).device
         image = apply_window(torch.from_numpy(check_intensities(volume)), self.spec.modality)
         image, native = as_volume(image.to(device), volume.geometry)
-        working = working_grid(native, self.spec.layout, self.spec.spacing_mm)
-        sizes = [s for s, mm in zip(working.shape, self.spec.spacing_mm) if mm is not None]
-        if min(sizes) < MIN_VOXELS:
+        grid = model_grid(native, self.spec.layout, self.spec.spacing_mm)
+        if min(s for s, mm in zip(grid.shape, self.spec.spacing_mm) if mm is not None) < MIN_VOXELS:
             raise InputError(
                 f"{volume.path} covers {grid_text(volume.geometry)}, too little for the source {self.name}; give an "
                 "image of the whole organ."
             )
-        scores = self._scores(resample(image, native, working))
-        channels = [0] + [1 + self.offered.index(n) for n in wanted]
-        every = native_labels(scores, working, native).reshape(volume.geometry.shape)
-        # The argmax is over all structures: a voxel of one that was not asked for is background.
+        scores = self._scores(resample(image, native, grid))
+        channels = [0] + [1 + self.offered.index(n) for n in names]
+        every = native_labels(scores, grid, native).reshape(volume.geometry.shape)
+        # The argmax is over all structures: a voxel of one that was not requested becomes background.
         table = torch.zeros(1 + len(self.offered), dtype=torch.uint8, device=device)
         table[channels] = torch.arange(len(channels), dtype=torch.uint8, device=device)
-        likely = resample(scores[channels[1:]], working, native).half().cpu() if probabilities else None
-        if likely is not None:
-            likely = likely.reshape(-1, *volume.geometry.shape)
-        return Masks(table[every.long()].cpu().numpy(), wanted, volume.geometry, likely)
+        likely = None
+        if probabilities:
+            likely = resample(scores[channels[1:]], grid, native).half().cpu().reshape(-1, *volume.geometry.shape)
+        return Masks(table[every.long()].cpu().numpy(), names, volume.geometry, likely)
 
     def _scores(self, image: Tensor) -> Tensor:
         """Probabilities (K, *shape) of an image (1, *shape) on the working grid."""
         scores = self._look(image)
         if not self.spec.focus or not scores.argmax(dim=0).any():
             return scores
-        # Where most of the organ lies within the reach of a window; a median could fall between it and a mistake.
+        # The place with most of the organ within a window; a median could fall between the organ and a mistake.
         density = gaussian_filter(
             (1 - scores[0]).cpu().numpy(), [size / 6 for size in self.spec.patch], mode="constant"
         )
-        # An organ that an image was taken of lies near its middle; of two finds the outer one is likelier a mistake.
+        # The organ of interest is near the middle of an image; of two candidates, the outer one is the likelier mistake.
         for axis in self.spec.focus:
             size = density.shape[axis]
             prior = gaussian(size, MIDDLE_SD * size)
@@ -129,9 +128,3 @@ class BundledNet(nn.Module):
             logits = self.inferer(image[None].flip(dims), self.net)
             total = total + logits.softmax(dim=1).flip(dims)
         return (total / len(views))[0]
-
-    def _check(self, volume: Volume) -> None:
-        if volume.array.shape[0] != 1:
-            raise InputError(f"{volume.path} is a colour picture; the source {self.name} needs one channel.")
-        if volume.geometry.ndim == 2 and self.spec.layout != "slices":
-            raise InputError(f"{volume.path} is 2-D; the source {self.name} needs a 3-D image.")

@@ -1,31 +1,35 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks made once: kept on disk under the hash of image, source and names."""
+"""Masks kept on disk, by the content of the image and everything that decides its masks."""
 
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
-from torch import nn
+import torch
 
+from ..common.cache import DiskCache
 from ..common.errors import InputError
+from ..common.fingerprint import fingerprint
 from ..data.reader import Volume
-from .source import Masks, MaskSource, digest
+from .source import Masks, MaskSource
 
 logger = logging.getLogger(__name__)
 
 
-class CachedSource(nn.Module):
-    """Puts a cache in front of a source; itself a :class:`scripts.masks.source.MaskSource`.
+def mask_key(source: MaskSource, volume: Volume, names: tuple[str, ...], modality: str) -> str:
+    """Hash of everything that decides the masks: image and grid, source, weights and settings, names."""
+    affine = volume.geometry.affine.round(6)
+    return fingerprint(volume.array, affine, source.identity(volume), list(names), modality)
+
+
+class CachedSource(MaskSource):
+    """A cache in front of a source.
 
     Args:
-        source: makes what is not there yet.
-        cache_dir: folder of the cache; made if missing. Files may be deleted at any time.
+        source: makes the masks that are not in the cache.
+        cache_dir: folder of the cache; its files can be deleted at any time.
 
     Raises:
         InputError: the folder cannot be made.
@@ -33,42 +37,25 @@ class CachedSource(nn.Module):
 
     def __init__(self, source: MaskSource, cache_dir: str | Path) -> None:
         super().__init__()
-        self.source, self.cache_dir = source, Path(cache_dir)
-        self.name, self.identity, self.offered = source.name, source.identity, source.offered
+        self.source, self.cache = source, DiskCache(cache_dir, suffix=".masks")
+        self.name, self.offered, self.any_name = source.name, source.offered, source.any_name
         try:
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
+            Path(cache_dir).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"The cache {cache_dir} cannot be made ({error.strerror}); give another one.") from error
 
-    def path_of(self, volume: Volume, names: Sequence[str] | str, modality: str = "auto") -> Path:
-        """Where the masks of an image are kept."""
-        own = getattr(self.source, "identity_for", None)
-        identity = self.identity if own is None else own(volume)
-        words = names if isinstance(names, str) else tuple(names)
-        key = digest(volume.array, volume.geometry.affine.round(6), identity, words, modality)
-        return self.cache_dir / f"{key}.npz"
+    def identity(self, volume: Volume) -> str:
+        """See :class:`MaskSource`."""
+        return self.source.identity(volume)
 
-    def forward(
-        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
-    ) -> Masks:
-        """See :class:`scripts.masks.source.MaskSource`; probabilities are too large to keep and are always made."""
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """See :class:`MaskSource`. Probabilities are too large to keep and are always made."""
         if probabilities:
             return self.source(volume, names, modality, probabilities)
-        path = self.path_of(volume, names, modality)
-        if path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as kept:
-                    return Masks(kept["labels"], tuple(kept["names"].tolist()), volume.geometry)
-            except (OSError, ValueError, KeyError, BadZipFile, EOFError):
-                logger.warning("%s is damaged and is made again", path)
+        key = mask_key(self.source, volume, names, modality)
+        kept = self.cache.read(key)
+        if isinstance(kept, torch.Tensor) and kept.shape == volume.geometry.shape and kept.dtype == torch.uint8:
+            return Masks(kept.numpy(), names, volume.geometry)
         masks = self.source(volume, names, modality)
-        # A name of its own for every process, so that two that make the same masks do not write into one file.
-        handle, part = tempfile.mkstemp(suffix=".part", dir=self.cache_dir)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                np.savez_compressed(stream, labels=masks.labels, names=np.asarray(masks.names))
-            os.replace(part, path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
+        self.cache.write(key, torch.from_numpy(np.ascontiguousarray(masks.labels)))
         return masks

@@ -3,25 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from ..common.errors import InputError
+from ..common.fingerprint import file_sha256, fingerprint
 from ..data.images import stem_of
 from ..data.reader import Volume, read_volume
 from ..spatial.geometry import extent_text, overlap, resample
 from .grid import as_volume
-from .names import canonical, resolve
-from .source import Masks, digest, paint_labels
+from .names import canonical
+from .source import Masks, MaskSource, paint_labels
 
 
 def read_labels(path: str | Path, volume: Volume) -> NDArray:
-    """A label map on the grid of an image; one on another grid is brought there, nearest voxel.
+    """A label map on the grid of an image, resampled by nearest voxel if it is on another grid.
 
     Args:
         path: of the label map.
@@ -31,7 +31,7 @@ def read_labels(path: str | Path, volume: Volume) -> NDArray:
         (*volume.geometry.shape) float32 values.
 
     Raises:
-        InputError: unreadable, of other dimensions, or somewhere else in space.
+        InputError: unreadable, of other dimensions, or elsewhere in space.
     """
     label = read_volume(path)
     if label.array.shape[0] != 1 or label.geometry.ndim != volume.geometry.ndim:
@@ -52,12 +52,12 @@ def read_labels(path: str | Path, volume: Volume) -> NDArray:
     return resample(values, own, native, mode="nearest", fill=0.0)[0].reshape(volume.geometry.shape).numpy()
 
 
-class FilesSource(nn.Module):
-    """Masks from label maps on disk; a :class:`scripts.masks.source.MaskSource`.
+class FilesSource(MaskSource):
+    """Masks from label maps on disk.
 
     Args:
-        pattern: where the label map of an image is; {folder} and {stem} stand for the folder and the name of the
-            image, e.g. "{folder}/{stem}_gt.nii.gz".
+        pattern: path of the label map of an image; {folder} and {stem} stand for the folder and the name of the image,
+            e.g. "{folder}/{stem}_gt.nii.gz".
         values: value of each structure in the label maps.
 
     Raises:
@@ -70,36 +70,32 @@ class FilesSource(nn.Module):
         super().__init__()
         if not values or not isinstance(values, Mapping):
             raise InputError(
-                "The source files needs to know what the values mean; give e.g. --values \"{'liver': 6, 'spleen': 1}\"."
+                "The source files needs the meaning of the values; give e.g. --values \"{'liver': 6, 'spleen': 1}\"."
             )
         self.pattern = pattern
         self.values = {canonical(name): int(value) for name, value in values.items()}
         self.offered = tuple(self.values)
-        self.identity = digest("files", pattern, sorted(self.values.items()))
 
     def path_of(self, image: str | Path) -> Path:
         """Label map of an image.
 
         Raises:
-            InputError: the pattern asks for anything but the folder and the stem of the image.
+            InputError: the pattern contains more than the folder and the stem of the image.
         """
         try:
             return Path(self.pattern.format(folder=Path(image).parent, stem=stem_of(image)))
         except (KeyError, IndexError, ValueError) as error:
             raise InputError(
-                f"The pattern {self.pattern!r} of label maps is not understood; it may hold {{folder}} and {{stem}}."
+                f"The pattern {self.pattern!r} of label maps is not understood; it may contain {{folder}} and {{stem}}."
             ) from error
 
-    def identity_for(self, volume: Volume) -> str:
-        """The identity with the content of this image's label map, which may change between runs."""
+    def identity(self, volume: Volume) -> str:
+        """See :class:`MaskSource`; includes the content of the label map."""
         path = self.path_of(volume.path)
-        return digest(self.identity, path.read_bytes() if path.is_file() else b"")
+        return fingerprint("files", self.values, file_sha256(path) if path.is_file() else str(path))
 
-    def forward(
-        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
-    ) -> Masks:
-        """See :class:`scripts.masks.source.MaskSource`; files hold no probabilities."""
-        wanted = resolve(names, self.offered, self.name)
-        labels = read_labels(self.path_of(volume.path), volume)
-        binary = [np.rint(labels) == self.values[name] for name in wanted]
-        return Masks(paint_labels(volume.geometry.shape, binary), wanted, volume.geometry)
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """See :class:`MaskSource`; files contain no probabilities."""
+        labels = np.rint(read_labels(self.path_of(volume.path), volume))
+        binary = [labels == self.values[name] for name in names]
+        return Masks(paint_labels(volume.geometry.shape, binary), names, volume.geometry)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..spatial.geometry import Geometry, resample
 
 LAYOUTS = ("slices", "RAS", "LPS")
-CLASSES_AT_ONCE = 4  # classes brought back together; all at once would take several times the memory of the image
+CLASSES_AT_ONCE = 4  # classes resampled together; all together would take several times the memory of the image
 
 
 def as_volume(image: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
@@ -27,12 +27,12 @@ def as_volume(image: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
 
 
 def arranged(geometry: Geometry, layout: str) -> Geometry:
-    """The same voxels with their axes in another order and direction.
+    """The same voxels with axes in another order and direction.
 
     Args:
         geometry: a 3-D grid.
         layout: "slices" moves the axis of the thickest voxels to the end and flips nothing, because the header of a
-            short-axis stack says little about the heart; "RAS" and "LPS" take the nearest axes of the patient.
+            short-axis stack says little about the heart; "RAS" and "LPS" choose the nearest axes of the patient.
     """
     shape, affine = np.asarray(geometry.shape), geometry.affine
     if layout == "slices":
@@ -48,7 +48,7 @@ def arranged(geometry: Geometry, layout: str) -> Geometry:
         signs = [int(change[s, 1]) for s in source]
     else:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
-    # Column i of this matrix says where one step along the new axis i leads among the old voxels.
+    # Column i: the step among the old voxels of one step along the new axis i.
     step = np.eye(4)
     step[:3, :3] = 0
     for new, (old, sign) in enumerate(zip(source, signs)):
@@ -57,7 +57,7 @@ def arranged(geometry: Geometry, layout: str) -> Geometry:
     return Geometry(tuple(int(shape[s]) for s in source), affine @ step)
 
 
-def working_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None, ...]) -> Geometry:
+def model_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None, ...]) -> Geometry:
     """The grid of a network that covers the box of an image.
 
     Args:
@@ -73,12 +73,12 @@ def working_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None
     return grid.resized(shape)
 
 
-def native_labels(scores: Tensor, working: Geometry, native: Geometry) -> Tensor:
+def native_labels(scores: Tensor, grid: Geometry, native: Geometry) -> Tensor:
     """The class of the highest score at every native voxel.
 
     Args:
-        scores: (K, *working.shape) probabilities or logits, class 0 the background.
-        working: 3-D grid of the scores.
+        scores: (K, *grid.shape) probabilities or logits, class 0 the background.
+        grid: 3-D grid of the scores.
         native: 3-D grid of the result.
 
     Returns:
@@ -87,7 +87,7 @@ def native_labels(scores: Tensor, working: Geometry, native: Geometry) -> Tensor
     best = torch.full(native.shape, -torch.inf, device=scores.device)
     labels = torch.zeros(native.shape, dtype=torch.uint8, device=scores.device)
     for first in range(0, len(scores), CLASSES_AT_ONCE):
-        part = resample(scores[first : first + CLASSES_AT_ONCE], working, native)
+        part = resample(scores[first : first + CLASSES_AT_ONCE], grid, native)
         top, which = part.max(dim=0)
         better = top > best
         best = torch.where(better, top, best)

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The one place that knows which words mean the same structure."""
+"""Names of structures and their synonyms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from ..common.errors import InputError
 
-# What the project calls a structure, and other words for it. The names are the prompts of SAT where it has one.
+# The project's name of each structure, and its synonyms. A name is also SAT's prompt, if SAT has one.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "left ventricle cavity": ("lv", "left ventricle", "left ventricular cavity", "lv cavity", "lv blood pool"),
     "right ventricle cavity": ("rv", "right ventricle", "right ventricular cavity", "rv cavity", "rv blood pool"),
@@ -80,7 +80,7 @@ NAMES = tuple(SYNONYMS)
 
 
 def canonical(word: str) -> str:
-    """The project's name for a structure; words that the registry does not know come back tidied up.
+    """The project's name for a structure; other words are only tidied up.
 
     Args:
         word: in any case, with spaces, hyphens or underscores.
@@ -90,10 +90,10 @@ def canonical(word: str) -> str:
 
 
 def split_names(words: str | Iterable[str]) -> tuple[str, ...]:
-    """Names from a list, a tuple, or one string with commas.
+    """Names from a list, a tuple, or a string with commas.
 
     Raises:
-        InputError: no name at all, or something that is no text.
+        InputError: no name, or something other than text.
     """
     parts = words.split(",") if isinstance(words, str) else list(words or ())
     if not all(isinstance(p, str) for p in parts):
@@ -105,18 +105,18 @@ def split_names(words: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def resolve(words: str | Iterable[str], offered: Sequence[str], source: str) -> tuple[str, ...]:
-    """What a source calls the structures that were asked for.
+    """The requested structures in the words of a source.
 
     Args:
-        words: as the user wrote them.
-        offered: what the source has, in its own words.
+        words: of the user.
+        offered: names of the source.
         source: its name, for the message.
 
     Returns:
         entries of ``offered``, in the order of the words.
 
     Raises:
-        InputError: a name that the source does not have, with near matches, or one that was asked for twice.
+        InputError: a name that the source does not have (near matches are listed), or a name given twice.
     """
     by_name = {canonical(name): name for name in offered}
     found: list[str] = []
@@ -134,6 +134,6 @@ def resolve(words: str | Iterable[str], offered: Sequence[str], source: str) -> 
             )
             raise InputError(f"The source {source} has no structure {word!r}; {hint}")
         if name in found:
-            raise InputError(f"The structure {word!r} was asked for twice; name it once.")
+            raise InputError(f"The structure {word!r} is given twice; name it once.")
         found.append(name)
     return tuple(found)

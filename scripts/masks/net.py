@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The bundled segmentation networks: what each was trained for, how it sees an image, and how it is built.
+"""The bundled segmentation networks: structures, input grid and architecture.
 
 The architecture is MONAI's ``DynUNet`` (nnU-Net, Isensee et al., Nature Methods 18, 2021) at a compact size.
 """
@@ -26,9 +26,9 @@ class NetSpec:
         filters: channels of each level.
         kernels: kernel of each level.
         strides: stride into each level.
-        focus: axes along which a second look is taken at one window around what the first look found, because training
-            patches lie around the organ and windows of a whole image do not.
-        flips: axes; the image mirrored along all of them is as good as the image itself, and both are averaged.
+        focus: axes of a second pass on one window around the organ that the first pass found, because training patches
+            are centred on the organ and the windows of a whole image are not.
+        flips: axes along which the image can be mirrored (all together) and the two predictions averaged.
     """
 
     names: tuple[str, ...]
@@ -46,7 +46,7 @@ class NetSpec:
 _FLAT, _CUBE = (3, 3, 1), (3, 3, 3)
 
 NETS = {
-    # Slices lie 5 to 10 mm apart: the first levels look at each slice alone, the deep ones along the stack too.
+    # Slices are 5 to 10 mm apart: the fine levels are 2-D, the coarse ones 3-D.
     "cardiac": NetSpec(
         names=("right ventricle cavity", "myocardium", "left ventricle cavity"),
         modality="mr",
@@ -67,7 +67,7 @@ NETS = {
         ),
         modality="ct",
         layout="LPS",
-        spacing_mm=(4.0, 4.0, 4.0),  # a patch holds nearly all organs, so that few steps teach them all
+        spacing_mm=(4.0, 4.0, 4.0),  # a patch contains nearly all organs, so few steps are enough
         patch=(64, 64, 64),
         filters=(8, 32, 64, 128, 160),
         kernels=(_CUBE,) * 5,

@@ -1,23 +1,23 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The protocol of everything that makes masks by anatomical name."""
+"""The contract of a source of masks, and what all sources share."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.errors import InputError
 from ..data.intensity import guess_window
 from ..data.reader import Volume
 from ..spatial.geometry import Geometry
+from .names import canonical, resolve, split_names
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ class Masks:
     """Structures of one image.
 
     Attributes:
-        labels: (*geometry.shape) uint8; the i-th name has the value i + 1, 0 is none of them.
-        names: in the order in which they were asked for, in the words of the source.
+        labels: (*geometry.shape) uint8; the i-th name has the value i + 1, the background 0.
+        names: in the order of the request, in the words of the source.
         geometry: native grid of the image.
-        probabilities: (N, *geometry.shape) float16 in [0, 1], one a name, where they were asked for and are known.
+        probabilities: (N, *geometry.shape) float16 in [0, 1], one for each name, if requested and known.
     """
 
     labels: NDArray
@@ -41,39 +41,65 @@ class Masks:
     probabilities: Tensor | None = None
 
 
-@runtime_checkable
-class MaskSource(Protocol):
-    """Makes masks by anatomical name. All sources are ``nn.Module``s, so that a config can place them on a device.
+class MaskSource(nn.Module, ABC):
+    """Makes masks by anatomical name. A new source implements :meth:`identity` and :meth:`segment`.
 
     Attributes:
         name: as in the option ``source``.
-        identity: says what makes the masks (weights, settings): equal identities give equal masks.
-        offered: names that the source knows; synonyms of them are understood.
+        offered: names that the source knows; it also understands their synonyms.
+        modality: "ct" or "mr" if the source was trained on that alone; another image gives a warning.
+        any_name: whether it also takes names that are not in ``offered``.
     """
 
     name: str
-    identity: str
     offered: tuple[str, ...]
+    modality: str | None = None
+    any_name: bool = False
 
-    def __call__(
+    @abstractmethod
+    def identity(self, volume: Volume) -> str:
+        """Hash of what makes the masks besides the image: weights, settings, files. Equal hashes give equal masks."""
+
+    @abstractmethod
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """The masks for names in the words of the source; arguments as for :meth:`forward`."""
+
+    def resolve(self, names: Sequence[str] | str) -> tuple[str, ...]:
+        """The names in the words of the source.
+
+        Raises:
+            InputError: a name that the source does not have, a name given twice, or more than 255 names.
+        """
+        if self.any_name:
+            wanted = tuple(dict.fromkeys(canonical(name) for name in split_names(names)))
+        else:
+            wanted = resolve(names, self.offered, self.name)
+        if len(wanted) > 255:
+            raise InputError(f"At most 255 structures fit in one label map, got {len(wanted)}.")
+        return wanted
+
+    def forward(
         self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
     ) -> Masks:
         """Segments an image.
 
         Args:
-            volume: as :func:`scripts.data.reader.read_volume` gives it.
+            volume: from :func:`scripts.data.reader.read_volume`.
             names: structures, or one string with commas.
             modality: one of MODALITIES; "auto" guesses from the intensities.
             probabilities: also return probabilities.
 
         Raises:
-            InputError: unknown name, or an image that this source cannot use.
+            InputError: an unknown name, or an image that this source cannot use.
         """
-        ...
+        wanted = self.resolve(names)
+        if self.modality is not None:
+            warn_modality(self.name, self.modality, volume, modality)
+        return self.segment(volume, wanted, modality, probabilities)
 
 
 def modality_of(volume: Volume, modality: str = "auto") -> str:
-    """The modality of an image: as given, or guessed from its intensities ("ct" or "mr").
+    """The modality of an image: as given, or "ct" or "mr" guessed from its intensities.
 
     Raises:
         InputError: an unknown modality.
@@ -86,19 +112,19 @@ def modality_of(volume: Volume, modality: str = "auto") -> str:
 
 
 def warn_modality(source: str, trained: str, volume: Volume, modality: str) -> None:
-    """Warns when a source was trained on another kind of image."""
+    """Warns if a source was trained on another kind of image."""
     given = modality_of(volume, modality)
     if given != trained:
         how = "looks like" if modality == "auto" else "is"
         logger.warning(
-            "%s %s %s, and the source %s was trained on %s only: its masks will be wrong (give --modality %s if the "
-            "image is one).",
-            volume.path, how, given.upper(), source, trained.upper(), trained,
+            "%s %s %s, but the source %s was trained on %s only, so its masks will be wrong (if the image is %s, give "
+            "--modality %s).",
+            volume.path, how, given.upper(), source, trained.upper(), trained.upper(), trained,
         )  # fmt: skip
 
 
 def paint_labels(shape: Sequence[int], binary: Sequence[NDArray]) -> NDArray:
-    """Label map of masks in order; where two overlap, the later one stays on top.
+    """Label map of masks in order; where two overlap, the later one wins.
 
     Args:
         shape: of the result.
@@ -108,23 +134,3 @@ def paint_labels(shape: Sequence[int], binary: Sequence[NDArray]) -> NDArray:
     for number, mask in enumerate(binary, start=1):
         labels[mask] = number
     return labels
-
-
-def check_number(names: Sequence[str]) -> None:
-    """Raises InputError for more names than a uint8 label map can hold."""
-    if len(names) > 255:
-        raise InputError(f"At most 255 structures fit in one label map, got {len(names)}.")
-
-
-def digest(*parts: object) -> str:
-    """Short content hash of arrays, bytes and text."""
-    sha = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, np.ndarray):
-            sha.update(f"{part.dtype}{part.shape}".encode())
-            part = np.ascontiguousarray(part).data.cast("B") if part.size else b""
-        elif not isinstance(part, bytes):
-            part = repr(part).encode()
-        sha.update(part)
-        sha.update(b"|")
-    return sha.hexdigest()[:24]

@@ -15,7 +15,7 @@ from ..common.errors import InputError
 from ..data.intensity import apply_window
 from ..data.reader import read_volume
 from ..data.splits import split_of
-from ..masks.grid import as_volume, working_grid
+from ..masks.grid import as_volume, model_grid
 from ..masks.net import net_spec
 from ..spatial.geometry import resample
 
@@ -76,7 +76,7 @@ class PrepareLabelled(Transform):
         image, label = read_volume(item["image"]), read_volume(item["label"])
         array, native = as_volume(apply_window(torch.from_numpy(image.array), self.spec.modality), image.geometry)
         values, _ = as_volume(torch.from_numpy(np.rint(label.array).astype(np.float32)), label.geometry)
-        grid = working_grid(native, self.spec.layout, self.spec.spacing_mm)
+        grid = model_grid(native, self.spec.layout, self.spec.spacing_mm)
         return {
             "image": resample(array, native, grid).half(),
             "label": resample(values, native, grid, mode="nearest").to(torch.uint8),

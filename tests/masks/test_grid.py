@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.masks.grid import arranged, as_volume, native_labels, working_grid
+from scripts.masks.grid import arranged, as_volume, native_labels, model_grid
 from scripts.spatial.geometry import Geometry, resample
 from tests.conftest import oblique
 
@@ -31,7 +31,7 @@ def test_arranged_is_what_nibabel_does(layout):
 def test_slices_layout_puts_the_thick_axis_last(order):
     spacing = np.asarray([1.0, 1.2, 8.0])[list(order)]
     shape = np.asarray([20, 24, 6])[list(order)]
-    grid = working_grid(Geometry(tuple(shape), np.diag([*spacing, 1.0])), "slices", (2.0, 2.0, None))
+    grid = model_grid(Geometry(tuple(shape), np.diag([*spacing, 1.0])), "slices", (2.0, 2.0, None))
     assert grid.shape[2] == 6 and sorted(grid.shape[:2]) == [10, 14]
     assert grid.spacing[2] == pytest.approx(8.0)
 
@@ -41,7 +41,7 @@ def test_labels_come_back_from_a_permuted_coarser_grid():
     truth = torch.zeros(native.shape, dtype=torch.uint8)
     truth[8:30, 3:9, 6:20] = 1
     truth[8:30, 3:9, 20:31] = 2
-    working = working_grid(native, "slices", (1.5, 1.5, None))
+    working = model_grid(native, "slices", (1.5, 1.5, None))
     onehot = torch.stack([(truth == k).float() for k in range(3)])
     back = native_labels(resample(onehot, native, working), working, native)
     for k in (1, 2):
@@ -58,7 +58,7 @@ def test_more_classes_than_fit_at_once():
 def test_a_plane_becomes_one_slice():
     image, geometry = as_volume(torch.zeros(1, 30, 40), Geometry((30, 40), np.eye(4)))
     assert image.shape == (1, 30, 40, 1) and geometry.shape == (30, 40, 1)
-    assert working_grid(geometry, "slices", (2.0, 2.0, None)).shape == (15, 20, 1)
+    assert model_grid(geometry, "slices", (2.0, 2.0, None)).shape == (15, 20, 1)
 
 
 def test_unknown_layout():

@@ -38,7 +38,7 @@ def test_resolve_keeps_the_order_and_the_words_of_the_source():
             "The source abdomen has no structure 'livr'; did you mean 'liver'",
         ),
         ("quux", "The source abdomen has no structure 'quux'; it has spleen, right kidney, "),
-        ("liver, Liver", "'Liver' was asked for twice"),
+        ("liver, Liver", "'Liver' is given twice"),
         (" , ", "No anatomical name was given"),
         ([3], "Names must be words"),
     ],

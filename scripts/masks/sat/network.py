@@ -2,8 +2,7 @@
 """The network of SAT: a 3-D U-Net, and a decoder that turns prompt embeddings into masks.
 
 Zhao et al., "Large-vocabulary segmentation for medical images with text prompts", npj Digital Medicine 2025. Modules
-are named as in the released checkpoints. With every tensor set by a fixed rule it gives the logits of the original
-(tested).
+are named as in the released checkpoints; a test compares the logits with those of the original.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ QUERY = 768  # channels of prompts and of the attention
 
 @dataclass(frozen=True)
 class SATSize:
-    """What differs between the released sizes.
+    """Numbers that differ between the released sizes.
 
     Attributes:
         features: channels of the stages of the U-Net.
-        convs: convolutions a stage.
+        convs: convolutions in a stage.
         memory: hidden channels of the projection of image features.
         mask: hidden channels of the projection of mask embeddings.
     """
@@ -116,7 +115,7 @@ class Backbone(nn.Module):
 
 
 class QueryLayer(nn.Module):
-    """Prompts look at the image, then a feed-forward; norms come first. ``norm1`` is in the checkpoints, unused."""
+    """Prompts attend to the image, then a feed-forward layer; pre-norm. ``norm1`` is unused but in the checkpoints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,7 +193,7 @@ class SAT(nn.Module):
 
 
 def position_code(shape: tuple[int, int, int], channels: int) -> Tensor:
-    """Sinusoidal code of the places of a grid, one share of the channels an axis, sine and cosine in turn.
+    """Sinusoidal position code of a grid: a share of the channels for each axis, sine and cosine alternating.
 
     As in the package ``positional-encodings`` (PositionalEncoding3D).
 
@@ -216,8 +215,7 @@ def position_code(shape: tuple[int, int, int], channels: int) -> Tensor:
 def clean_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A released state dict with our keys: no data-parallel prefix, and each tensor under one name.
 
-    ``...all_modules.0`` and ``.1`` are second names of ``conv`` and ``norm``; the later one counts, as when torch
-    loads it.
+    ``...all_modules.0`` and ``.1`` are second names of ``conv`` and ``norm``; the later entry wins, as in torch.
     """
     clean = {}
     for key, value in state.items():

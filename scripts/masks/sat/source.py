@@ -8,20 +8,21 @@ from pathlib import Path
 
 import torch
 from monai.inferers import SlidingWindowInferer
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...common.errors import InputError
-from ...common.weights import load_weights, read_checkpoint
+from ...common.fingerprint import file_sha256, fingerprint
+from ...common.weights import MODELS, load_weights, read_checkpoint
 from ...data.reader import Volume, check_intensities
 from ...spatial.geometry import Geometry, resample
-from ..grid import native_labels, working_grid
-from ..names import NAMES, canonical, resolve, split_names
-from ..source import Masks, check_number, digest, modality_of
+from ..grid import native_labels, model_grid
+from ..names import NAMES
+from ..source import Masks, MaskSource, modality_of
 from .network import REDUCTION, SAT, SIZES, clean_keys
 from .text import SENTENCE_ENCODER, Prompts
 
-MODELS = Path(__file__).resolve().parents[3] / "models" / "sat"
-# Weights and text encoder of each size, by their path on the Hugging Face hub (zzh99/SAT) and below models/sat.
+FOLDER = MODELS / "sat"
+# Weights and text encoder of each size: path in zzh99/SAT on the Hugging Face hub, and below models/sat.
 FILES = {"nano": ("Nano/nano.pth", "Nano/nano_text_encoder.pth"), "pro": ("Pro/SAT_Pro.pth", "Pro/text_encoder.pth")}
 SPACING_MM = (1.0, 1.0, 3.0)
 CT_HU = (-500.0, 1000.0)
@@ -29,8 +30,8 @@ PERCENTILES = (0.5, 99.5)
 PRECISIONS = {"float32": None, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-class SATSource(nn.Module):
-    """Masks by SAT; a :class:`scripts.masks.source.MaskSource`.
+class SATSource(MaskSource):
+    """Masks by SAT.
 
     Args:
         size: "nano" or "pro".
@@ -40,15 +41,15 @@ class SATSource(nn.Module):
         prompts: file of embedded names; ``models/sat/SIZE_prompts.npz`` if None.
         window: sliding window in voxels of 1 x 1 x 3 mm, multiples of 32.
         overlap: of neighbouring windows.
-        query_batch: names decoded at once.
-        precision: "float32", "float16" or "bfloat16"; half precision on CUDA if None, else float32.
-        any_name: also take names that the registry does not know, as they are.
+        query_batch: names decoded together.
+        precision: "float32", "float16" or "bfloat16"; if None, float16 on CUDA and float32 elsewhere.
+        any_name: also accepts names that are not in the registry.
 
     Raises:
-        InputError: unknown size; missing or foreign weights; a window that the network cannot take.
+        InputError: an unknown size, missing or unsuitable weights, or a window that the network cannot use.
     """
 
-    name = "sat"
+    name, offered = "sat", NAMES
 
     def __init__(
         self,
@@ -71,43 +72,38 @@ class SATSource(nn.Module):
         if len(window) != 3 or any(w < REDUCTION or w % REDUCTION for w in window):
             raise InputError(f"SAT's window must be three multiples of {REDUCTION}, got {list(window)}.")
         weights, text_weights = FILES[size]
-        path = Path(checkpoint or MODELS / weights)
+        path = Path(checkpoint or FOLDER / weights)
         if not path.exists():
             raise InputError(
                 f"The weights of SAT {size} are not at {path}; get {weights} from zzh99/SAT on the Hugging Face hub, "
-                "or take the source cardiac or abdomen, which needs no download."
+                "or use the source cardiac or abdomen, which needs no download."
             )
         saved = read_checkpoint(path)
         self.network = SAT(size, query_batch)
         load_weights(self.network, clean_keys(saved.get("model_state_dict", saved)), path, f"SAT {size}")
         self.eval()
         self.prompts = Prompts(
-            prompts or MODELS / f"{size}_prompts.npz",
-            text_checkpoint or MODELS / text_weights,
+            prompts or FOLDER / f"{size}_prompts.npz",
+            text_checkpoint or FOLDER / text_weights,
             text_tower,
         )
         self.any_name, self.precision = any_name, precision
-        self.offered = NAMES
-        stamp = path.stat()
-        self.identity = digest("sat", size, stamp.st_size, stamp.st_mtime_ns, tuple(window), overlap, precision)
+        self._identity = fingerprint("sat", size, file_sha256(path), tuple(window), overlap, precision)
         self.inferer = SlidingWindowInferer(
             tuple(window), 1, overlap, mode="gaussian", sigma_scale=0.125, device=torch.device("cpu")
         )
 
+    def identity(self, volume: Volume) -> str:
+        """See :class:`MaskSource`."""
+        return self._identity
+
     @torch.no_grad()
-    def forward(
-        self, volume: Volume, names: Sequence[str] | str, modality: str = "auto", probabilities: bool = False
-    ) -> Masks:
-        """See :class:`scripts.masks.source.MaskSource`."""
-        if self.any_name:
-            wanted = tuple(dict.fromkeys(canonical(name) for name in split_names(names)))
-        else:
-            wanted = resolve(names, self.offered, self.name)
-        check_number(wanted)
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """See :class:`MaskSource`."""
         if volume.geometry.ndim != 3 or volume.array.shape[0] != 1:
             raise InputError(f"{volume.path} has the shape {volume.array.shape}; SAT needs a 3-D image of one channel.")
         kind = modality_of(volume, modality)
-        queries = self.prompts(wanted, kind)
+        queries = self.prompts(names, kind)
         device = next(self.parameters()).device
         native = volume.geometry
         image = torch.from_numpy(check_intensities(volume)).to(device)
@@ -120,24 +116,24 @@ class SATSource(nn.Module):
             return logits.float().sigmoid()
 
         likely = self.inferer(ready[None], predict)[0]
-        # A constant first channel of one half makes "none of them" win where no prompt is above 0.5.
+        # A constant first channel of 0.5 makes the background win where no prompt is above 0.5.
         labels = native_labels(torch.cat([torch.full_like(likely[:1], 0.5), likely]), working, native)
         kept = resample(likely, working, native, fill=0.0).half() if probabilities else None
-        return Masks(labels.numpy(), wanted, native, kept)
+        return Masks(labels.numpy(), names, native, kept)
 
 
 def prepare(image: Tensor, native: Geometry, modality: str) -> tuple[Geometry, Tensor]:
-    """The image as SAT saw images in training.
+    """The image as in the training of SAT.
 
     Args:
         image: (1, *native.shape) raw intensities.
         native: 3-D grid.
-        modality: "ct" clips to -500..1000 HU, others to the 0.5 and 99.5 percentiles.
+        modality: "ct" clips to -500..1000 HU, other images to the 0.5 and 99.5 percentiles.
 
     Returns:
         the grid (RAS, 1 x 1 x 3 mm, cropped to the foreground) and the image there, (1, X, Y, Z), mean 0, variance 1.
     """
-    grid = working_grid(native, "RAS", SPACING_MM)
+    grid = model_grid(native, "RAS", SPACING_MM)
     values = resample(image, native, grid)
     low, high = CT_HU if modality == "ct" else percentiles(values)
     values = values.clamp(low, high)
@@ -157,7 +153,7 @@ def percentiles(values: Tensor) -> tuple[float, float]:
 
 
 def foreground(mask: Tensor) -> tuple[slice, ...]:
-    """The box of a mask (X, Y, Z); everything where it is empty."""
+    """The box of a mask (X, Y, Z); the whole grid if it is empty."""
     sides = []
     for axis in range(3):
         hit = mask.movedim(axis, 0).flatten(1).any(dim=1)

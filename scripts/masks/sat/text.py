@@ -1,9 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Prompt embeddings of SAT: a sentence encoder once, then a small file on disk."""
+"""Prompt embeddings of SAT, computed once by a sentence encoder and kept in a small file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...common.errors import InputError
+from ...common.files import whole_file
 from ...common.weights import load_weights, read_checkpoint
 from .network import QUERY
 
@@ -57,7 +57,7 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
         tower: name or folder of the sentence encoder, for its configuration and tokenizer.
 
     Raises:
-        InputError: ``transformers`` is not installed, the sentence encoder cannot be had, or the weights do not fit.
+        InputError: ``transformers`` is not installed, the sentence encoder cannot be loaded, or the weights do not fit.
     """
     try:
         from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -72,7 +72,7 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"The sentence encoder {tower} cannot be had ({str(error).splitlines()[0]}); give its folder as text_tower."
+            f"The sentence encoder {tower} cannot be loaded ({str(error).splitlines()[0]}); give its folder as text_tower."
         ) from error
     state = {key.removeprefix("module."): value for key, value in saved.get("model_state_dict", saved).items()}
     wanted = encoder.state_dict()
@@ -85,10 +85,10 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
 
 
 class Prompts:
-    """Embedded names, kept on disk, so that the text encoder is needed once a name.
+    """Embedded names, kept on disk, so that each name needs the text encoder only once.
 
     Args:
-        cache: a .npz file; made when the first name is embedded.
+        cache: a .npz file; written when the first name is embedded.
         checkpoint: SAT's text encoder; read only for names that are not in the file.
         tower: see :func:`load_text_encoder`.
     """
@@ -115,8 +115,6 @@ class Prompts:
             embedded = load_text_encoder(self.checkpoint, self.tower)(missing, modality).float().numpy()
             kept.update({f"{modality}|{name}": vector for name, vector in zip(missing, embedded)})
             self.cache.parent.mkdir(parents=True, exist_ok=True)
-            part = self.cache.with_name(self.cache.name + ".part")
-            with part.open("wb") as stream:
+            with whole_file(self.cache) as part, part.open("wb") as stream:
                 np.savez(stream, **kept)
-            os.replace(part, self.cache)
         return torch.from_numpy(np.stack([kept[key] for key in keys]))
