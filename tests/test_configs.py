@@ -22,7 +22,7 @@ FILES = {
     "correspond": ["samreg.json", "correspond.json"],
     "cohort": ["samreg.json", "cohort.json"],
 }
-TRAIN_ANATOMY = ["train_anatomy.json", "datasets/acdc_anatomy.json"]
+TRAIN_MASKS = ["train_masks.json", "datasets/acdc_masks.json"]
 NETWORK = [
     ["inference.json"],
     ["inference.json", "evaluate.json"],
@@ -34,7 +34,7 @@ NETWORK = [
     ["train.json", "datasets/acdc.json", "ablation/voxelmorph.json", "ablation/no_dice.json"],
 ]
 SAM = [["train_sam.json"], ["train_sam.json", "multi_gpu_train_sam.json"], ["distill_sam.json"]]
-ANATOMY = [TRAIN_ANATOMY, [*TRAIN_ANATOMY, "datasets/abdomen_ct_anatomy.json"]]
+MASKS = [TRAIN_MASKS, [*TRAIN_MASKS, "datasets/abdomen_ct_masks.json"]]
 
 
 def parsed(names: list[str], **values) -> ConfigParser:
@@ -86,7 +86,7 @@ def walk(value, path: str = ""):
         yield from walk(inner, f"{path}#{key}" if path else str(key))
 
 
-@pytest.mark.parametrize("names", [*FILES.values(), *SAM, *ANATOMY, *NETWORK])
+@pytest.mark.parametrize("names", [*FILES.values(), *SAM, *MASKS, *NETWORK])
 def test_expressions_stay_one_short_line(names):
     for path, text in walk(ConfigParser.load_config_files([str(CONFIGS / name) for name in names])):
         if isinstance(text, str) and text.startswith("$"):

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import struct
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from .errors import InputError
+from .files import whole_file
+from .fingerprint import file_sha256
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CHECKSUMS = MODELS / "SHA256SUMS"  # as ``sha256sum`` writes it
@@ -27,16 +28,12 @@ def save_tensors(content: Any, path: str | Path) -> None:
     Raises:
         InputError: it cannot be written, e.g. because the disk is full.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, part)
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be written ({reason}); an earlier file there is unchanged.") from error
+        with whole_file(path) as part:
+            torch.save(content, part)
+    except RuntimeError as error:  # how torch reports a full disk
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Writing {path} failed ({reason}); an earlier file there is unchanged.") from error
 
 
 def export_weights(model: nn.Module, path: str | Path) -> None:
@@ -63,8 +60,7 @@ def check_bundled(path: Path) -> None:
     expected = {name.strip(): sha for sha, name in lines}.get(path.relative_to(MODELS).as_posix())
     if expected is None:
         return
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = file_sha256(path)
     if found != expected:
         raise InputError(
             f"{path} differs from the released file (SHA-256 {found[:12]}..., expected {expected[:12]}...); restore "

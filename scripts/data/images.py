@@ -47,7 +47,8 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
     depth = 1
     while len(set(names)) < len(names) and depth < 20:
         depth += 1
-        parts = [Path(p).absolute().parts[-depth:-1] for p in paths]
+        # Without the root of the file system, which would make the name an absolute path.
+        parts = [[*Path(p).absolute().parts[1:-1]][1 - depth :] for p in paths]
         again = {n for n in names if names.count(n) > 1}
         names = ["_".join([*w, stem_of(p)]) if n in again else n for n, p, w in zip(names, paths, parts)]
     if len(set(names)) < len(names):

@@ -102,7 +102,7 @@ class BundledNet(MaskSource):
         density = gaussian_filter(
             (1 - scores[0]).cpu().numpy(), [size / 6 for size in self.spec.patch], mode="constant"
         )
-        # The organ of interest is near the middle of an image; of two candidates, the outer one is the likelier mistake.
+        # The organ of interest is near the middle; of two candidates, the outer one is the likelier mistake.
         for axis in self.spec.focus:
             size = density.shape[axis]
             prior = gaussian(size, MIDDLE_SD * size)

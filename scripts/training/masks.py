@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Data of the bundled networks' training: labelled images of the splits, on the network's grid."""
+"""Training data of the bundled segmentation networks: labelled images of the splits, on the grid of the network."""
 
 from __future__ import annotations
 
@@ -20,38 +20,44 @@ from ..masks.net import net_spec
 from ..spatial.geometry import resample
 
 
-def acdc_items(folder: str | Path, split_dir: str | Path, part: str = "training") -> list[dict]:
-    """Both labelled frames of every ACDC patient of a split: dicts with paths "image" and "label"."""
-    items = []
-    for patient in split_of(split_dir, "acdc", part):
-        for label in sorted((Path(folder) / patient).glob("*_gt.nii.gz")):
-            items.append({"image": str(label).replace("_gt", ""), "label": str(label), "subject": patient})
-    return _found(items, folder)
+def labelled_items(dataset_dir: str | Path | None, dataset: str, part: str = "training") -> list[dict[str, str]]:
+    """The labelled images of a split.
 
+    Args:
+        dataset_dir: folder with ``splits/`` and a folder for each data set.
+        dataset: "acdc" (both labelled frames of each patient) or "abdomen_ct" (one image a subject).
+        part: "training" or "validation".
 
-def abdomen_items(folder: str | Path, split_dir: str | Path, part: str = "training") -> list[dict]:
-    """Every BTCV subject of a split: dicts with paths "image" and "label"."""
-    folder = Path(folder)
-    items = [
-        {"image": str(folder / f"img{s}.nii.gz"), "label": str(folder / f"label{s}.nii.gz"), "subject": s}
-        for s in split_of(split_dir, "abdomen_ct", part)
-    ]
-    return _found(items, folder)
+    Returns:
+        dicts with paths "image" and "label", and "subject".
 
-
-def _found(items: list[dict], folder: str | Path) -> list[dict]:
+    Raises:
+        InputError: no folder, no such data set, or no labelled images.
+    """
+    if dataset_dir is None:
+        raise InputError("Training a segmentation network needs labelled images; give their folder with --dataset_dir.")
+    folder, items = Path(dataset_dir) / dataset, []
+    for subject in split_of(Path(dataset_dir) / "splits", dataset, part):
+        if dataset == "acdc":
+            labels = sorted((folder / subject).glob("*_gt.nii.gz"))
+            images = [label.with_name(label.name.replace("_gt", "")) for label in labels]
+        elif dataset == "abdomen_ct":
+            labels, images = [folder / f"label{subject}.nii.gz"], [folder / f"img{subject}.nii.gz"]
+        else:
+            raise InputError(f"Unknown data set {dataset!r}; choose acdc or abdomen_ct.")
+        items += [{"image": str(i), "label": str(x), "subject": subject} for i, x in zip(images, labels)]
     if not items:
         raise InputError(f"{folder} has no labelled images of the split; give the folder of the data.")
     return items
 
 
 def inner_part(items: Sequence[dict], held_out: int, fold: int = 0) -> tuple[list[dict], list[dict]]:
-    """Splits training items by subject, so that settings can be chosen without a look at the validation subjects.
+    """Splits training items by subject, so that settings can be chosen without using the validation subjects.
 
     Args:
         items: with "subject".
-        held_out: every how-manyth subject is held out; 0 holds out none.
-        fold: which of them.
+        held_out: one in this many subjects is held out; 0 holds out none.
+        fold: first subject that is held out.
     """
     names = sorted({item["subject"] for item in items})
     out = set(names[fold::held_out]) if held_out else set()

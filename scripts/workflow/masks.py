@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks of a list of images in a folder: written completely or not at all, resumed, and summed up."""
+"""Masks of one image or a list of images as a MONAI workflow: what is done, made, written and reported."""
 
 from __future__ import annotations
 
@@ -20,83 +20,122 @@ from torch import nn
 from tqdm import tqdm
 
 from ..common.errors import InputError
+from ..common.fingerprint import file_sha256
 from ..data.writer import save_nifti
-from ..masks.names import resolve
+from ..masks.cache import mask_key
 from ..masks.source import Masks, MaskSource
 from .guard import check_output_dir
+from .outcome import ExitCode
 
 logger = logging.getLogger(__name__)
 
 
-def record_path(output_dir: str | Path, case: str) -> Path:
-    """The record of one image; where it stands, its label map stands too."""
-    return Path(output_dir) / f"{case}_masks.json"
+def output_paths(output_dir: str | Path, case: str) -> tuple[Path, Path]:
+    """The label map and the record of one image."""
+    return Path(output_dir) / f"{case}_masks.nii.gz", Path(output_dir) / f"{case}_masks.json"
 
 
-def mark_done(items: Sequence[dict], output_dir: str | Path, source: MaskSource, names: str | Sequence[str]) -> list:
-    """Marks the images whose masks stand in the folder already, made by the same source with the same names.
+def read_record(path: Path) -> dict[str, Any]:
+    """The record of an earlier run; empty if there is none that can be read."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
+    """The items, if writing their masks replaces no file of the user.
 
     Args:
         items: see :func:`scripts.data.images.image_items`.
-        output_dir: folder of an earlier run.
-        source: what is to make the masks.
-        names: structures asked for.
-
-    Returns:
-        the items, finished ones with "done".
+        output_dir: folder of the results.
 
     Raises:
-        InputError: a name that the source does not have; nothing is read before it is sure.
+        InputError: a label map would replace an image of the list, or a file that this command did not write.
     """
-    wanted = list(names) if getattr(source, "any_name", False) else list(resolve(names, source.offered, source.name))
-    marked = []
+    inputs = {Path(item["path"]).resolve() for item in items}
     for item in items:
-        path = record_path(output_dir, item["case"])
+        path, record = output_paths(output_dir, item["case"])
+        if path.resolve() in inputs:
+            raise InputError(f"The masks of {item['path']} would replace {path}, an input; give another --output_dir.")
+        if path.exists() and "sha256" not in read_record(record):
+            raise InputError(
+                f"{path} exists and this command did not write it; move it away or give another --output_dir."
+            )
+    return list(items)
+
+
+class FindDone(Transform):
+    """Marks an image whose masks are complete: same content, frame, source, settings, weights and names as now.
+
+    Args:
+        output_dir: folder of an earlier run.
+        source: makes the masks.
+        names: structures.
+        modality: see :meth:`scripts.masks.source.MaskSource.forward`.
+
+    Input: the output of :class:`scripts.data.images.LoadVolume`.
+
+    Output: the same with "key", and "done", the record, if the masks are complete; or with "error" if the label map
+    was edited since.
+
+    Raises:
+        InputError: on construction, for a name that the source does not have.
+    """
+
+    def __init__(
+        self, output_dir: str | Path, source: MaskSource, names: str | Sequence[str], modality: str = "auto"
+    ) -> None:
+        self.output_dir, self.source, self.modality = output_dir, source, modality
+        self.names = source.resolve(names)
+
+    def __call__(self, data: Mapping) -> dict:
+        if "volume" not in data:
+            return dict(data)
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            record = {}
-        same = (
-            list(record.get("labels", {})) == wanted
-            and record.get("identity") == source.identity
-            and record.get("image") == str(item["path"])
-            and (Path(output_dir) / str(record.get("file"))).is_file()
-            and Path(item["path"]).exists()
-            and path.stat().st_mtime >= Path(item["path"]).stat().st_mtime
-        )
-        marked.append({**item, "done": record} if same else dict(item))
-    return marked
+            key = mask_key(self.source, data["volume"], self.names, self.modality)
+        except InputError as error:
+            return {**data, "error": error}
+        path, record = output_paths(self.output_dir, data["case"])
+        record, found = read_record(record), file_sha256(path) if path.exists() and path.stat().st_size else None
+        if found is None or found == record.get("replaces"):  # missing, empty, or a run was killed before it wrote it
+            return {**data, "key": key}
+        if found != record.get("sha256"):
+            error = InputError(f"{path} was changed after this command wrote it; move it away to make it again.")
+            return {**data, "error": error}
+        return {**data, "key": key, **({"done": record} if record.get("key") == key else {})}
 
 
 def one_item(batch: list[dict]) -> dict:
-    """Collation of a batch of one: volumes are no tensors."""
+    """Collates a batch of one; volumes are not tensors."""
     return batch[0]
 
 
 def item_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs: Any):
-    """An item as MONAI's engines want it: (input, no target)."""
+    """An item as MONAI's engines expect it: (input, no target)."""
     return batch, None
 
 
 class MaskInferer:
-    """Asks the source for the masks of one item; failures are recorded, so that the rest of a list is still done.
+    """Makes the masks of one item. A failure is recorded, so that the rest of a list is still done.
 
     Args:
         names: structures.
-        modality: see :class:`scripts.masks.source.MaskSource`.
+        modality: see :meth:`scripts.masks.source.MaskSource.forward`.
     """
 
     def __init__(self, names: str | Sequence[str], modality: str = "auto") -> None:
         self.names, self.modality = names, modality
 
     def __call__(self, inputs: Mapping, network: nn.Module) -> Masks | Exception | None:
-        if "volume" not in inputs:
+        if "error" in inputs or "done" in inputs:
             return inputs.get("error")
         try:
             return network(inputs["volume"], self.names, self.modality)
         except InputError as error:
             return error
-        except (RuntimeError, MemoryError) as error:  # out of memory on one large image, for instance
+        except (RuntimeError, MemoryError) as error:  # for example out of memory on one large image
             logger.debug("masks of %s", inputs["path"], exc_info=True)
             return error
 
@@ -106,11 +145,11 @@ class SaveMasks(Transform):
 
     Args:
         output_dir: folder of the results.
-        source: what made them.
+        source: made the masks.
 
-    Input: a dict with "path", "case" and "pred" (Masks, an exception, or None for an image that was done before).
+    Input: a dict with "path", "case", "key" and "pred" (Masks, an exception, or None if "done").
 
-    Output: the same with "record". In the folder: ``CASE_masks.nii.gz`` on the image's grid and ``CASE_masks.json``
+    Output: the same with "record". In the folder: ``CASE_masks.nii.gz`` on the image's grid, and ``CASE_masks.json``
     with the value and the volume in ml of each structure.
     """
 
@@ -120,43 +159,43 @@ class SaveMasks(Transform):
     def __call__(self, data: Mapping) -> dict:
         masks = data["pred"]
         if data.get("done"):
-            return {**data, "record": {**data["done"], "status": "done before"}}
+            return {**data, "record": {**data["done"], "image": str(data["path"]), "status": "done before"}}
         if not isinstance(masks, Masks):
             reason = (str(masks).splitlines() or [type(masks).__name__])[0]
             return {**data, "record": {"image": str(data["path"]), "status": f"failed: {reason}"}}
-        geometry = masks.geometry
-        voxel_ml = abs(float(np.linalg.det(geometry.affine[:3, :3]))) / 1000
+        check_output_dir(self.output_dir)
+        path, record_path = output_paths(self.output_dir, data["case"])
+        voxel_ml = abs(float(np.linalg.det(masks.geometry.affine[:3, :3]))) / 1000
         count = np.bincount(masks.labels.ravel(), minlength=len(masks.names) + 1)
         record = {
             "image": str(data["path"]),
-            "file": f"{data['case']}_masks.nii.gz",
+            "file": path.name,
             "source": self.source.name,
-            "identity": self.source.identity,
+            "key": data["key"],
             "labels": {name: i for i, name in enumerate(masks.names, start=1)},
             "ml": {name: round(float(count[i]) * voxel_ml, 3) for i, name in enumerate(masks.names, start=1)},
         }
-        check_output_dir(self.output_dir)
-        with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.output_dir) as folder:
-            try:
-                part = Path(folder)
-                save_nifti(part / record["file"], masks.labels, geometry)
-                path = record_path(self.output_dir, data["case"])
-                (part / path.name).write_text(json.dumps(record, indent=2), encoding="utf-8")
-                path.unlink(missing_ok=True)  # the old record must not speak of the new label map
-                (part / record["file"]).replace(self.output_dir / record["file"])
-                (part / path.name).replace(path)
-            except OSError as error:
-                return {**data, "record": {"image": str(data["path"]), "status": f"failed: {error.strerror or error}"}}
+        try:
+            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.output_dir) as folder:
+                part, record_part = output_paths(folder, data["case"])
+                save_nifti(part, masks.labels, masks.geometry)
+                # If the program is killed between the two files, "replaces" tells the old label map from an edited one.
+                record |= {"sha256": file_sha256(part), "replaces": file_sha256(path) if path.exists() else None}
+                record_part.write_text(json.dumps(record, indent=2), encoding="utf-8")
+                record_part.replace(record_path)
+                part.replace(path)
+        except OSError as error:
+            return {**data, "record": {"image": str(data["path"]), "status": f"failed: {error.strerror or error}"}}
         return {**data, "record": {**record, "status": "done"}}
 
 
 class MaskSummary:
-    """Handler of the evaluator: a progress bar while it runs, a table at the end.
+    """Handler of the evaluator: a progress bar during the run, a table at the end.
 
     Args:
         total: number of images.
-        progress: show the bar.
-        write: takes the lines of the table.
+        progress: shows the bar.
+        write: receives the lines of the table.
     """
 
     def __init__(self, total: int, progress: bool = True, write: Callable[[str], None] = logger.info) -> None:
@@ -175,9 +214,8 @@ class MaskSummary:
 
     def step(self, engine: Engine) -> None:
         now = time.perf_counter()
-        record = {**engine.state.output["record"], "seconds": round(now - self.began, 2)}
+        self.records.append({**engine.state.output["record"], "seconds": round(now - self.began, 2)})
         self.began = now
-        self.records.append(record)
         self.bar.update()
 
     def finish(self, engine: Engine) -> None:
@@ -190,7 +228,7 @@ class MaskSummary:
 
 
 def end_masks(summary: MaskSummary) -> None:
-    """Ends the program with exit code 1 where an image failed; a single image's failure is the error itself.
+    """Ends the program with exit code 4 if some images failed.
 
     Raises:
         InputError: every image failed.
@@ -199,5 +237,5 @@ def end_masks(summary: MaskSummary) -> None:
     if failed and len(failed) == len(summary.records):
         raise InputError(failed[0]["status"].removeprefix("failed: "))
     if failed:
-        logger.warning("%d of %d images failed; run the command again when they are mended", len(failed), summary.total)
-        sys.exit(1)
+        logger.warning("%d of %d images failed; run the command again once they are fixed", len(failed), summary.total)
+        sys.exit(ExitCode.SOME_FAILED)

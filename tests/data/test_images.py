@@ -25,6 +25,12 @@ def test_stems(path, stem):
     assert stem_of(path) == stem
 
 
+def test_names_never_lead_out_of_the_output_folder():
+    cases = [item["case"] for item in image_items(["/x.nii.gz", "/a/x.nii.gz", "/a/b/x.nii.gz"])]
+    assert len(set(cases)) == 3
+    assert not any("/" in case or "\\" in case for case in cases)
+
+
 def test_patterns_files_and_lists(folder):
     assert [i["case"] for i in image_items(str(folder / "*.nii.gz"))] == ["a", "b", "c"]
     assert image_items("anything.nii.gz") == [{"path": "anything.nii.gz", "case": "anything"}]

@@ -7,14 +7,14 @@ import pytest
 
 from scripts.benchmarks.models.masks import LEFT_OUT, score
 from scripts.masks.bundled import MODELS, BundledNet
-from scripts.training.masks import abdomen_items, acdc_items
+from scripts.training.masks import labelled_items
 
 
 @pytest.mark.slow
 def test_cardiac_dice_on_the_validation_patients(real_data):
     assert (MODELS / "cardiac_net.pt").exists()
     source = BundledNet("cardiac")
-    items = acdc_items(real_data / "acdc", real_data / "splits", "validation")
+    items = labelled_items(real_data, "acdc", "validation")
     assert len(items) == 20
     assert np.mean([np.mean(list(score(source, item)[0].values())) for item in items]) >= 0.86
 
@@ -22,7 +22,7 @@ def test_cardiac_dice_on_the_validation_patients(real_data):
 @pytest.mark.slow
 def test_abdominal_dice_on_the_validation_subjects(real_data):
     source = BundledNet("abdomen")
-    items = abdomen_items(real_data / "abdomen_ct", real_data / "splits", "validation")
+    items = labelled_items(real_data, "abdomen_ct", "validation")
     assert len(items) == 6
     scores = [value for item in items for name, value in score(source, item)[0].items() if name != LEFT_OUT]
     assert np.mean(scores) >= 0.64

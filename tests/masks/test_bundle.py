@@ -114,6 +114,7 @@ def test_a_bundle_segments_by_name(organs, scan, caplog):
     assert overlap_of(masks.labels == 2, label == 1) > 0.9
 
 
+@pytest.mark.slow  # a process of MONAI's takes long to start
 def test_channels_of_a_bundle_that_saves_them_all(organs, scan):
     volume, label = scan
     options = {"values": {"dark organ": 1, "spleen": 2}, "overrides": {"activation": False}}
@@ -151,8 +152,31 @@ def test_bundles_that_cannot_be_used(organs, scan, tmp_path, monkeypatch):
         build_source("bundle:spleen_ct", {"download_dir": str(tmp_path)})
     (tmp_path / "mute" / "configs").mkdir(parents=True)
     (tmp_path / "mute" / "configs" / "inference.json").write_text("{}")
-    with pytest.raises(InputError, match="do not say what its channels are"):
+    with pytest.raises(InputError, match="do not name its channels"):
         build_source(f"bundle:{tmp_path / 'mute'}")
     (tmp_path / "mute" / "configs" / "metadata.json").write_text("{")
     with pytest.raises(InputError, match="is not valid JSON"):
         bundle_module.read_metadata(tmp_path / "mute")
+
+
+def test_the_code_of_another_user_runs_only_if_trusted(organs, monkeypatch):
+    if not hasattr(bundle_module.os, "getuid"):
+        pytest.skip("folders have no owner here")
+    monkeypatch.setattr(bundle_module.os, "getuid", lambda: organs.stat().st_uid + 1)
+    with pytest.raises(InputError, match=r"runs its own code and belongs to another user .* add --trust True"):
+        build_source(f"bundle:{organs}")
+    assert build_source(f"bundle:{organs}", {"trust": True}).offered == ("dark organ", "spleen")
+
+
+def test_new_weights_of_a_bundle_are_another_identity(organs, scan):
+    volume, _ = scan
+    before = build_source(f"bundle:{organs}").identity(volume)
+    assert build_source(f"bundle:{organs}").identity(volume) == before
+    path = organs / "models" / "model.pt"
+    content, stamp = path.read_bytes(), path.stat()
+    try:
+        path.write_bytes(content[:-1] + b"x")
+        bundle_module.os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))  # the same size and time
+        assert build_source(f"bundle:{organs}").identity(volume) != before
+    finally:
+        path.write_bytes(content)

@@ -108,7 +108,7 @@ def test_other_modality_warns(heart, caplog):
     ct.array[:] -= 500
     with caplog.at_level(logging.WARNING):
         heart(ct, "LV")
-        assert "looks like CT, and the source cardiac was trained on MR only" in caplog.text
+        assert "looks like CT, but the source cardiac was trained on MR only" in caplog.text
         caplog.clear()
         heart(ct, "LV", "mr")
         assert "trained on" not in caplog.text
@@ -165,5 +165,5 @@ def test_unknown_option(untrained):
         build_source("cardiac", {"checkpoint": untrained["cardiac"], "window": 3})
     with pytest.raises(InputError, match="There is no bundled network 'brain'; choose one of cardiac, abdomen"):
         net_spec("brain")
-    with pytest.raises(InputError, match=r"overlap must lie in \[0, 1\), got 1"):
+    with pytest.raises(InputError, match=r"overlap must be in \[0, 1\), got 1"):
         BundledNet("cardiac", untrained["cardiac"], overlap=1)

@@ -3,9 +3,11 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from scripts.common.errors import InputError
 from scripts.masks.build import build_source
+from scripts.masks.cache import mask_key
 from scripts.spatial.geometry import Geometry
 
 PATTERN = "files:{folder}/{stem}_seg.nii.gz"
@@ -29,7 +31,7 @@ def test_a_label_map_on_another_grid_is_brought_over(labelled, tmp_path):
 
 def test_bad_files(labelled, tmp_path):
     volume, labels = labelled
-    with pytest.raises(InputError, match="needs to know what the values mean"):
+    with pytest.raises(InputError, match="needs the meaning of the values"):
         build_source(PATTERN)
     with pytest.raises(InputError, match=r"scan_other.nii.gz does not exist"):
         build_source("files:{folder}/{stem}_other.nii.gz", {"values": {"LV": 3}})(volume, "lv")
@@ -51,8 +53,8 @@ def test_cache_by_content(labelled, tmp_path, monkeypatch):
     volume, labels = labelled
     cached = build_source(PATTERN, {"values": {"LV": 3, "RV": 7}}, tmp_path / "cache")
     calls = []
-    make = cached.source.forward
-    monkeypatch.setattr(cached.source, "forward", lambda *a, **k: calls.append(a) or make(*a, **k))
+    make = cached.source.segment
+    monkeypatch.setattr(cached.source, "segment", lambda *a, **k: calls.append(a) or make(*a, **k))
     first = cached(volume, "lv,rv")
     second = cached(volume, "lv,rv")
     assert len(calls) == 1 and np.array_equal(first.labels, second.labels) and first.names == second.names
@@ -63,10 +65,29 @@ def test_cache_by_content(labelled, tmp_path, monkeypatch):
     assert len(calls) == 3
     nib.save(nib.Nifti1Image(labels * 0 + 3, volume.geometry.affine), tmp_path / "scan_seg.nii.gz")
     assert cached(volume, "lv,rv").labels.all()  # the label map changed
-    for path in (tmp_path / "cache").iterdir():
-        path.write_bytes(b"damaged")
-    assert cached(volume, "lv,rv").labels.all()
-    assert not list((tmp_path / "cache").glob("*.part"))
+    monkeypatch.setattr(cached.source, "modality", "mr")  # an attribute that decides no mask
+    cached(volume, "lv,rv")
+    assert len(calls) == 4
+
+
+@pytest.mark.parametrize("place", ["start", "middle", "end"])
+def test_a_flipped_bit_in_the_cache_changes_no_mask(labelled, tmp_path, place):
+    volume, _ = labelled
+    cached = build_source(PATTERN, {"values": {"LV": 3, "RV": 7}}, tmp_path / "cache")
+    good = cached(volume, "lv,rv").labels
+    (path,) = (tmp_path / "cache").iterdir()
+    content = bytearray(path.read_bytes())
+    content[{"start": 0, "middle": len(content) // 2, "end": len(content) - 1}[place]] ^= 4
+    path.write_bytes(content)
+    assert np.array_equal(cached(volume, "lv,rv").labels, good)
+
+
+def test_an_entry_of_another_shape_is_made_again(labelled, tmp_path):
+    volume, labels = labelled
+    cached = build_source(PATTERN, {"values": {"LV": 3}}, tmp_path / "cache")
+    key = mask_key(cached.source, volume, ("left ventricle cavity",), "auto")
+    cached.cache.write(key, torch.zeros(3, 4, 5, dtype=torch.uint8))
+    assert np.array_equal(cached(volume, "lv").labels, (labels == 3).astype(np.uint8))
 
 
 def test_cache_that_cannot_be_made(tmp_path):

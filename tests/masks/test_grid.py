@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.masks.grid import arranged, as_volume, native_labels, model_grid
+from scripts.masks.grid import arranged, as_volume, model_grid, native_labels
 from scripts.spatial.geometry import Geometry, resample
 from tests.conftest import oblique
 

@@ -213,5 +213,5 @@ def test_text_encoder_loads_what_is_released(tmp_path):
     torch.save(state, tmp_path / "text.pth")
     with pytest.raises(InputError, match=r"SAT's text encoder: 1 entries differ, first projection_layer.0.weight"):
         prompts(["kidney"], "ct")
-    with pytest.raises(InputError, match="cannot be had"):
+    with pytest.raises(InputError, match="cannot be loaded"):
         Prompts(tmp_path / "p.npz", tmp_path / "text.pth", str(tmp_path / "nowhere" / "x" / "y"))(["liver"], "ct")

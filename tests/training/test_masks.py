@@ -14,7 +14,7 @@ from scripts.common.errors import InputError
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.reader import read_volume
 from scripts.masks.bundled import BundledNet
-from scripts.training.masks import PrepareLabelled, abdomen_items, acdc_items, inner_part
+from scripts.training.masks import PrepareLabelled, inner_part, labelled_items
 
 
 @pytest.fixture(scope="module")
@@ -34,20 +34,22 @@ def data(tmp_path_factory):
 
 
 def test_items_and_inner_split(data):
-    items = acdc_items(data / "acdc", data / "splits")
+    items = labelled_items(data, "acdc")
     assert len(items) == 4 and items[0]["label"].endswith("p1_frame01_gt.nii.gz")
     assert items[0]["image"].endswith("p1_frame01.nii.gz")
     train, held = inner_part(items, 2)
     assert {i["subject"] for i in held} == {"p1"} and {i["subject"] for i in train} == {"p2"}
     assert inner_part(items, 0) == (items, [])
     with pytest.raises(InputError, match=r"abdomen_ct\.json has no list of training subjects; give the folder"):
-        abdomen_items(data, data / "splits")
+        labelled_items(data, "abdomen_ct")
+    with pytest.raises(InputError, match="give their folder with --dataset_dir"):
+        labelled_items(None, "acdc")
     with pytest.raises(InputError, match="has no labelled images of the split"):
-        acdc_items(data / "acdc", data / "splits", "validation")
+        labelled_items(data, "acdc", "validation")
 
 
 def test_prepared_labels_lie_on_the_prepared_image(data):
-    item = acdc_items(data / "acdc", data / "splits")[0]
+    item = labelled_items(data, "acdc")[0]
     ready = PrepareLabelled("cardiac")(item)
     assert ready["image"].shape == ready["label"].shape == (1, 128, 120, 7)
     image, label = read_volume(item["image"]), read_volume(item["label"])
@@ -57,7 +59,7 @@ def test_prepared_labels_lie_on_the_prepared_image(data):
 
 
 def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
-    files = [str(bundle / "configs" / "train_anatomy.json"), str(bundle / "configs" / "datasets" / "acdc_anatomy.json")]
+    files = [str(bundle / "configs" / "train_masks.json"), str(bundle / "configs" / "datasets" / "acdc_masks.json")]
 
     def train(epochs: int) -> ConfigWorkflow:
         workflow = ConfigWorkflow(
@@ -85,5 +87,5 @@ def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
     assert again.trainer.state.iteration == 4  # two of the first run, two more
     second = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
     assert any(not torch.equal(first[k], second[k]) for k in first)
-    volume = read_volume(acdc_items(data / "acdc", data / "splits")[0]["image"])
+    volume = read_volume(labelled_items(data, "acdc")[0]["image"])
     assert BundledNet("cardiac", str(tmp_path / "cardiac_net.pt"))(volume, "lv").labels.shape == volume.geometry.shape

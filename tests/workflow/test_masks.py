@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from scripts import __main__ as cli
+from scripts.common.weights import export_weights
+from scripts.masks.net import build_net
 from scripts.workflow import masks as report
 from tests.masks.conftest import volume_of
 
@@ -53,10 +57,10 @@ def test_a_list_with_one_bad_image_and_a_second_run(scans, monkeypatch, capsys):
     (scans / "b.nii.gz").write_bytes(b"no image")
     (scans / "list.txt").write_text("a.nii.gz\nb.nii.gz\n\nc.nii.gz\n", encoding="utf-8")
     out = scans / "out"
-    assert run(monkeypatch, str(scans / "list.txt"), *options(scans, out)) == 1
+    assert run(monkeypatch, str(scans / "list.txt"), *options(scans, out)) == 4
     lines = said(capsys)
     assert "  done  left ventricle cavity " in lines[0] and "failed: " in lines[1] and "  done  " in lines[2]
-    assert lines[3] == "1 of 3 images failed; run the command again when they are mended"
+    assert lines[3] == "1 of 3 images failed; run the command again once they are fixed"
     record = json.loads((out / "a_masks.json").read_text(encoding="utf-8"))
     assert record["labels"] == {"left ventricle cavity": 1, "right ventricle cavity": 2}
     image, written = nib.load(scans / "a.nii.gz"), nib.load(out / "a_masks.nii.gz")
@@ -76,7 +80,7 @@ def test_a_list_with_one_bad_image_and_a_second_run(scans, monkeypatch, capsys):
     # Other names are another task.
     assert run(monkeypatch, str(scans / "a.nii.gz"), *options(scans, out)[:1], "RV", *options(scans, out)[2:]) == 0
     assert (out / "a_masks.nii.gz").stat().st_mtime_ns != before
-    assert sorted(p.name for p in out.iterdir() if p.name != ".cache") == sorted(
+    assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == sorted(
         f"{n}_masks.{e}" for n in "abc" for e in ("json", "nii.gz")
     )
 
@@ -91,7 +95,81 @@ def test_an_interrupted_run_leaves_nothing_half_written(scans, monkeypatch):
     monkeypatch.setattr(report, "save_nifti", stop)
     with pytest.raises(KeyboardInterrupt):
         run(monkeypatch, str(scans / "a.nii.gz"), *options(scans, out))
-    assert [p.name for p in out.iterdir()] == [".cache"]
+    assert not [p.name for p in out.iterdir() if p.name not in (".cache", ".lock", ".lock.holder")]
+
+
+def masks_of(scans, monkeypatch, capsys, *more: str, image: str = "a.nii.gz") -> tuple[str, np.ndarray]:
+    """What the command says about one image, and the written labels."""
+    assert run(monkeypatch, str(scans / image), *options(scans, scans / "out"), *more) == 0
+    state = said(capsys)[0].split(" s  ")[1].split("  ")[0]
+    return state, np.asarray(nib.load(scans / "out" / f"{image.split('.')[0]}_masks.nii.gz").dataobj)
+
+
+def test_another_frame_is_made_anew(scans, monkeypatch, capsys):
+    """The label map is the same file for each frame; the image is not."""
+    volume = volume_of((12, 10, 4), seed=1)
+    frames = np.stack([volume.array[0], volume.array[0] + 9], axis=-1)
+    nib.save(nib.Nifti1Image(frames, volume.geometry.affine), scans / "a.nii.gz")
+    assert masks_of(scans, monkeypatch, capsys, "--frame", "0")[0] == "done"
+    assert masks_of(scans, monkeypatch, capsys, "--frame", "0")[0] == "done before"
+    assert masks_of(scans, monkeypatch, capsys, "--frame", "1")[0] == "done"
+
+
+def test_what_decides_the_masks_makes_them_anew(scans, monkeypatch, capsys):
+    out = scans / "out"
+    _, first = masks_of(scans, monkeypatch, capsys)
+    assert masks_of(scans, monkeypatch, capsys)[0] == "done before"
+    # A damaged result of 0 bytes.
+    (out / "a_masks.nii.gz").write_bytes(b"")
+    state, again = masks_of(scans, monkeypatch, capsys)
+    assert state == "done" and np.array_equal(again, first)
+    # Another image with an older modification time.
+    volume = volume_of((12, 10, 4), seed=9)
+    nib.save(nib.Nifti1Image(volume.array[0], volume.geometry.affine), scans / "a.nii.gz")
+    os.utime(scans / "a.nii.gz", (1e9, 1e9))
+    assert masks_of(scans, monkeypatch, capsys)[0] == "done"
+    # Another label map under the same name, also older.
+    labels = nib.load(scans / "a_seg.nii.gz")
+    nib.save(nib.Nifti1Image(np.full(labels.shape, 3, np.uint8), labels.affine), scans / "a_seg.nii.gz")
+    os.utime(scans / "a_seg.nii.gz", (1e9, 1e9))
+    state, changed = masks_of(scans, monkeypatch, capsys)
+    assert state == "done" and (changed == 1).all()
+    # A run that was killed between the record and the label map.
+    record = json.loads((out / "a_masks.json").read_text(encoding="utf-8"))
+    record |= {"sha256": "0" * 64, "replaces": record["sha256"]}
+    (out / "a_masks.json").write_text(json.dumps(record), encoding="utf-8")
+    assert masks_of(scans, monkeypatch, capsys)[0] == "done"
+
+
+def test_other_weights_are_another_key(untrained, heart_files, tmp_path, monkeypatch, capsys):
+    words = [heart_files["moving"], "--names", "LV", "--output_dir", str(tmp_path / "out"), "--checkpoint"]
+    states = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        export_weights(build_net("cardiac"), tmp_path / "w.pt")
+        assert run(monkeypatch, *words, str(tmp_path / "w.pt")) == 0
+        states.append(said(capsys)[0].split(" s  ")[1].split("  ")[0])
+    assert states == ["done", "done before", "done"]
+
+
+def test_no_file_of_the_user_is_replaced(scans, monkeypatch, capsys):
+    out = scans / "out"
+    out.mkdir()
+    own = (scans / "b_seg.nii.gz").read_bytes()
+    (out / "b_masks.nii.gz").write_bytes(own)
+    assert run(monkeypatch, str(scans / "*c.nii.gz"), *options(scans, out)) == 0
+    assert run(monkeypatch, str(scans / "?.nii.gz"), *options(scans, out)) == 1
+    assert "b_masks.nii.gz exists and this command did not write it" in capsys.readouterr().err
+    assert (out / "b_masks.nii.gz").read_bytes() == own and not (out / "a_masks.nii.gz").exists()
+    # A label map that was edited by hand since.
+    (out / "c_masks.nii.gz").write_bytes(own)
+    assert run(monkeypatch, str(scans / "c.nii.gz"), *options(scans, out)) == 1
+    assert "c_masks.nii.gz was changed after this command wrote it" in capsys.readouterr().err
+    assert (out / "c_masks.nii.gz").read_bytes() == own
+    # An image of the list that has the name of an output.
+    (scans / "a_masks.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
+    assert run(monkeypatch, str(scans / "a*.nii.gz"), *options(scans, scans)) == 1
+    assert "would replace" in capsys.readouterr().err and not (scans / "a_masks.json").exists()
 
 
 def test_bundled_source_by_default(untrained, heart_files, tmp_path, monkeypatch):

@@ -21,10 +21,10 @@ from ...common.device import pick_device
 from ...data.reader import read_volume
 from ...masks.bundled import BundledNet
 from ...metrics.overlap import dice
-from ...training.masks import abdomen_items, acdc_items
+from ...training.masks import labelled_items
 from ..common import hardware, mean_sd
 
-ITEMS = {"cardiac": ("acdc", acdc_items), "abdomen": ("abdomen_ct", abdomen_items)}
+DATASETS = {"cardiac": "acdc", "abdomen": "abdomen_ct"}
 LEFT_OUT = "gallbladder"  # not among the 12 organs of the registration paper
 
 
@@ -60,10 +60,9 @@ def main(
         options: further arguments of :class:`scripts.masks.bundled.BundledNet`.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    folder, items = ITEMS[net]
     source = BundledNet(net, checkpoint, **options).to(pick_device(device))
     results = []
-    with tqdm(items(Path(data_dir) / folder, Path(data_dir) / "splits", part), unit="image", file=sys.stderr) as bar:
+    with tqdm(labelled_items(data_dir, DATASETS[net], part), unit="image", file=sys.stderr) as bar:
         for item in bar:
             results.append(score(source, item))
             scores, wall, cpu = results[-1]

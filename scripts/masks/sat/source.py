@@ -15,7 +15,7 @@ from ...common.fingerprint import file_sha256, fingerprint
 from ...common.weights import MODELS, load_weights, read_checkpoint
 from ...data.reader import Volume, check_intensities
 from ...spatial.geometry import Geometry, resample
-from ..grid import native_labels, model_grid
+from ..grid import model_grid, native_labels
 from ..names import NAMES
 from ..source import Masks, MaskSource, modality_of
 from .network import REDUCTION, SAT, SIZES, clean_keys

@@ -72,7 +72,8 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
         )
     except (OSError, ValueError) as error:
         raise InputError(
-            f"The sentence encoder {tower} cannot be loaded ({str(error).splitlines()[0]}); give its folder as text_tower."
+            f"The sentence encoder {tower} cannot be loaded ({str(error).splitlines()[0]}); give its folder with "
+            "--text_tower."
         ) from error
     state = {key.removeprefix("module."): value for key, value in saved.get("model_state_dict", saved).items()}
     wanted = encoder.state_dict()
