@@ -21,9 +21,9 @@ class Matches:
         moving: (K,) region numbers of the moving image.
         fixed: (K,) region numbers of the fixed image.
         similarity: (K,) cosine similarity of the prototypes, in [0, 1].
-        score: (K,) similarity times the position prior; what the pairs were chosen by.
-        best: highest similarity of any two regions, whether or not it was enough.
-        certainty: (K,) agreement with the motion of neighbouring pairs, in (0, 1]; None where it was not judged.
+        score: (K,) similarity times the position prior; pairs are chosen by it.
+        best: highest similarity of any two regions, matched or not.
+        certainty: (K,) agreement with the motion of neighbouring pairs, in (0, 1]; None if it was not judged.
         doubted: number of pairs dropped because they moved unlike their neighbours.
     """
 
@@ -69,7 +69,7 @@ def match(
         epsilon: pairs need a similarity above this.
         strategy: "greedy" takes pairs by descending score as in the paper, "hungarian" maximises the summed score,
             "mutual" keeps pairs that are each other's best.
-        max_pairs: keeps only so many of the best pairs.
+        max_pairs: number of best pairs to keep; None keeps all.
         prior: (K_m, K_f) factors in [0, 1]; the score is similarity times prior. A factor under 0.01 rules a pair out.
 
     Raises:

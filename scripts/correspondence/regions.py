@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Regions of one image, whatever found them."""
+"""Regions of one image, whatever method found them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Regions:
         prototypes: (K, C) mean feature of each region.
         areas: (K,) voxels or pixels.
         centroids: (K, n) voxels of the working grid.
-        scores: (K,) predicted quality in [0, 1], or None where nothing predicts it.
+        scores: (K,) predicted quality in [0, 1], or None if the method predicts none.
         plan: the slices in which the regions are shown.
     """
 

@@ -19,19 +19,19 @@ from .regions import Regions
 
 @dataclass(eq=False)
 class Registration:
-    """What a registration found, on the working grid.
+    """The outcome of a registration, on the working grid.
 
     Attributes:
         moving: regions of the moving image.
         fixed: regions of the fixed image.
-        matches: which of them correspond.
+        matches: which of these regions correspond.
         moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
         fixed_masks: (K, *shape), mask k corresponds to moving mask k.
         ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
         motion_mm: (K,) mean displacement of the field in each fixed region, mm; None without a field.
-        warnings: sentences for the user.
+        warnings: complete sentences for the user.
         seconds: wall time by stage.
-        details: further facts for the record.
+        details: other values for the record.
     """
 
     moving: Regions

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Cutting a working image into the slices that SAM sees, and putting what it found back on the grid."""
+"""Cutting a working image into the slices that SAM sees, and putting maps on slices back on the grid."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..spatial.geometry import Geometry
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """Which slices are shown to SAM, and how they are turned.
+    """Which slices SAM sees, and how they are turned.
 
     Attributes:
         axis: slice axis of the volume, None for a 2-D image.
@@ -81,7 +81,7 @@ def plan_slices(working: Geometry, axis: int | str = "auto", spacing_mm: float =
     Args:
         working: grid of the image.
         axis: slice axis 0, 1 or 2, or "auto": the axis of the thickest voxels, the superior one among equals.
-        spacing_mm: least distance between slices that are shown; those between are interpolated. 0 shows all.
+        spacing_mm: least distance between the slices shown; maps on the others are interpolated. 0 shows all.
 
     Raises:
         InputError: no such axis.
@@ -103,7 +103,7 @@ def plan_slices(working: Geometry, axis: int | str = "auto", spacing_mm: float =
 
 
 def _between(indices: tuple[int, ...], count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each of ``count`` slices: shown slices below and above, share of the upper one, whether it is near."""
+    """For each of ``count`` slices: shown slices below and above, weight of the upper one, whether one is near."""
     known = torch.tensor(indices, dtype=torch.float32)
     where = torch.arange(count, dtype=torch.float32)
     high = torch.searchsorted(known, where).clamp_max(len(known) - 1)

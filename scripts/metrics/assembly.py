@@ -30,6 +30,7 @@ TITLES = {
     "hd95_mm": "HD95 (mm)",
     "assd_mm": "ASSD (mm)",
     "centroid_mm": "centroid distance (mm)",
+    "region_dice": "Dice of paired regions",
     "tre_mm": "TRE (mm)",
     "folds_percent": "folds (%)",
     "sdlogj": "SDlogJ (det + 3)",

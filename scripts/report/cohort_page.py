@@ -1,17 +1,19 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The page of a cohort: how many, mean and spread beside the start, and a row a pair that leads to its own page."""
+"""The page of a cohort: counts, mean and spread, distributions before and after, and a table with links to cases."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from html import escape
+from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
-from .page import Html, method_line, page, table, warnings
+from matplotlib.axes import Axes
 
-NAMES = {"dice": "Dice", "hd95_mm": "HD95 (mm)", "tre_mm": "TRE (mm)"}
-STAGES = ("initial", "aligned", "final")
+from ..metrics.assembly import LABEL_METRICS, STAGES, TITLES
+from .page import render
+from .panels import png
+
+PLOTTED = ("dice", "hd95_mm", "tre_mm")
+MOST_STRUCTURES = 20  # in one plot
 
 
 def cohort_page(summary: Mapping[str, Any], pages: set[str]) -> str:
@@ -22,33 +24,82 @@ def cohort_page(summary: Mapping[str, Any], pages: set[str]) -> str:
         pages: names of the pairs that have a report.html in their folder.
     """
     rows, metrics = summary["pairs"], summary["metrics"]
-    title = f"Cohort of {len(rows)} pairs"
-    counts = f"{summary['registered']} registered, {summary['nothing_found']} without matched regions, "
-    body = [f"<h1>{title}</h1>", f"<p>{counts}{summary['failed']} failed; {summary['seconds']} s in the last run</p>"]
-    body += method_line(summary)
-    body += warnings([f"{r['name']}: {r.get('error', 'failed')}" for r in rows if r["status"] == "failed"])
-    means = []
-    for key, name in NAMES.items():
+    shown = [key for key in (*LABEL_METRICS, "tre_mm") if f"{key}/mean/initial" in metrics]
+    columns = [f"{key}/mean/{stage}" for key in shown for stage in ("initial", "final")]
+    worst_first = sorted(rows, key=lambda r: (r["status"] != "failed", *_badness(r)))
+    return render(
+        "cohort.html.j2",
+        title=f"Cohort of {len(rows)} pairs",
+        summary=summary,
+        failures=[(r["name"], r.get("error", "failed")) for r in rows if r["status"] == "failed"],
+        warnings=[(r["name"], sentence) for r in rows for sentence in r.get("warnings", ())],
+        means=_means(metrics, shown),
+        plots=[
+            (f"{TITLES[key]} by structure", png(plot, axes=True))
+            for key in PLOTTED
+            if (plot := distribution(rows, key))
+        ],
+        header=["pair", "status", "regions", "seconds"]
+        + [f"{TITLES[key]}, {stage}" for key in shown for stage in ("initial", "final")],
+        rows=[
+            {
+                "name": r["name"],
+                "page": r["name"] in pages,
+                "status": r["status"],
+                "numbers": [r.get(key) for key in ("matches", "seconds", *columns)],
+            }
+            for r in worst_first
+        ],
+    )
+
+
+def _badness(row: Mapping[str, Any]) -> tuple[float, float]:
+    """Low overlap first, then large landmark errors; pairs without numbers last."""
+    return row.get("dice/mean/final", 1.0), -row.get("tre_mm/mean/final", 0.0)
+
+
+def _means(metrics: Mapping[str, Any], shown: Sequence[str]) -> list[list]:
+    rows = []
+    for key in shown:
         entries = [metrics.get(f"{key}/mean/{stage}") for stage in STAGES]
-        if any(entries):
-            means.append([name, *(_spread(e) for e in entries), entries[0]["n"]])
-    for key, name in (("folds_percent", "folds (%)"), ("sdlogj", "SDlogJ (det + 3)"), ("sdlogj_plain", "SDlogJ")):
+        rows.append([TITLES[key], *(_spread(e) for e in entries), entries[0]["n"]])
+    for key in ("folds_percent", "sdlogj", "sdlogj_plain"):
         if entry := metrics.get(f"field/{key}"):
-            means.append([name, None, None, _spread(entry), entry["n"]])
-    body += ["<h2>Mean ± standard deviation over pairs</h2>", table(("", *STAGES, "pairs"), means)]
-    shown = [key for key in NAMES if f"{key}/mean/initial" in metrics]
-    header = ["pair", "status", "regions", "seconds"]
-    header += [f"{NAMES[key]}, {stage}" for key in shown for stage in ("initial", "final")]
-    lines = []
-    for r in sorted(rows, key=lambda r: (r["status"] != "failed", r.get("dice/mean/final", 1.0))):
-        name = escape(r["name"])
-        link = f'<a href="{quote(r["name"])}/report.html">{name}</a>' if r["name"] in pages else name
-        numbers = [r.get(f"{key}/mean/{stage}") for key in shown for stage in ("initial", "final")]
-        status = Html(f'<span class="failed">{r["status"]}</span>') if r["status"] == "failed" else r["status"]
-        lines.append([Html(link), status, r.get("matches"), r.get("seconds"), *numbers])
-    body += ["<h2>Pairs, worst first</h2>", table(header, lines)]
-    return page(title, body)
+            rows.append([TITLES[key], None, None, _spread(entry), entry["n"]])
+    return rows
 
 
 def _spread(entry: Mapping[str, float] | None) -> str | None:
     return f"{entry['mean']:.4g} ± {entry['sd']:.2g}" if entry else None
+
+
+def distribution(rows: Sequence[Mapping[str, Any]], key: str):
+    """What draws one metric of all pairs, a box before and one after for each structure; None without numbers.
+
+    Args:
+        rows: pairs with keys such as "dice/left ventricle/final".
+        key: of the metric.
+    """
+    names = dict.fromkeys(k.split("/")[1] for row in rows for k in row if k.startswith(f"{key}/") and k.count("/") == 2)
+    names = [n for n in names if key != "tre_mm" or n == "mean"][:MOST_STRUCTURES]
+    values = {
+        stage: [[r[f"{key}/{n}/{stage}"] for r in rows if f"{key}/{n}/{stage}" in r] for n in names]
+        for stage in ("initial", "final")
+    }
+    if not any(len(v) > 1 for v in values["final"]):
+        return None
+
+    def draw(axis: Axes) -> None:
+        for shift, (stage, colour) in zip((-0.2, 0.2), (("initial", "tab:gray"), ("final", "tab:blue"))):
+            places = [i + shift for i in range(len(names))]
+            drawn = axis.boxplot(values[stage], positions=places, widths=0.3, patch_artist=True, manage_ticks=False)
+            for box in drawn["boxes"]:
+                box.set(facecolor=colour, alpha=0.4)
+            drawn["boxes"][0].set_label("before" if stage == "initial" else "after")
+            for place, points in zip(places, values[stage]):
+                axis.plot([place] * len(points), points, ".", color=colour, markersize=4)
+        axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axis.set_ylabel(TITLES[key])
+        axis.legend()
+
+    return draw

@@ -19,7 +19,7 @@ def overview(path: str | Path, panels: Mapping[str, Draw], title: str) -> None:
 
     Args:
         path: a PNG file.
-        panels: of :func:`scripts.report.panels.panels`; where there is no field, its places say so.
+        panels: of :func:`scripts.report.panels.panels`; without a field, its places are labelled so.
         title: line above the panels.
     """
     figure = Figure(figsize=(15, 10.4), dpi=80, layout="constrained")

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The pictures of a registration, one slice each: matched regions, checkerboards, deformation grid, Jacobian."""
+"""Pictures of one slice of a registration: matched regions, checkerboards, deformation grid, Jacobian."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from ..metrics.jacobian import jacobian_determinant
 from ..spatial.warp import warp
 
 SHOWN_PAIRS = 14
-FOLD_COLOUR = "#ff00d0"  # in neither the grey of the images nor the red and blue of the Jacobian
+FOLD_COLOUR = "#ff00d0"  # differs from the greys of the images and the red and blue of the Jacobian
 
 Draw = Callable[[Axes], None]
 
 
 @dataclass(frozen=True)
 class View:
-    """One slice of the working grid as it is shown.
+    """One slice of the working grid, turned for display.
 
     Attributes:
         plan: which axis is cut, and how a slice is turned.
@@ -62,12 +62,12 @@ class View:
 
     @property
     def name(self) -> str:
-        """For titles: nothing for a 2-D image, else the number of the slice."""
+        """Text for titles: the number of the slice, or nothing for a 2-D image."""
         return "" if self.plan.axis is None else f", slice {self.position}"
 
 
 def best_view(result: Registration, spacing: tuple[float, ...]) -> View:
-    """The slice that most matched regions cross; the middle one if none does."""
+    """The slice that most matched regions cross, or the middle one."""
     plan = result.fixed.plan
     if plan.axis is None:
         return View(plan, 0, spacing)
@@ -79,7 +79,7 @@ def best_view(result: Registration, spacing: tuple[float, ...]) -> View:
 
 
 def panels(image: Tensor, result: Registration, spacing: tuple[float, ...]) -> dict[str, Draw]:
-    """What draws each picture.
+    """Functions that draw the pictures.
 
     Args:
         image: (2C, *shape) the working pair in [0, 1], moving channels first.
@@ -121,20 +121,21 @@ def panels(image: Tensor, result: Registration, spacing: tuple[float, ...]) -> d
     return drawn
 
 
-def png(draw: Draw, side: float = 6.4) -> bytes:
-    """One picture by itself, ``side`` inches of 100 pixels."""
+def png(draw: Draw, side: float = 6.4, axes: bool = False) -> bytes:
+    """One picture alone, ``side`` inches of 100 pixels, with or without its axes."""
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
     draw(axis)
-    axis.set_axis_off()
+    if not axes:
+        axis.set_axis_off()
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
 
 
 def outline(axis: Axes, mask: NDArray, colour: NDArray, text: str) -> None:
-    """Fills and outlines a mask and writes its score in the middle."""
+    """Fills and outlines a mask and writes a text in its middle."""
     if not mask.any():
         return
     only = matplotlib.colors.ListedColormap([colour])
@@ -146,7 +147,7 @@ def outline(axis: Axes, mask: NDArray, colour: NDArray, text: str) -> None:
 
 
 def checkers(axis: Axes, a: NDArray, b: NDArray, aspect: float, title: str, fields: int = 8) -> None:
-    """Checkerboard of two images: edges run through where they agree."""
+    """Checkerboard of two images: edges continue across fields where the images agree."""
     rows, columns = np.ogrid[: a.shape[0], : a.shape[1]]
     first = (rows * fields // a.shape[0] + columns * fields // a.shape[1]) % 2 == 0
     axis.imshow(np.where(first[..., None] if a.ndim == 3 else first, a, b), cmap="gray", vmin=0, vmax=1, aspect=aspect)
@@ -174,9 +175,9 @@ def grid_lines(axis: Axes, moved: NDArray, ddf: Tensor, view: View) -> None:
 
 
 def jacobian_map(axis: Axes, ddf: Tensor, view: View) -> None:
-    """Jacobian determinant, red below 1 and blue above; folds in a colour of their own.
+    """Jacobian determinant, red below 1 and blue above, folds in magenta.
 
-    Where the field folds anywhere, the slice with the most folds is shown.
+    If the field folds anywhere, the slice with the most folds is shown.
     """
     determinant = jacobian_determinant(ddf)
     folds = determinant <= 0

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 
 from ..common.errors import InputError
 from ..common.files import there
+from ..common.staging import complete_result
 from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step
 from .fields import VECTOR, read_field, write_field
 from .files import load_numbers, read_itk
@@ -29,7 +30,7 @@ from .learn2reg import read_learn2reg, write_learn2reg
 NIFTI = (".nii", ".nii.gz")
 VECTOR_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")
 INVERSE = "inverse:"
-FIELD_NAME = "ddf.nii.gz"  # of a result folder
+FIELD_NAME, RECORD_NAME = "ddf.nii.gz", "correspondence.json"  # of a result folder
 WRITABLE = (*NIFTI, *VECTOR_IMAGES, *ITK_SUFFIXES, ".npz")
 
 
@@ -153,7 +154,7 @@ def suffix_of(path: str | Path, known: Sequence[str]) -> str:
 def _file(name: str) -> Path:
     path = Path(name)
     if os.path.isdir(path):
-        path = path / FIELD_NAME
+        path = (complete_result(path, RECORD_NAME) or path) / FIELD_NAME
         if not path.exists():
             raise InputError(f"{name} is a folder without {FIELD_NAME}; give a result folder or a transform file.")
     if not there(path):

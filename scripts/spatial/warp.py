@@ -143,4 +143,4 @@ def resize_ddf(ddf: Tensor, shape: Sequence[int]) -> Tensor:
     ratio = torch.tensor([new / old for new, old in zip(shape, ddf.shape[2:])], device=ddf.device, dtype=ddf.dtype)
     mode = "bilinear" if len(shape) == 2 else "trilinear"
     resized = F.interpolate(ddf, shape, mode=mode, align_corners=False)
-    return resized * ratio.view(1, -1, *[1] * len(shape))
+    return resized.mul_(ratio.view(1, -1, *[1] * len(shape)))  # in place: a field of a whole CT is 1 GB

@@ -23,12 +23,14 @@ from .measure import measure_case
 logger = logging.getLogger(__name__)
 
 STRUCTURED = tuple(LABEL_METRICS)
+MEANS_ONLY = ("region_dice", "tre_mm")  # their parts are not the same in every case
 FIELD_KEYS = ("folds_percent", "sdlogj", "sdlogj_plain", "mean_displacement_mm", "max_displacement_mm")
 DEFINITIONS = {
     "dice": "2 |A and B| / (|A| + |B|), labels moved with the nearest neighbour; structures that both images have",
     "hd95_mm": "larger of the two directed 95th percentiles of the border distances, mm of the fixed image",
     "assd_mm": "mean border distance of both directions, mm of the fixed image",
     "centroid_mm": "distance of the centroids of a structure, mm of the fixed image",
+    "region_dice": "Dice of the exact regions of each pair, of result folders; the structure is the number of the pair",
     "tre_mm": "distance of the mapped fixed landmark from the moving landmark, mm",
     "sdlogj": "standard deviation of log(clamp(det + 3, 1e-9, 1e9)), the convention of Learn2Reg",
     "sdlogj_plain": "standard deviation of log(clamp(det, 1e-9, 1e9))",
@@ -140,12 +142,12 @@ def summarise(results: dict[str, dict], titles: dict[str, str] | None = None) ->
         titles: structure names by label value, as text.
     """
     rows = []
-    for key in (*STRUCTURED, "tre_mm"):
+    for key in (*STRUCTURED, *MEANS_ONLY):
         values: dict[tuple[str, str], list[float]] = {}
         for metrics in results.values():
             for stage, scores in metrics.get(key, {}).items():
                 for structure, value in scores.items():
-                    if key == "tre_mm" and structure != "mean":
+                    if key in MEANS_ONLY and structure != "mean":
                         continue
                     if value is not None:
                         values.setdefault((structure, stage), []).append(value)
@@ -177,7 +179,7 @@ def write_tables(folder: Path, report: dict, titles: dict[str, str]) -> None:
     wide, long = [], []
     for name, metrics in report["cases"].items():
         row: dict = {"case": name}
-        for key in (*STRUCTURED, "tre_mm"):
+        for key in (*STRUCTURED, *MEANS_ONLY):
             for stage in metrics.get(key, {}):
                 row[f"{key}_{stage}"] = metrics[key][stage]["mean"]
         wide.append(row | {key: metrics["field"].get(key) for key in FIELD_KEYS})

@@ -12,6 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
+from ..common.staging import complete_result
+from ..correspondence.moved_regions import region_dice
+from ..correspondence.region_pairs import FILES as REGION_FILES
+from ..correspondence.region_pairs import read_region_pairs
 from ..data.reader import Volume, read_volume
 from ..metrics.assembly import common_values, field_metrics, label_metrics, landmark_metrics, plain
 from ..spatial.chain import Field, Linear, Step, map_points
@@ -38,8 +42,8 @@ def measure_case(
         structures: label values to compare; None takes those that both label maps have.
 
     Returns:
-        metrics ready for JSON ("dice", "hd95_mm", "assd_mm" by stage and structure; "tre_mm" by stage; "field"), the
-        chain, and the fixed grid.
+        metrics ready for JSON ("dice", "hd95_mm" and more by stage and structure; "tre_mm" by stage; "region_dice" by
+        stage and pair, of a result folder; "field"), the chain, and the fixed grid.
 
     Raises:
         InputError: whatever cannot be used, in one sentence.
@@ -66,6 +70,9 @@ def measure_case(
         if len(points[0]) != len(points[1]):
             raise InputError(f"Case {case.name} has {len(points[0])} fixed and {len(points[1])} moving landmarks.")
         result |= landmark_metrics(((s, map_points(chain, points[0])) for s, chain in stages.items()), points[1])
+    folder = complete_result(transform_names(case.transforms)[0], RECORD)
+    if not learn2reg and folder is not None and (folder / REGION_FILES["fixed"]).is_file():
+        result |= region_dice(read_region_pairs(folder), stages)
     field = as_field(steps, fixed)
     ddf = torch.from_numpy(np.ascontiguousarray(voxel_displacement(field.u_lps, fixed)))[None]
     result |= field_metrics(ddf, fixed.spacing, LEARN2REG_MARGIN if learn2reg else 0)
@@ -93,7 +100,7 @@ def _overlap(
 def _aligned(case: Case) -> dict[str, list[Step]]:
     """The stage after the initial alignment, where a result folder tells of one."""
     names = transform_names(case.transforms)
-    record = Path(names[0]) / RECORD if len(names) == 1 else Path()
+    record = (complete_result(names[0], RECORD) or Path(names[0])) / RECORD if len(names) == 1 else Path()
     if not record.is_file():
         return {}
     try:

@@ -20,6 +20,7 @@ from ..spatial.inversion import invert_points
 from ..spatial.landmark_files import SUFFIXES, Landmarks, read_landmark_file, write_landmark_file
 from ..spatial.resampling import INTERPOLATIONS, resample_image, resample_labels
 from ..spatial.transform_files import read_chain, suffix_of, transform_paths
+from .warp_regions import has_layers, warp_regions
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ def warp(
     if str(input).lower().endswith(SUFFIXES):
         steps = read_chain(transforms, fixed_grid, moving_grid, learn2reg=learn2reg)
         return _warp_landmarks(input, output, steps, fixed_grid, moving_grid, direction, points_frame, inputs)
+    if has_layers(input):
+        return warp_regions(input, output, transforms, fixed_grid, moving_grid, learn2reg, inputs)
     suffix_of(output, IMAGES)
     volume = read_volume(input, frame=frame)
     is_label = _is_label(volume) if label is None else label

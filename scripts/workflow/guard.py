@@ -7,12 +7,13 @@ import atexit
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.lock import locked
+from .output_folder import check_inputs
 
 STORE = ".cache"  # folder in the output folder where masks are kept by default
 _held = threading.local()  # .folders: those that this thread has locked
@@ -58,14 +59,19 @@ def sole_writer(folder: str | Path) -> Iterator[Path]:
             folders.discard(name)
 
 
-def hold(folder: str | Path) -> None:
+def hold(folder: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
     """Locks an output folder until the program ends: how a config that MONAI's own command runs begins.
 
     Does nothing where this thread has locked it, nor in any but the first of several processes that share the work.
 
+    Args:
+        folder: of the results.
+        inputs: files and folders that no result may overwrite; None is ignored.
+
     Raises:
-        InputError: see :func:`sole_writer`.
+        InputError: see :func:`sole_writer`; or a result would overwrite an input.
     """
+    check_inputs(Path(folder), inputs)
     if int(os.environ.get("RANK", "0")) or Path(folder).resolve() in _folders():
         return
     stack = ExitStack()

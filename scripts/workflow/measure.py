@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Measuring a registered pair without writing its images, for cohorts."""
+"""Measuring a registered pair without writing its images, for tables of many pairs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..metrics.pair import pair_metrics
 
 
 class MeasurePair(Transform):
-    """The metrics that :class:`scripts.workflow.outputs.SaveRegistration` writes, on the native grid.
+    """Computes the metrics that :class:`scripts.workflow.outputs.SaveRegistration` writes, on the native grid.
 
     Input: a dict with "pair" and "pred" (a registration).
 

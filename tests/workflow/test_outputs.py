@@ -14,15 +14,23 @@ import torch
 from PIL import Image
 
 from scripts.common.errors import InputError
+from scripts.common.staging import recover
+from scripts.correspondence.region_pairs import native_masks, read_region_pairs
 from scripts.data.pair import LoadPair, one_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
+from scripts.data.segmentations import read_segmentation
 from scripts.roi.dense import DenseSettings
 from scripts.roi.registration import ROIRegistration
 from scripts.sam.everything import EverythingMode
-from scripts.spatial.geometry import Geometry, resample
-from scripts.workflow.guard import check_output_dir
-from scripts.workflow.outputs import SaveRegistration, paint
+from scripts.spatial.geometry import resample
+from scripts.spatial.transform_files import transform_paths
+from scripts.verbs.evaluate import evaluate
+from scripts.verbs.warp import warp
+from scripts.workflow.correspondence_record import doubts
+from scripts.workflow.guard import check_output_dir, hold
+from scripts.workflow.output_folder import FILES, check_inputs
+from scripts.workflow.outputs import SaveRegistration
 from tests.conftest import rotation
 from tests.roi.perfect import perfect_registration
 
@@ -59,8 +67,9 @@ def test_everything_is_there(written):
     folder, _, out = written
     names = {p.name for p in folder.iterdir()}
     assert names == set(out["files"]) == {
-        "moving_rois.nii.gz", "fixed_rois.nii.gz", "correspondence.json", "ddf.nii.gz", "moved.nii.gz",
-        "moved_label.nii.gz", "moved_landmarks.csv", "overview.png", "report.html",
+        "moving_rois.nii.gz", "fixed_rois.nii.gz", "moving_rois.seg.nrrd", "fixed_rois.seg.nrrd", "ddf.nii.gz",
+        "moved.nii.gz", "moved_label.nii.gz", "moved_landmarks.csv", "overview.png", "report.html",
+        "correspondence.json",
     }  # fmt: skip
 
 
@@ -187,6 +196,8 @@ def test_nothing_found_writes_what_there_is(tmp_path, heart_files):
     record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
     assert record["pairs"] == [] and record["regions_found"] == {"moving": 2, "fixed": 0}
     assert set(np.unique(nib.load(tmp_path / "moving_regions.nii.gz").dataobj)) == {0, 1, 2}
+    names = [s.name for s in read_segmentation(tmp_path / "moving_regions.seg.nrrd").segments]
+    assert names == ["region 1", "region 2"]
 
 
 def test_what_an_earlier_run_left_goes(written, tmp_path, heart_files):
@@ -241,17 +252,6 @@ def test_pictures_of_unusual_values(tmp_path, kind):
     np.testing.assert_allclose(stored, (grey > 0.3) * 255 if kind == "bilevel" else grey, atol=1e-5)
 
 
-def test_small_regions_lie_on_top():
-    masks = torch.zeros(2, 8, 8, dtype=torch.uint8)
-    masks[0, 2:4, 2:4], masks[1, 1:7, 1:7] = 255, 255
-    grid = Geometry((8, 8), np.eye(4))
-    labels = paint(masks, grid, grid, np.eye(4))
-    assert (labels[2:4, 2:4] == 1).all()
-    assert (labels == 2).sum() == 32
-    finer = paint(masks, grid, grid.resized((16, 16)), np.eye(4))
-    assert (finer[4:8, 4:8] == 1).all()
-
-
 def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"Nothing can be written to .*file"):
@@ -278,7 +278,123 @@ def test_failure_leaves_the_old_result(written, tmp_path, monkeypatch):
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr(nib, "save", full)
-    with pytest.raises(InputError, match=r"No space left on device.*nothing was replaced"):
+    with pytest.raises(InputError, match=r"No space left on device.*complete earlier result"):
         SaveRegistration(str(tmp_path))(data)
     assert {p.name for p in tmp_path.iterdir()} == {"correspondence.json", "moved.nii.gz"}
     assert (tmp_path / "moved.nii.gz").read_text(encoding="utf-8") == "old"
+
+
+def test_region_files_hold_the_matched_regions_exactly(written, tmp_path):
+    """Nested and overlapping regions too: here each pair also gets the union of the first two as a region."""
+    _, data, _ = written
+    result, pair = data["pred"], data["pair"]
+    masks = {}
+    for role in ("moving", "fixed"):
+        whole = getattr(result, f"{role}_masks").clone()
+        whole[0] = torch.maximum(whole[0], whole[1])
+        masks[role] = whole
+    nested = replace(result, moving_masks=masks["moving"], fixed_masks=masks["fixed"])
+    SaveRegistration(str(tmp_path), overview=False)({**data, "pred": nested})
+    record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
+    assert record["region_files"]["exact"] == ["moving_rois.seg.nrrd", "fixed_rois.seg.nrrd"]
+    assert record["region_files"]["quick_view"] == ["moving_rois.nii.gz", "fixed_rois.nii.gz"]
+    measured = evaluate(transforms=str(tmp_path), output_dir=tmp_path / "measured", progress=False)["cases"]["1"]
+    assert set(measured["region_dice"]["final"]) == {"1", "2", "3", "mean"}
+    assert measured["region_dice"]["final"]["mean"] > measured["region_dice"]["initial"]["mean"] + 0.1
+    warp(tmp_path / "moving_rois.seg.nrrd", tmp_path / "moved.seg.nrrd", str(tmp_path), progress=False)
+    arrived = read_segmentation(tmp_path / "moved.seg.nrrd")
+    assert arrived.geometry.shape == pair.fixed.geometry.shape
+    assert (arrived.mask(0) & arrived.mask(1)).any() and [s.name for s in arrived.segments] == [
+        f"pair {p['number']} ({p['score']:.2f})" for p in record["pairs"]
+    ]
+    with pytest.raises(InputError, match=r"only a \.seg\.nrrd file can hold"):
+        warp(tmp_path / "moving_rois.seg.nrrd", tmp_path / "moved.nii.gz", str(tmp_path))
+    found = read_region_pairs(tmp_path)
+    assert found.scores == tuple(p["score"] for p in record["pairs"])
+    for role, transform in (("moving", np.linalg.inv(pair.transform)), ("fixed", np.eye(4))):
+        grid = getattr(pair, role).geometry
+        for k, mask in enumerate(native_masks(masks[role], pair.working, grid, transform)):
+            np.testing.assert_array_equal(getattr(found, role).mask(k), mask)
+        assert (getattr(found, role).mask(0) & getattr(found, role).mask(1)).any()
+
+
+@pytest.mark.parametrize("damage", ["ddf", "score"])
+def test_numbers_that_are_not_finite_are_not_written(written, tmp_path, damage):
+    _, data, _ = written
+    result = replace(data["pred"], ddf=data["pred"].ddf.clone())
+    if damage == "ddf":
+        result.ddf[0, 1, 3, 4, 5] = float("nan")
+    else:
+        result.matches = replace(result.matches, score=result.matches.score * float("inf"))
+    with pytest.raises(InputError, match=r"not finite, so nothing was written"):
+        SaveRegistration(str(tmp_path / "out"))({**data, "pred": result})
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_never_overwritten(written, tmp_path):
+    """By the same path, by a link to it, and as the folder of a series; checked before anything is written."""
+    _, data, _ = written
+    moved = tmp_path / "moved.nii.gz"
+    moved.write_bytes(b"image")
+    (tmp_path / "link.nii.gz").symlink_to(moved)
+    for name in (moved, tmp_path / "link.nii.gz"):
+        with pytest.raises(InputError, match=r"would be overwritten"):
+            check_inputs(tmp_path, [None, name])
+    with pytest.raises(InputError, match="is an input as well as the output folder"):
+        hold(tmp_path, [tmp_path])
+    pair = replace(data["pair"], moving=replace(data["pair"].moving, path=str(moved)))
+    with pytest.raises(InputError, match=r"would be overwritten"):
+        SaveRegistration(str(tmp_path))({**data, "pair": pair})
+    assert moved.read_bytes() == b"image" and len(list(tmp_path.iterdir())) == 2
+    check_inputs(tmp_path / "new", [moved])
+
+
+def test_one_list_of_warnings(written, tmp_path, caplog):
+    _, data, _ = written
+    result = replace(data["pred"], ddf=data["pred"].ddf * 0, warnings=["of the run"])
+    with caplog.at_level("WARNING"):
+        SaveRegistration(str(tmp_path))({**data, "pred": result, "warnings": ["of the images", "of the run"]})
+    record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
+    assert record["warnings"][:2] == ["of the images", "of the run"]
+    assert record["warnings"][2].startswith("The mean displacement is 0 mm")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count('<p class="warn">') == len(record["warnings"])
+    assert all(sentence in caplog.text for sentence in record["warnings"])
+
+
+def test_doubts_are_stated(written):
+    record = json.loads((written[0] / "correspondence.json").read_text(encoding="utf-8"))
+    spacing = min(record["working_grid"]["spacing_mm"])
+    record["metrics"] = {
+        "field": {"mean_displacement_mm": 0.09 * spacing, "folds_percent": 1.1},
+        "dice": {"initial": {"mean": 0.5}, "final": {"mean": 0.4}},
+        "tre_mm": {"initial": {"mean": 5.0}, "final": {"mean": 4.0}},
+    }
+    sentences = doubts({**record, "pairs": record["pairs"][:2]})
+    assert [s.split()[0] for s in sentences] == ["The", "1.1", "Only", "Dice"]
+    record["metrics"]["field"] = {"mean_displacement_mm": 0.11 * spacing, "folds_percent": 0.9}
+    record["metrics"]["dice"]["final"]["mean"] = 0.6
+    assert doubts({**record, "pairs": record["pairs"][:3]}) == []
+
+
+def test_keep_chooses_what_is_written(written, tmp_path):
+    _, data, _ = written
+    out = SaveRegistration(str(tmp_path), keep=["ddf", "moved_landmarks"])(data)
+    assert set(out["files"]) == {"ddf.nii.gz", "moved_landmarks.csv", "correspondence.json"}
+    with pytest.raises(InputError, match="got 'filed'"):
+        SaveRegistration(str(tmp_path), keep=["filed"])
+
+
+def test_a_replacement_that_was_interrupted_is_read_and_finished(written, tmp_path):
+    """Readers take the complete result while it is being put in place, and the next run finishes the replacement."""
+    _, data, _ = written
+    SaveRegistration(str(tmp_path), overview=False)({**data, "pred": replace(data["pred"], ddf=data["pred"].ddf * 0)})
+    still = (tmp_path / "ddf.nii.gz").read_bytes()
+    SaveRegistration(str(tmp_path / "new"), overview=False)(data)
+    (tmp_path / "new").rename(tmp_path / ".committed")
+    (tmp_path / "correspondence.json").unlink()
+    assert transform_paths(str(tmp_path)) == [tmp_path / ".committed" / "ddf.nii.gz"]
+    measured = evaluate(transforms=str(tmp_path), output_dir=tmp_path / "measured", progress=False)["cases"]["1"]
+    assert measured["field"]["mean_displacement_mm"] > 1
+    recover(tmp_path, "correspondence.json", FILES)
+    assert (tmp_path / "ddf.nii.gz").read_bytes() != still and not (tmp_path / ".committed").exists()

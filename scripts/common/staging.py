@@ -1,0 +1,95 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""A folder of results that changes as one: at any moment either the old or the new result is complete.
+
+New files are written into a hidden folder beside their destination. Renaming that folder to ``.committed`` is the one
+step that decides: before it the old result stands untouched; after it the new result is complete in ``.committed`` and
+is put in place by links, the record last. Whoever comes next finishes an interrupted replacement (:func:`recover`).
+Readers find the complete result with :func:`complete_result`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PREFIX = ".writing-"
+OWN_PREFIX = ".writing-result-"  # written under the lock of the folder, so none is in use when another writer starts
+COMMITTED = ".committed"
+ABANDONED_SECONDS = 24 * 3600  # any other file still being written after a day belongs to a process that was killed
+
+
+@contextmanager
+def staged(folder: Path, record: str, known: Collection[str]) -> Iterator[Path]:
+    """A temporary folder whose files replace the old result at once; an exception leaves the old result as it is.
+
+    The caller holds the lock of the folder.
+
+    Args:
+        folder: of the result; it exists. Files that belong to no result are left alone.
+        record: name of the file that describes a result; a folder without it contains no result.
+        known: names of all files that a result can contain; old ones that the new result lacks are deleted.
+
+    Yields:
+        the folder to write into; it must contain the record in the end.
+    """
+    recover(folder, record, known)
+    part = Path(tempfile.mkdtemp(prefix=OWN_PREFIX, dir=folder))
+    try:
+        yield part
+        part.chmod(0o755)  # mkdtemp makes it private
+        part.rename(folder / COMMITTED)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    recover(folder, record, known)
+
+
+def recover(folder: Path, record: str, known: Collection[str]) -> None:
+    """Finishes a replacement that was interrupted, and deletes what killed processes left behind."""
+    committed = folder / COMMITTED
+    if (committed / record).is_file() and not committed.is_symlink():
+        names = [p.name for p in committed.iterdir() if p.name != record]
+        if (folder / record).exists():
+            for name in set(known) - {*names, record}:
+                (folder / name).unlink(missing_ok=True)
+            (folder / record).unlink()  # last, so that an interrupted replacement deletes the rest next time
+        for name in [*names, record]:
+            _place(committed / name, folder / name)
+        # Without its record the copy no longer counts as a result.
+        (committed / record).unlink()
+    _remove(committed)
+    for left in folder.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if left.name.startswith(OWN_PREFIX) or time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                _remove(left)
+
+
+def complete_result(folder: str | Path, record: str) -> Path | None:
+    """Where the complete result of a folder is; None if it contains none."""
+    folder = Path(folder)
+    return next((place for place in (folder / COMMITTED, folder) if (place / record).is_file()), None)
+
+
+def _place(source: Path, target: Path) -> None:
+    """Puts a file in place in one step and keeps the source."""
+    beside = target.with_name(f"{OWN_PREFIX}{target.name}")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(source, beside)
+    except OSError:  # a file system without links
+        shutil.copy2(source, beside)
+    beside.replace(target)
+
+
+def _remove(path: Path) -> None:
+    """Deletes a folder, and of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)

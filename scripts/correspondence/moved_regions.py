@@ -1,0 +1,49 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Exact regions moved by a registration, and how well the regions of a pair overlap then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from ..data.segmentations import Segmentation
+from ..metrics.assembly import mean_known
+from ..metrics.overlap import dice
+from ..spatial.chain import Step
+from ..spatial.geometry import Geometry
+from ..spatial.resampling import resample_image
+from .region_pairs import RegionPairs
+
+
+def move_regions(regions: Segmentation, grid: Geometry, steps: Sequence[Step]) -> tuple[Segmentation, float]:
+    """Takes the regions of the moving image to another grid: nearest voxel, overlaps kept.
+
+    Args:
+        regions: on the grid of the moving image.
+        grid: of the fixed image.
+        steps: chain from the world of the fixed image to that of the moving image.
+
+    Returns:
+        The regions on the grid, and the share of its voxels that lie in the moving image.
+    """
+    layers, inside = resample_image(regions.layers, regions.geometry, grid, steps, interpolation="nearest")
+    return Segmentation(layers, grid, regions.segments), inside
+
+
+def region_dice(pairs: RegionPairs, stages: Mapping[str, Sequence[Step]]) -> dict[str, dict]:
+    """Dice of each region pair by stage and number, and their mean, under "region_dice".
+
+    Args:
+        pairs: the exact regions.
+        stages: chain of each stage.
+    """
+    result = {}
+    for stage, steps in stages.items():
+        moved, _ = move_regions(pairs.moving, pairs.fixed.geometry, steps)
+        scores = {}
+        for k in range(len(pairs)):
+            both = torch.from_numpy(moved.mask(k)), torch.from_numpy(pairs.fixed.mask(k))
+            scores[k + 1] = dice(*both, [1])[1]
+        result[stage] = scores | {"mean": mean_known(scores.values())}
+    return {"region_dice": result}

@@ -1,0 +1,137 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Exact region pairs: every region whole on the grid of its image, though regions overlap and contain each other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..common.errors import InputError
+from ..common.staging import complete_result
+from ..data.segmentations import Segmentation, pack, read_segmentation
+from ..metrics.overlap import bounding_box
+from ..spatial.geometry import Geometry, apply_affine, resample
+from ..spatial.transform_files import RECORD_NAME as RECORD
+
+FILES = {"moving": "moving_rois.seg.nrrd", "fixed": "fixed_rois.seg.nrrd"}
+
+
+@dataclass(frozen=True, eq=False)
+class RegionPairs:
+    """The K region pairs of a result, best first.
+
+    Attributes:
+        names: of the pairs, e.g. "pair 3 (0.94)".
+        scores: of the pairs, in [0, 1].
+        moving: the regions of the moving image; ``moving.mask(k)`` is (*shape) bool.
+        fixed: those of the fixed image; region k corresponds to moving region k.
+    """
+
+    names: tuple[str, ...]
+    scores: tuple[float, ...]
+    moving: Segmentation
+    fixed: Segmentation
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_region_pairs(folder: str | Path) -> RegionPairs:
+    """Reads the exact region pairs of a result folder.
+
+    Raises:
+        InputError: the folder contains no complete result, no region pairs, or files that do not belong together.
+    """
+    place = complete_result(folder, RECORD)
+    if place is None:
+        raise InputError(f"{folder} contains no complete result of a registration; give the folder of one.")
+    if not all((place / name).is_file() for name in FILES.values()):
+        raise InputError(f"{folder} contains no region pairs ({', '.join(FILES.values())}); register the pair again.")
+    try:
+        pairs = json.loads((place / RECORD).read_text(encoding="utf-8"))["pairs"]
+        scores = tuple(float(p["score"]) for p in pairs)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{place / RECORD} is damaged; register the pair again.") from error
+    moving, fixed = (read_segmentation(place / name) for name in FILES.values())
+    if not len(scores) == len(moving.segments) == len(fixed.segments):
+        raise InputError(f"The region files of {folder} do not belong to its {RECORD}; register the pair again.")
+    return RegionPairs(tuple(s.name for s in fixed.segments), scores, moving, fixed)
+
+
+def pair_names(scores: Tensor) -> list[str]:
+    """Name of each pair: its number and its score."""
+    return [f"pair {k + 1} ({score:.2f})" for k, score in enumerate(scores.tolist())]
+
+
+def segment(masks: Tensor, names: list[str], working: Geometry, target: Geometry, transform: NDArray) -> Segmentation:
+    """Regions as a segmentation on the grid of an image; the arguments are those of :func:`native_masks`."""
+    return pack(native_masks(masks, working, target, transform), names, target)
+
+
+def native_masks(masks: Tensor, working: Geometry, target: Geometry, transform: NDArray) -> Iterator[NDArray]:
+    """Regions on the grid of an image, one after the other: (*target.shape) bool.
+
+    A voxel belongs to a region that covers at least half of it.
+
+    Args:
+        masks: (K, *working.shape) uint8 coverage 0..255.
+        working: their grid.
+        target: grid of the image.
+        transform: (4, 4) target world to working world, RAS mm.
+    """
+    to_target = np.linalg.inv(target.affine) @ np.linalg.inv(transform) @ working.affine
+    for mask in masks:
+        found = np.zeros(target.shape, bool)
+        if mask.any():
+            box = bounding_box(mask > 0, margin=1)
+            place = _box_around(box, to_target, target.shape)
+            if all(s.start < s.stop for s in place):
+                part = mask[box][None].float()
+                part = resample(part, _crop(working, box), _crop(target, place), transform, fill=0.0)[0]
+                found[place] = (part >= 127.5).numpy()
+        yield found
+
+
+def quick_view(regions: Segmentation) -> NDArray:
+    """One label map of all regions, (*shape): region k has the value k + 1, and small regions cover large ones."""
+    sizes = np.zeros(len(regions.segments) + 1, np.int64)
+    for layer in regions.layers:
+        counts = np.bincount(layer.ravel(), minlength=len(sizes))
+        sizes[1:] += counts[1:]
+    sizes[0] = np.iinfo(np.int64).max
+    order = np.lexsort((np.arange(len(sizes)), -sizes))  # painted in this order
+    rank = np.empty(len(sizes), np.int32)
+    rank[order] = np.arange(len(sizes))
+    labels = regions.layers[0].copy()
+    for layer in regions.layers[1:]:
+        on = layer > 0
+        under, over = labels[on], layer[on]
+        labels[on] = np.where(rank[over] > rank[under], over, under)
+    return labels
+
+
+def masks_tensor(regions: Segmentation) -> Tensor:
+    """All regions as coverage (K, *shape) uint8 0 or 255, the form of :class:`Registration`."""
+    return torch.stack([torch.from_numpy(regions.mask(k)) for k in range(len(regions.segments))]).to(torch.uint8) * 255
+
+
+def _box_around(box: tuple[slice, ...], to_target: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The voxels of the target that a box of the working grid can reach."""
+    n = len(shape)
+    ends = [(s.start - 1.0, s.stop) for s in box] + [(0.0,)] * (3 - n)
+    corners = apply_affine(to_target, np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))[:, :n]
+    low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int) + 1
+    return tuple(slice(max(0, a), min(s, b)) for a, b, s in zip(low, high, shape))
+
+
+def _crop(grid: Geometry, box: tuple[slice, ...]) -> Geometry:
+    move = np.eye(4)
+    move[: grid.ndim, 3] = [s.start for s in box]
+    return Geometry(tuple(s.stop - s.start for s in box), grid.affine @ move)

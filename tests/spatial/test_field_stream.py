@@ -1,0 +1,30 @@
+"""A field written slab by slab is the same file as one written at once."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+
+from scripts.spatial import field_stream
+from scripts.spatial.field_stream import stream_field
+from scripts.spatial.fields import write_field
+from scripts.spatial.geometry import world_displacement
+from tests.conftest import oblique, rotation, smooth_field
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (12, 9, 7)])
+@pytest.mark.parametrize("slab_voxels", [1, 250, 10**6])
+def test_the_bytes_are_the_same(tmp_path, shape, slab_voxels, monkeypatch):
+    monkeypatch.setattr(field_stream, "SLAB_VOXELS", slab_voxels)
+    grid = oblique(shape, (1.5, 2.0, 4.0)[: len(shape)])
+    transform = np.eye(4)
+    transform[:3, :3], transform[:3, 3] = rotation((1, 0, 2), 7), (4.0, -3.0, 2.0)
+    ddf = smooth_field(shape, 2.0)
+    stream_field(tmp_path / "slabs.nii.gz", ddf, grid, transform)
+    write_field(tmp_path / "whole.nii.gz", world_displacement(ddf[0].numpy(), grid, transform), grid)
+    slabs, whole = (gzip.decompress((tmp_path / f"{n}.nii.gz").read_bytes()) for n in ("slabs", "whole"))
+    assert slabs[:352] == whole[:352]
+    values = [np.frombuffer(b[352:], np.float32) for b in (slabs, whole)]
+    np.testing.assert_allclose(*values, rtol=1e-6, atol=1e-6)
