@@ -50,13 +50,17 @@ def channels_of(image: sitk.Image) -> tuple[NDArray, NDArray]:
 
 
 def write_itk(path: str | Path, image: sitk.Image) -> None:
-    """Writes an image in the format of its suffix, compressed.
+    """Writes an image in the format of its suffix, compressed, and reads it back: ITK ignores a disk that is full.
 
     Raises:
-        OSError: ITK could not write it.
+        OSError: the file does not contain the image.
     """
     try:
         with quiet_itk():
             sitk.WriteImage(image, itk_name(path), True)
+            written = sitk.ReadImage(itk_name(path))
     except RuntimeError as error:
         raise OSError(f"ITK cannot write {Path(path).name}; the disk may be full") from error
+    before, after = (sitk.GetArrayViewFromImage(i).ravel() for i in (image, written))
+    if not np.array_equal(before, after, equal_nan=before.dtype.kind == "f"):
+        raise OSError(f"{Path(path).name} is not complete; the disk may be full")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .files import itk_name, load_itk_transform, quiet_itk
 from .geometry import LPS, Geometry
 from .itk_images import channels_of, itk_image, placed
 
+HDF5_BYTES = 1 << 16  # of a file without values
 ITK_SUFFIXES = (".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
 
 
@@ -102,21 +104,37 @@ def write_itk_transform(path: str | Path, steps: Sequence[Step]) -> None:
     suffix = Path(path).suffix.lower()
     if suffix in (".mat", ".xfm") and len(steps) > 1:
         raise InputError(f"{Path(path).name}: {suffix} files hold one transform, not {len(steps)}; write .h5 or .tfm.")
+    hdf5 = suffix in (".h5", ".hdf5")
+    size = 24 * sum(s.u_lps.size // 3 for s in steps if isinstance(s, Field)) + HDF5_BYTES
+    free = shutil.disk_usage(Path(path).parent).free
+    if hdf5 and size > free:  # when HDF5 itself meets a full disk, it ends the process with a segmentation fault
+        raise OSError(f"the disk has {free >> 20} MB free, and {size >> 20} MB are needed")
     transform = to_itk(steps)
     try:
         with quiet_itk():
             sitk.WriteTransform(transform, itk_name(path))
-            # ITK reports no error when the disk is full while it writes text; then numbers are missing at the end.
-            complete = suffix in (".h5", ".hdf5") or _numbers(sitk.ReadTransform(itk_name(path))) == _numbers(transform)
+            # ITK reports no error when the disk is full while it writes text; numbers are then missing or cut.
+            complete = hdf5 or _same(sitk.ReadTransform(itk_name(path)), transform)
     except RuntimeError:
         complete = False
     if not complete:
         raise OSError(f"ITK cannot write {Path(path).name}; the disk may be full")
 
 
-def _numbers(transform: sitk.Transform) -> list[int]:
-    """How many parameters each part of a transform has."""
-    return [part.GetNumberOfParameters() + part.GetNumberOfFixedParameters() for part in _flat(transform)]
+def _same(a: sitk.Transform, b: sitk.Transform) -> bool:
+    """Whether two transforms agree but for the rounding of a text file."""
+    parts = _flat(a), _flat(b)
+    return len(parts[0]) == len(parts[1]) and all(
+        np.allclose(x, y, rtol=1e-9, atol=1e-9) if x.shape == y.shape else False
+        for pair in zip(*parts)
+        for x, y in zip(*map(_values, pair))
+    )
+
+
+def _values(part: sitk.Transform) -> tuple[NDArray, NDArray]:
+    if isinstance(part, sitk.DisplacementFieldTransform):  # its parameters as a tuple would fill the memory
+        return np.asarray(part.GetFixedParameters()), sitk.GetArrayViewFromImage(part.GetDisplacementField())
+    return np.asarray(part.GetFixedParameters()), np.asarray(part.GetParameters())
 
 
 def _linear(matrix: NDArray) -> sitk.AffineTransform:

@@ -21,6 +21,7 @@ from scipy import ndimage
 from ..common.errors import InputError
 from ..common.files import existing
 from .chain import Field, GridMap, Step
+from .fields import check_finite
 from .files import check_size, load_array, readable
 from .geometry import LPS, Geometry
 
@@ -115,6 +116,7 @@ def write_learn2reg(
         disp[0, :, :, k] = index[0].T - axes[0][:, None]
         disp[1, :, :, k] = index[1].T - axes[1]
         disp[2, :, :, k] = index[2].T - k
+    check_finite(disp)
     path = Path(path)
     if path.suffix.lower() == ".npz":
         np.savez_compressed(path, disp.astype(np.float16) if layout == "first" else np.moveaxis(disp, 0, -1))

@@ -14,7 +14,7 @@ from ..common.errors import InputError
 from ..common.files import there
 from ..common.staging import complete_result
 from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step
-from .fields import VECTOR, read_field, write_field
+from .fields import VECTOR, check_finite, read_field, write_field
 from .files import load_numbers, read_itk
 from .geometry import FARTHEST_MM, LPS, Geometry, same_grid, usable
 from .itk_images import write_itk
@@ -130,6 +130,7 @@ def write_chain(
         write_learn2reg(path, steps, grid, moving or grid, layout)
         return
     field = as_field(steps, grid)
+    check_finite(field.u_lps)
     if kind in NIFTI:
         write_field(path, field.u_lps, grid, intent)
     elif kind in VECTOR_IMAGES:
