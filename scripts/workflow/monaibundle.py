@@ -15,6 +15,7 @@ from monai.transforms import Transform
 
 from ..common.errors import InputError
 from ..correspondence.result import Registration
+from ..data.batches import inference_batch
 from ..data.pair import Pair
 from ..spatial.geometry import resample_map
 
@@ -34,10 +35,18 @@ class RequestedPair(Transform):
         return {**data, "fixed": data["image"]}
 
 
+class NetworkInput(Transform):
+    """Joins the images and their masks to "image" (4, *shape), as the bundle's own engine does for its batches."""
+
+    def __call__(self, data: Mapping) -> dict:
+        batch = {"image": data["image"][None], "masks": data["masks"]}
+        return {**data, "image": inference_batch(batch, "cpu")[0][0]}
+
+
 class CarriedLabels(Transform):
     """The labels of the moving image on the grid of the fixed one, as the answer to a request.
 
-    Input: a dict with "image" (4, *shape), "pair" and "pred" (:class:`Registration`).
+    Input: a dict with "masks" (2, *shape), "pair" and "pred" (:class:`Registration`).
 
     Output: the same with "pred" (1, X, Y, Z), the label map named by the parameter "moving_label" or else the masks of
     structures that the network used, and "image_meta_dict" with its affine.
@@ -52,7 +61,7 @@ class CarriedLabels(Transform):
             label = pair.moving_label
             carried = resample_map(label.array[0], label.geometry, grid, pair.transform, ddf)
         else:
-            mask = torch.as_tensor(data["image"])[2].cpu().numpy().astype(np.uint8)
+            mask = torch.as_tensor(data["masks"])[0].cpu().numpy().astype(np.uint8)
             carried = resample_map(mask, pair.working, grid, None, ddf)
         meta = {"original_affine": grid.affine, "affine": grid.affine, "spatial_shape": np.asarray(grid.shape)}
         image = torch.as_tensor(np.zeros((1, *grid.shape), np.uint8))  # only its place matters to what follows
