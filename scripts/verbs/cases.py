@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -167,8 +168,8 @@ def _beside(path: Path, name: str) -> str:
 
 
 def _checked(path: Path, cases: list[Case]) -> list[Case]:
-    names = [c.name for c in cases]
-    twice = next((n for n in names if names.count(n) > 1), None)
+    names = Counter(c.name for c in cases)
+    twice = next((name for name, number in names.items() if number > 1), None)
     if twice is not None:
         raise InputError(f"{path} has two cases called {twice!r}; give each a name of its own.")
     for case in cases:

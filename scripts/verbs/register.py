@@ -13,6 +13,8 @@ from monai.bundle import ConfigParser
 
 from ..common.errors import InputError
 from ..workflow.cohort.pairs import read_entries
+from ..workflow.cohort.run import finish_cohort
+from ..workflow.cohort.scheduler import run_on_scheduler
 from ..workflow.method import AUTO, METHODS, choose
 from ..workflow.outcome import unwrapped
 from ..workflow.plan import plan_text
@@ -67,7 +69,10 @@ def register(
 
 def run(configs: list[str], values: Mapping[str, Any]) -> None:
     """Runs the configs; ends the program with exit code 3 or 4 where not everything was registered."""
-    run_bundle(configs, values)
+    if values.get("scheduler"):
+        finish_cohort(run_on_scheduler(configs, values))
+    else:
+        run_bundle(configs, values)
 
 
 def resolve(

@@ -13,7 +13,9 @@ from tqdm import tqdm
 
 from ..common.device import pick_device
 from ..common.errors import InputError
+from ..common.files import there
 from ..data.pair import working_grid
+from ..data.pair_rows import FILES
 from ..data.reader import PICTURES, Volume, read_volume
 from ..report.page import method_text
 from ..spatial.geometry import grid_text, overlap
@@ -23,6 +25,7 @@ from .outcome import unwrapped
 from .record import flat_settings
 from .run import BUNDLE, check_options, config_values, with_sam_overlay
 
+READ = 200  # pairs of a list whose images are read, and failures that are shown
 _IDENTITY = np.eye(4)
 
 
@@ -110,15 +113,26 @@ def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
 
 def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, Any]) -> list[str]:
     lines, bad = [], 0
-    for entry in tqdm(entries, desc="reading", unit="pair", leave=False):
-        record = read_record(target / entry.name)
-        lines.append(f"{entry.name}:" + (f" there already, {record.get('status')}" if record else ""))
-        try:
-            lines += [f"    {line}" for line in pair_lines(entry.item, wanted)]
-        except InputError as error:
+    for number, entry in enumerate(tqdm(entries, desc="reading", unit="pair", leave=False, disable=None)):
+        record, error = read_record(target / entry.name), None
+        if number < READ:
+            try:
+                found = pair_lines(entry.item, wanted)
+            except InputError as wrong:
+                found, error = [], str(wrong)
+        else:  # reading every image of a long list would take longer than a look is worth
+            found = []
+            gone = [entry.item[k] for k in FILES if k in entry.item and not there(entry.item[k])]
+            error = f"{gone[0]} does not exist" if gone else None
+        if error is not None:
             bad += 1
-            lines.append(f"    will fail: {error}")
+            found = [f"will fail: {error}"]
+        if number < READ or (error is not None and bad <= READ):
+            lines.append(f"{entry.name}:" + (f" there already, {record.get('status')}" if record else ""))
+            lines += [f"    {line}" for line in found]
     lines.append(f"{len(entries)} pairs" + (f", {bad} of them will fail" if bad else ""))
+    if len(entries) > READ:
+        lines.append(f"(images of the first {READ} pairs were read; of the others only that they exist was checked)")
     names = dict.fromkeys(name for entry in entries for name in output_names(entry.item, wanted))
     folder = ", ".join(["case.json", "case.log", *names])
     return [*lines, f"writes to {target}: {', '.join(SUMMARIES)}, and for each pair a folder with {folder}"]

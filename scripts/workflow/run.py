@@ -29,40 +29,48 @@ SPECIAL = "#@%$"  # have a meaning in a config
 
 
 def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
-    """Runs a workflow with some of its values replaced.
+    """Makes a workflow, see :func:`make_workflow`, and runs it while no other process may write into its folder.
+
+    Returns:
+        the finished workflow; its parts are attributes, e.g. ``workflow.evaluator.state.output``.
+    """
+    # A cohort locks its folder itself, because shards share it.
+    alone = "output_dir" in options and "cohort.json" not in configs
+    lock = sole_writer(options["output_dir"]) if alone else contextlib.nullcontext()
+    with lock, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
+        workflow = make_workflow(configs, options)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+    return workflow
+
+
+def make_workflow(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
+    """A workflow with some of its values replaced, not yet run.
 
     Args:
         configs: file names in ``configs/``, later ones over earlier ones.
         options: values by key of the config; ``device`` may be "auto".
 
-    Returns:
-        the finished workflow, whose parts can be asked for, e.g. ``workflow.evaluator.state.output``.
-
     Raises:
-        InputError: an option that the configs do not know; names the nearest ones.
+        InputError: an option that the configs do not have; names the nearest ones.
     """
     files = [str(BUNDLE / "configs" / name) for name in with_sam_overlay(configs, options)]
     check_options(files, options)
     values = config_values(options)
     if "device" in values:
         values["device"] = f"$torch.device('{pick_device(values['device'])}')"
-    # A cohort locks its folder itself, because shards share it.
-    alone = "output_dir" in options and "cohort.json" not in configs
-    lock = sole_writer(options["output_dir"]) if alone else contextlib.nullcontext()
-    with lock, warnings.catch_warnings():
+    with warnings.catch_warnings():
         # MONAI warns at every start that a config runs code; this config is the bundle's own.
         warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
-        workflow = ConfigWorkflow(
+        return ConfigWorkflow(
             config_file=files,
             workflow_type="inference",
             meta_file=str(BUNDLE / "configs" / "metadata.json"),
             logging_file=str(BUNDLE / "configs" / "logging.conf"),
             **values,
         )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-    return workflow
 
 
 def with_sam_overlay(configs: Sequence[str], options: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
+from ...common.errors import InputError
 from ...common.fingerprint import file_sha256, fingerprint, settings
 from ..guard import check_output_dir, sole_writer
 from ..outcome import MEASURES, ExitCode
@@ -43,6 +44,7 @@ class Cohort:
         seed: set anew for every pair, so that a pair's result depends on no other pair.
         shard: "i/n" registers one of n parts of the list, beside other workers on the same folder, and then what those
             leave; see :func:`scripts.workflow.cohort.ranks.shard_of`.
+        scheduler: must be None: :func:`scripts.workflow.cohort.scheduler.run_on_scheduler` reads this option.
     """
 
     def __init__(
@@ -56,7 +58,10 @@ class Cohort:
         method: Mapping[str, str | None] | None = None,
         seed: int = 0,
         shard: str | None = None,
+        scheduler: str | None = None,
     ) -> None:
+        if scheduler is not None:
+            raise InputError("--scheduler is an option of `python -m scripts register`, not of MONAI's command.")
         self.entries, self.output_dir, self.shard = list(entries), Path(output_dir), shard_of(shard)
         self.method, self.parameters = dict(method or {}), dict(parameters)
         self.described = (preprocessing, evaluator.inferer, evaluator.network, postprocessing, self.parameters, seed)
