@@ -33,8 +33,9 @@ def test_a_variant_trains_with_its_losses_and_network(bundle, lists, tmp_path, v
     options = {**lists, **(VOXELMORPH if baseline else SMALL), "output_dir": str(tmp_path), "max_epochs": 1}
     trained = run(workflow_of(bundle, ["train.json", *TRAINED[variant]], **options))
     loss = trained.parser.get_parsed_content("loss_function")
-    plain = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))["loss_terms"]
-    assert {k: v.weight for k, v in loss.active.items()} == {k: v["weight"] for k, v in plain.items() if k not in off}
+    config = json.loads((bundle / "configs" / "train.json").read_text(encoding="utf-8"))
+    weights = {k: v["weight"] for k, v in config["loss_terms"].items()} | {"contour": config["contour_weight"]}
+    assert {k: v.weight for k, v in loss.active.items()} == {k: v for k, v in weights.items() if k not in off}
     assert set(loss.terms) == set(loss.active) and loss.terms["lncc"] > 0
     network = trained.parser.get_parsed_content("network").network
     assert trained.check_properties() == []
