@@ -150,7 +150,7 @@ BOOKKEEPING = {
         "cache_gb",
         "mask_cache",
     ),
-    *("overview", "inverse", "structures", "network"),
+    *("overview", "viewer_size", "keep", "inverse", "structures", "network"),
     *(f"{role}{kind}" for role in ("moving", "fixed") for kind in ("", "_label", "_landmarks", "_frame", "_mask")),
 }
 OTHER = {

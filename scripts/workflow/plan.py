@@ -14,6 +14,8 @@ from tqdm import tqdm
 from ..common.device import pick_device
 from ..common.errors import InputError
 from ..common.files import there
+from ..correspondence.region_pairs import FILES as REGION_FILES
+from ..correspondence.region_pairs import RECORD
 from ..data.pair import working_grid
 from ..data.pair_rows import FILES
 from ..data.reader import PICTURES, Volume, read_volume
@@ -22,6 +24,7 @@ from ..spatial.geometry import grid_text, overlap
 from .cohort.case import read_record
 from .cohort.pairs import SUMMARIES, Entry, read_entries
 from .outcome import unwrapped
+from .output_folder import OUTPUTS
 from .record import flat_settings
 from .run import BUNDLE, check_options, config_values, with_sam_overlay
 
@@ -48,7 +51,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     parser.update({**config_values(options), "device": str(pick_device(options.get("device", "auto")))})
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
-    wanted = {key: parser.get_parsed_content(key) for key in ("overview", "max_size", "header")}
+    wanted = {key: parser.get_parsed_content(key) for key in ("overview", "keep", "max_size", "header")}
     for key, default in (("dense", True), ("inverse", False)):  # the network has neither
         wanted[key] = parser.get_parsed_content(key) if key in parser.config else default
     target = Path(options["output_dir"])
@@ -102,13 +105,15 @@ def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     """Files that a pair has once regions of it are matched."""
     pictures = [role for role in ("moving", "fixed") if str(item[role]).lower().endswith(PICTURES)]
     names = ["moving_rois.nii.gz", "fixed_rois.nii.gz", *(f"{role}_rois.png" for role in pictures)]
-    names.append("correspondence.json")
+    names += [*REGION_FILES.values(), RECORD]
     if wanted["dense"]:
         names += ["ddf.nii.gz", *(["inverse_ddf.nii.gz"] if wanted["inverse"] else []), "moved.nii.gz"]
         names += ["moved.png"] if len(pictures) == 2 else []
         names += ["moved_label.nii.gz"] if item.get("moving_label") else []
         names += ["moved_landmarks.csv"] if item.get("fixed_landmarks") else []
-    return [*names, *(["overview.png", "report.html"] if wanted["overview"] else [])]
+    names += ["overview.png", "report.html"] if wanted["overview"] else []
+    kept = {RECORD, *(name for key in wanted["keep"] or OUTPUTS for name in OUTPUTS[key])}
+    return [name for name in names if name in kept]
 
 
 def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, Any]) -> list[str]:
