@@ -11,7 +11,6 @@ from pathlib import Path
 from ..common.errors import InputError
 from ..data.dicom_objects.deformable import write_deformable
 from ..data.dicom_objects.moved import write_moved
-from ..data.dicom_objects.segmentation import tracking_uids, write_segmentation_object
 from ..data.dicom_objects.series import Series, read_series
 from ..data.reader import read_volume
 from ..data.segmentations import read_segmentation
@@ -57,6 +56,9 @@ def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -
     Raises:
         InputError: see :func:`check_dicom`, or the folder cannot be written.
     """
+    # highdicom takes a second to import, and needs a newer pydicom than MONAI Label can have.
+    from ..data.dicom_objects.segmentation import tracking_uids, write_segmentation_object
+
     output_dir = Path(output_dir)
     series = dict(zip(ROLES, check_dicom(moving, fixed)))
     pairs = json.loads((output_dir / "correspondence.json").read_text(encoding="utf-8"))["pairs"]

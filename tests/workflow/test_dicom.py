@@ -25,7 +25,7 @@ from scripts.workflow.dicom import check_dicom, write_dicom
 from tests.apps.dicom_series import write_series
 from tests.conftest import oblique, smooth_field
 
-NAMES = ["left ventricle", "region 2"]
+NAMES = ["pair 1 (0.95)", "pair 2 (0.91)"]
 
 
 @pytest.fixture(scope="module", params=["MR", "CT"])
@@ -58,7 +58,8 @@ def written(request, tmp_path_factory):
     regions = {}
     for role, volume in volumes.items():
         masks = np.zeros((2, *volume.geometry.shape), bool)
-        masks[0, 4:12, 5:13, 1:4], masks[1, 8:16, 9:17, 2:6] = True, True  # they overlap
+        second = 8 if request.param == "MR" else 12  # in the MR pair they overlap
+        masks[0, 4:12, 5:13, 1:4], masks[1, second : second + 6, 9:17, 2:6] = True, True
         regions[role] = masks
         write_segmentation(out / f"{role}_rois.seg.nrrd", pack(iter(masks), NAMES, volume.geometry))
     (out / "correspondence.json").write_text(json.dumps({"pairs": [{}, {}]}), encoding="utf-8")

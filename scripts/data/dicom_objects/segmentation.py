@@ -14,23 +14,7 @@ from pydicom.uid import generate_uid
 from ..segmentations import Segmentation
 from .series import MANUFACTURER, Series, on_slices, software_version
 
-# Names of the bundled networks; everything else is a region without an anatomical meaning.
-ANATOMY = {
-    "right ventricle": ("53085002", "Right ventricle"),
-    "right ventricle cavity": ("53085002", "Right ventricle"),
-    "myocardium": ("74281007", "Myocardium"),
-    "left ventricle": ("87878005", "Left ventricle"),
-    "left ventricle cavity": ("87878005", "Left ventricle"),
-    "liver": ("10200004", "Liver"),
-    "spleen": ("78961009", "Spleen"),
-    "stomach": ("69695003", "Stomach"),
-    "pancreas": ("15776009", "Pancreas"),
-    "aorta": ("15825003", "Aorta"),
-    "gallbladder": ("28231008", "Gallbladder"),
-    "esophagus": ("32849002", "Esophagus"),
-    "right kidney": ("9846003", "Right kidney"),
-    "left kidney": ("18639004", "Left kidney"),
-}
+TISSUE = hd.sr.CodedConcept("85756007", "SCT", "Tissue")  # the regions have no anatomical meaning of their own
 
 
 def tracking_uids(count: int) -> list[str]:
@@ -54,14 +38,18 @@ def write_segmentation_object(
     Raises:
         InputError: the regions are on another grid.
     """
-    masks = [on_slices(regions.mask(k), regions.geometry, series) for k in range(len(regions.segments))]
+    if len(regions.layers) == 1:  # a label map, which takes a fraction of the memory
+        pixels = on_slices(regions.layers[0], regions.geometry, series)
+    else:
+        masks = (regions.mask(k).astype(np.uint8) for k in range(len(regions.segments)))
+        pixels = np.stack([on_slices(mask, regions.geometry, series) for mask in masks], axis=-1)
     algorithm = hd.AlgorithmIdentificationSequence(MANUFACTURER, codes.DCM.ArtificialIntelligence, software_version())
     descriptions = [
         hd.seg.SegmentDescription(
             segment_number=k + 1,
             segment_label=segment.name[:64],
-            segmented_property_category=_category(segment.name),
-            segmented_property_type=_type(segment.name),
+            segmented_property_category=TISSUE,
+            segmented_property_type=TISSUE,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             tracking_uid=uid,
@@ -72,7 +60,7 @@ def write_segmentation_object(
     ]
     made = hd.seg.Segmentation(
         source_images=list(series.slices),
-        pixel_array=np.stack(masks, axis=-1).astype(np.uint8),
+        pixel_array=pixels,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         series_instance_uid=generate_uid(),
@@ -87,14 +75,3 @@ def write_segmentation_object(
         series_description=description,
     )
     made.save_as(path)
-
-
-def _category(name: str) -> hd.sr.CodedConcept:
-    if name in ANATOMY:
-        return hd.sr.CodedConcept("123037004", "SCT", "Anatomical Structure")
-    return hd.sr.CodedConcept("85756007", "SCT", "Tissue")
-
-
-def _type(name: str) -> hd.sr.CodedConcept:
-    value, meaning = ANATOMY.get(name, ("85756007", "Tissue"))
-    return hd.sr.CodedConcept(value, "SCT", meaning)
