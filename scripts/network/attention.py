@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Attention between two feature maps inside windows: equation 2, with shifted windows and relative position bias.
 
-Works on grids of any size and of 2 or 3 dimensions: the last windows are padded, and padded places are never looked at.
+Works on 2-D and 3-D grids of any size: the last windows are padded, and padded voxels get no attention.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NEVER = -1e4  # logit of a padded place; small enough for half precision
+NEVER = -1e4  # logit of a padded voxel; fits half precision
 
 
 def to_windows(x: Tensor, window: Sequence[int]) -> Tensor:
-    """Cuts (B, *shape, C), sizes divisible by the window, into (B * windows, voxels of a window, C)."""
+    """Cuts (B, *shape, C), with sizes divisible by the window, into (B * windows, voxels of a window, C)."""
     n = len(window)
     split = [v for size, w in zip(x.shape[1:-1], window) for v in (size // w, w)]
     x = x.reshape(x.shape[0], *split, x.shape[-1])
@@ -40,8 +40,8 @@ class WindowCrossAttention(nn.Module):
     Args:
         dim: channels.
         heads: number of heads; divides ``dim``.
-        window: largest window in voxels along each axis; axes that are shorter are one window.
-        shifted: the windows start half a window earlier, so that they straddle the borders of the unshifted ones.
+        window: in voxels along each axis; a shorter axis is one window.
+        shifted: the windows start half a window earlier and so cross the borders of the unshifted ones.
 
     Reference:
         equation 2 of Xu et al., IPMI 2025; windows and bias of Liu et al., ICCV 2021.
@@ -78,8 +78,8 @@ class WindowCrossAttention(nn.Module):
         k, v = (self._heads(F.pad(x, padding), window) for x in self.key_value(context).chunk(2, dim=-1))
         scale = q.shape[-1] ** -0.5
         if any(padding):
-            # One more channel, 1 in the queries and NEVER in the padded keys, adds to the logits what a mask of every
-            # window would, without the windows x voxels x voxels tensor that the mask takes.
+            # An extra channel, 1 in the queries and NEVER in the padded keys, masks the padded voxels without a mask of
+            # windows x voxels x voxels.
             inside = F.pad(query.new_ones(1, *shape, 1), padding)
             penalty = to_windows((1 - inside) * (NEVER / scale), window)[:, None]
             penalty = penalty.repeat(query.shape[0], 1, 1, 1).expand(-1, self.heads, -1, -1)
@@ -106,13 +106,13 @@ class WindowCrossAttention(nn.Module):
 
 
 class CrossAttentionBlock(nn.Module):
-    """W-MCA, MLP, SW-MCA, MLP, each with a residual: what one feature map finds in another.
+    """W-MCA, MLP, SW-MCA, MLP, each with a residual connection.
 
     Args:
         dim: channels.
         heads: number of heads.
         window: voxels along each axis.
-        mlp_ratio: hidden channels of an MLP over its channels.
+        mlp_ratio: hidden channels of an MLP divided by its channels.
 
     Reference:
         "Cross-Attention Block", section 3.2 of Xu et al., IPMI 2025.
@@ -139,13 +139,13 @@ class CrossAttentionBlock(nn.Module):
 
 
 class FusionAttentionBlock(nn.Module):
-    """Image and mask features look at each other, and the two results are averaged.
+    """Image features attend to mask features and vice versa; the two results are averaged.
 
     Args:
         dim: channels.
         heads: number of heads.
         window: voxels along each axis.
-        mlp_ratio: hidden channels of an MLP over its channels.
+        mlp_ratio: hidden channels of an MLP divided by its channels.
 
     Reference:
         "Fusion Attention Block", section 3.2 of Xu et al., IPMI 2025.

@@ -15,15 +15,15 @@ from .attention import CrossAttentionBlock, FusionAttentionBlock
 class FieldLevel(nn.Module):
     """Cross attention for images and for masks, fusion of both, and a head that gives the residual field.
 
-    The head sees the fused features and, beside them, the four maps they came from: attention averages values, and
-    without the maps themselves small residuals are hard to tell.
+    The head also gets the four maps behind the fused features: attention averages values, and without the maps small
+    residuals are hard to estimate.
 
     Args:
         spatial_dims: 2 or 3.
         dim: channels of this level.
         heads: number of attention heads.
         window: voxels along each axis.
-        mlp_ratio: hidden channels of an MLP over its channels.
+        mlp_ratio: hidden channels of an MLP divided by its channels.
     """
 
     def __init__(self, spatial_dims: int, dim: int, heads: int, window: Sequence[int], mlp_ratio: float) -> None:
@@ -34,7 +34,7 @@ class FieldLevel(nn.Module):
         conv = Conv[Conv.CONV, spatial_dims]
         self.mix = nn.Sequential(conv(5 * dim, dim, 3, padding=1), nn.LeakyReLU(0.2))
         self.head = conv(dim, spatial_dims, 3, padding=1)
-        # A training begins at the identity.
+        # Training starts from the identity.
         nn.init.normal_(self.head.weight, std=1e-4)
         nn.init.zeros_(self.head.bias)
 

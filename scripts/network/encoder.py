@@ -34,7 +34,7 @@ class Encoder(nn.Module):
         spatial_dims: 2 or 3.
         inputs: channels of the image.
         channels: channels of each level, fine to coarse.
-        strides: of the average pooling between two levels, one entry less than ``channels``, each a step per axis.
+        strides: of the average pooling between two levels, a step for each axis; one fewer than ``channels``.
 
     Reference:
         equation 1 of Xu et al., IPMI 2025.
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
             image: (B, C, H, W[, D]), sizes divisible by the product of the strides.
 
         Returns:
-            one (B, channels[l], ...) a level, fine to coarse.
+            (B, channels[l], ...) for each level, fine to coarse.
         """
         features = []
         for number, level in enumerate(self.levels):

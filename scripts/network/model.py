@@ -26,11 +26,11 @@ class CrossFusionNet(PairNetwork):
         spatial_dims: 2 or 3.
         structures: number K of anatomical structures in the masks; their labels are 1 to K.
         channels: of each level, fine to coarse.
-        strides: between two levels, a number or one per axis; thick slices want (2, 2, 1).
+        strides: between two levels, a number or one per axis; (2, 2, 1) suits thick slices.
         window: of the attention in voxels, a number or one per axis.
-        mlp_ratio: hidden channels of an MLP over its channels.
-        diffeomorphic: the field is the exponential of what the last level gives (scaling and squaring).
-        checkpointing: recomputes the decoder in the backward pass: less memory, about a third more time.
+        mlp_ratio: hidden channels of an MLP divided by its channels.
+        diffeomorphic: the field is the exponential of the output of the last level (scaling and squaring).
+        checkpointing: recomputes the decoder in the backward pass, for less memory and about a third more time.
 
     Reference:
         section 3.2 of Xu et al., IPMI 2025.
@@ -73,7 +73,7 @@ class CrossFusionNet(PairNetwork):
         ):
             if field is not None:
                 field = resize_ddf(field, moving.shape[2:])
-                # Coordinates need float32 whatever autocast says: half precision cannot tell voxel 200 from 201.
+                # Always float32: half precision cannot distinguish voxel 200 from 201.
                 both = warp(torch.cat([moving, moving_mask], dim=1).float(), field)
                 moving, moving_mask = both.split(moving.shape[1], dim=1)
             maps = moving, fixed, moving_mask, fixed_mask
@@ -84,7 +84,7 @@ class CrossFusionNet(PairNetwork):
         return Prediction(crop_far(field, shape), [m for m, _ in images], [f for _, f in images])
 
     def pad(self, image: Tensor) -> Tensor:
-        """Repeats the far borders of an image until every level halves exactly and the coarsest has two voxels."""
+        """Repeats the far borders of an image until every level divides exactly and the coarsest has two voxels."""
         sizes = multiples(image.shape[2:], self.total_stride)
         if prod(s // t for s, t in zip(sizes, self.total_stride)) == 1:
             sizes[0] *= 2

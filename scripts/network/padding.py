@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 
 def pad_far(image: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Repeats the far borders of an image (B, C, *shape) until it has these sizes, none smaller than its own."""
+    """Repeats the far borders of an image (B, C, *shape) up to these sizes."""
     padding = [v for old, new in zip(image.shape[:1:-1], tuple(sizes)[::-1]) for v in (0, new - old)]
     return F.pad(image, padding, mode="replicate") if any(padding) else image
 
 
 def crop_far(field: Tensor, shape: Sequence[int]) -> Tensor:
-    """The part of a field (B, n, *sizes) that an image of this shape had before :func:`pad_far`."""
+    """The part of a field (B, n, *sizes) that belongs to an image of this shape before :func:`pad_far`."""
     for axis, size in enumerate(shape):
         field = field.narrow(2 + axis, 0, size)
     return field

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 
 class Prediction(NamedTuple):
-    """What a network computes of a pair.
+    """Output of a network for a pair.
 
     Attributes:
         ddf: (B, n, H, W[, D]) voxels.
-        moving: image features of the moving image, unwarped, (B, channels[l], ...) a level, fine to coarse.
+        moving: image features of the moving image, unwarped, (B, channels[l], ...) for each level, fine to coarse.
         fixed: image features of the fixed image.
     """
 
@@ -24,14 +24,14 @@ class Prediction(NamedTuple):
 
 
 class PairNetwork(nn.Module, ABC):
-    """Base of the networks; one of them only says how it computes a :class:`Prediction`, in ``compute``.
+    """Base class of the networks, which implement :meth:`compute`.
 
     Args:
         spatial_dims: 2 or 3.
         structures: number K of anatomical structures in the masks; their labels are 1 to K.
 
     Raises:
-        ValueError: other dimensions, or no structure.
+        ValueError: another number of dimensions, or no structure.
     """
 
     def __init__(self, spatial_dims: int, structures: int) -> None:
@@ -47,10 +47,10 @@ class PairNetwork(nn.Module, ABC):
 
         Args:
             image: (B, 4, H, W[, D]): moving and fixed image in [0, 1], moving and fixed mask labels 0 to K; all on the
-                fixed grid. Masks of zeros are allowed, and so is any size.
+                fixed grid. Any size; masks of zeros are allowed.
 
         Returns:
-            DDF (B, n, H, W[, D]) in voxels, pulls from the moving image.
+            DDF (B, n, H, W[, D]) in voxels that pulls from the moving image.
 
         Raises:
             ValueError: another shape.
@@ -58,7 +58,7 @@ class PairNetwork(nn.Module, ABC):
         return self.predict(image).ddf
 
     def predict(self, image: Tensor) -> Prediction:
-        """As :meth:`forward`, with the image features that the prototype losses need."""
+        """As :meth:`forward`, with the image features for the prototype terms."""
         n = self.spatial_dims
         if image.ndim != n + 2 or image.shape[1] != 4:
             raise ValueError(

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""MONAI's VoxelMorph in the place of the cross-attention network: the baseline of the comparison."""
+"""MONAI's VoxelMorph instead of the cross-attention network: the baseline of the comparison."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .pair_network import PairNetwork, Prediction
 
 
 class VoxelMorphNet(PairNetwork):
-    """VoxelMorph behind the contract of :class:`PairNetwork`.
+    """VoxelMorph as a :class:`PairNetwork`.
 
-    It looks at the two images only; masks take part in the losses of its training, if at all.
+    It uses the two images only; masks enter, if at all, through the loss.
 
     Args:
         spatial_dims: 2 or 3.
-        structures: number K of structures in the masks, which only the losses and the measuring need.
-        channels: down and up channels of each level in turn, fine to coarse; the defaults are those of the paper.
+        structures: number K of structures in the masks, for the loss and the metrics.
+        channels: down and up channels of each level alternating, fine to coarse; the paper's by default.
         final_channels: of the convolutions at full resolution before the field.
         integration_steps: squarings of the velocity field; 0 takes the output as a displacement.
 
@@ -41,21 +41,21 @@ class VoxelMorphNet(PairNetwork):
         self.total_stride = (2 ** (len(channels) // 2),) * spatial_dims
         backbone = VoxelMorphUNet(spatial_dims, 2, 32, channels, final_channels)
         self.net = VoxelMorph(backbone, integration_steps, spatial_dims=spatial_dims)
-        # A training begins at the identity, as the paper's own code has it; MONAI leaves PyTorch's initial weights.
+        # Training starts from the identity, as in the paper's code; MONAI keeps PyTorch's initial weights.
         last = backbone.net[-1].final_conv_out.conv
         nn.init.normal_(last.weight, std=1e-5)
         nn.init.zeros_(last.bias)
 
     def compute(self, image: Tensor) -> Prediction:
-        """See :class:`PairNetwork`; the only features of each image by itself are its intensities."""
+        """See :class:`PairNetwork`; the only features of a single image are its intensities."""
         moving, fixed = image[:, 0:1], image[:, 1:2]
         field = self.net.backbone(self.pad(image[:, :2]))
         if self.net.diffeomorphic:
-            # Coordinates need float32 whatever autocast says; for the rest this is what VoxelMorph.forward does.
+            # As VoxelMorph.forward, but the coordinates are always float32.
             with torch.autocast(image.device.type, enabled=False):
                 field = self.net.dvf2ddf(field.float())
         return Prediction(crop_far(field.float(), image.shape[2:]), [moving], [fixed])
 
     def pad(self, image: Tensor) -> Tensor:
-        """Repeats the far borders until every level halves exactly."""
+        """Repeats the far borders until every level divides exactly."""
         return pad_far(image, multiples(image.shape[2:], self.total_stride))

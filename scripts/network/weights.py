@@ -6,26 +6,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.weights import load_weights, read_checkpoint
+from ..common.weights import MODELS, load_weights, read_checkpoint
 from .pair_network import PairNetwork
 
-BUNDLED = Path(__file__).resolve().parents[2] / "models" / "model.pt"
-
-
+BUNDLED = MODELS / "model.pt"
 FITTING = "this registration network (--strides, --attention_window and --structures must be those of its training)"
 
 
 def is_bundled(path: str | Path | None) -> bool:
-    """Whether these are the weights that come with the bundle."""
+    """Whether these are the weights shipped with the bundle."""
     return path is not None and Path(path).resolve() == BUNDLED
 
 
 def load_network(network: PairNetwork, path: str | Path | None) -> PairNetwork:
-    """Loads weights into a network; None leaves it as it is.
+    """Loads weights into a network; None keeps it as it is.
 
     Args:
         network: of the right architecture.
-        path: a file with a ``state_dict``, by itself or under the key "model".
+        path: file with a ``state_dict``, alone or under the key "model".
 
     Raises:
         InputError: the file is missing, unreadable, or of another network.

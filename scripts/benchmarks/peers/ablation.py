@@ -83,7 +83,7 @@ REFERENCE = ("full", "cardiac")
 
 
 def epochs_done(folder: Path) -> int:
-    """Epochs behind the checkpoint of a training; 0 without one."""
+    """Epochs of a training so far; 0 without a checkpoint."""
     path = folder / "last.pt"
     if not path.exists():
         return 0
@@ -92,13 +92,13 @@ def epochs_done(folder: Path) -> int:
 
 
 def complete(folder: Path, epochs: int) -> bool:
-    """Whether a training had all its epochs, and its weights were written after the last of them."""
+    """Whether a training is finished and its weights were written after the last epoch."""
     last, best = folder / "last.pt", folder / "best.pt"
     return epochs_done(folder) >= epochs and best.exists() and best.stat().st_mtime >= last.stat().st_mtime
 
 
 def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Keeps the settings of a table beside it, and refuses to go on with others.
+    """Stores the settings of a table beside it, and refuses others later.
 
     Raises:
         InputError: the folder holds trainings with other settings.
@@ -112,13 +112,13 @@ def same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def measure(row: Row, folder: Path, dataset: str, options: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The numbers of the pairs of a row, by the weights of its variant.
+    """Measures the pairs of a row with the weights of its variant.
 
     Args:
         row: of the table.
         folder: of all variants.
         dataset: overlay of the data set.
-        options: of the training; those that describe the images and the network are needed here too.
+        options: of the training; those of the images and the network also apply here.
     """
     best = folder / row.variant / "best.pt"
     configs = ["inference.json", "evaluate.json", dataset]
@@ -130,7 +130,7 @@ def measure(row: Row, folder: Path, dataset: str, options: Mapping[str, Any]) ->
 
 
 def table_lines(measurements: Mapping[Row, Pairs]) -> list[dict[str, Any]]:
-    """The lines of the table, the initial values first; :mod:`scripts.benchmarks.tables` says how a line looks."""
+    """The lines of the table, initial values first, in the form of :mod:`scripts.benchmarks.tables`."""
     reference = next((v for k, v in measurements.items() if (k.variant, k.masks) == REFERENCE), None)
     lines: list[dict[str, Any]] = []
     for row, pairs in measurements.items():
@@ -151,19 +151,19 @@ def main(
     dataset: str = "datasets/acdc.json",
     **options: Any,
 ) -> None:
-    """Trains what is not trained yet, measures it, prints the table and writes ``ablation.csv``.
+    """Trains the variants, measures them, prints the table and writes ``ablation.csv``.
 
     Args:
         data_dir: folder with the data set and its split.
-        output_dir: a folder a variant, with its checkpoints, logs and measurements.
+        output_dir: has a folder for each variant, with its checkpoints, logs and measurements.
         epochs: of every variant; a variant with fewer is not in the table.
         hours: time after which it stops cleanly; the next call resumes.
         variants: only these, of full, no_prototype, no_contour, no_prototype_no_contour, voxelmorph, voxelmorph_masks.
         dataset: overlay of the data set in ``configs/``.
-        options: any key of configs/train.json, the same for every variant.
+        options: any key of configs/train.json, for every variant.
 
     Raises:
-        InputError: an unknown variant or option, other settings than those of the folder, or a run that failed.
+        InputError: an unknown variant or option, settings that differ from those of the folder, or a failed run.
     """
     plain_errors()
     write, folder = sys.stdout.write, Path(output_dir).absolute()

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Random changes of a training pair that MONAI has no transform for: each image by itself, and masks with errors."""
+"""Random transforms of a training pair that MONAI lacks: each image on its own, and masks with errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...spatial.warp import warp
 
 
 class RandPairIntensity(Randomizable, Transform):
-    """Gamma, gain, shading and noise, drawn apart for the moving and the fixed image of "image" (2, *shape).
+    """Random gamma, gain, shading and noise, independent for the two images of "image" (2, *shape).
 
     Args:
         gamma: largest absolute logarithm of the exponent.
@@ -40,9 +40,9 @@ class RandPairIntensity(Randomizable, Transform):
 
 
 class RandMaskErrors(Randomizable, Transform):
-    """Makes the input masks as bad as masks of a segmentation network can be; the targets stay as they are.
+    """Gives the input masks errors like those of a segmentation network; the targets are unchanged.
 
-    Without it a network learns to trust masks alone, and fails where they are wrong or missing.
+    Without it a network relies on the masks alone, and fails if they are wrong or missing.
 
     Args:
         no_masks: chance that both masks are empty.
@@ -50,7 +50,7 @@ class RandMaskErrors(Randomizable, Transform):
         shift: largest displacement of a contour in voxels, a smooth random field.
         lose_slice: chance that a slice along the last axis has no mask.
 
-    Changes "masks" (2, *shape), moving and fixed apart.
+    Changes "masks" (2, *shape), moving and fixed independently.
     """
 
     def __init__(self, no_masks: float = 0.2, drop: float = 0.05, shift: float = 3.0, lose_slice: float = 0.03) -> None:
@@ -69,7 +69,7 @@ class RandMaskErrors(Randomizable, Transform):
                 mask[mask == value] = 0
         if n == 3:
             mask[:, :, torch.as_tensor(self.R.random(mask.shape[-1]) < self.lose_slice)] = 0
-        # Control points some 16 voxels apart; no shift along the last axis, where one voxel may be a centimetre.
+        # Control points about 16 voxels apart; no shift along the last axis, where a voxel may be a centimetre.
         coarse = [max(2, s // 16) if a < 2 else 2 for a, s in enumerate(mask.shape)]
         field = _resize(torch.as_tensor(self.R.uniform(-1, 1, (1, n, *coarse)), dtype=torch.float32), mask.shape)
         field[:, 2:] = 0
@@ -77,10 +77,10 @@ class RandMaskErrors(Randomizable, Transform):
 
 
 class RandSwap(Randomizable, Transform):
-    """Exchanges the moving and the fixed image with their masks and labels.
+    """Swaps the moving and the fixed image with their masks and labels.
 
     Args:
-        prob: how often.
+        prob: probability.
     """
 
     def __init__(self, prob: float = 0.25) -> None:
