@@ -53,9 +53,11 @@ class Segmented:
         batch = one_pair([registrar.load(item)])
         self.pair = batch["pair"]
         self.image, self.working = working_image(image_batch(batch, registrar.device)[0])
+        halves = self.image.chunk(2)
+        window = self.inferer.window(*halves, self.working, registrar.network)
         self.regions = [
-            self.inferer.regions(half, self.working, registrar.network, role)
-            for half, role in zip(self.image.chunk(2), ("moving", "fixed"))
+            self.inferer.regions(half, self.working, registrar.network, role, window)
+            for half, role in zip(halves, ("moving", "fixed"))
         ]
         self._known: dict[str, dict] = {}
 
