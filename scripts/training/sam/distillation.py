@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Teaching the compact encoder to see as a larger Segment Anything model does, on any pictures, without masks.
+"""Distilling the image encoder of a larger Segment Anything model into the compact one, on any pictures, without masks.
 
 Decoupled distillation (Zhang et al. 2023, "Faster Segment Anything", section 3.2): the student's encoder learns the
 features of the teacher's encoder, and the teacher's prompt encoder and mask decoder then work on them as they are.
@@ -30,7 +30,7 @@ def feature_width(sam: Sam) -> int:
 
 
 def student_of(teacher: Sam, tokens: int = 24, width: int | None = None, **compact: Any) -> Sam:
-    """A compact SAM that is to learn from a teacher.
+    """A compact SAM that learns from a teacher.
 
     Args:
         teacher: any Segment Anything model.
@@ -55,7 +55,7 @@ def student_of(teacher: Sam, tokens: int = 24, width: int | None = None, **compa
 
 
 class TeacherFeatures(Transform):
-    """Shows a picture to the teacher; deterministic and slow, so a dataset keeps the answer.
+    """Embeds a picture with the teacher; deterministic and slow, so a dataset caches the answer.
 
     Args:
         teacher: the model, on its device.
@@ -142,7 +142,7 @@ def inside_picture(scaled: Tensor, side: int) -> Tensor:
 
 
 def hold_out(images: list[list[str]], share: float) -> tuple[list[dict], list[dict]]:
-    """Pictures to learn from and to measure with, of different images where there is more than one.
+    """Splits pictures into a training and a validation part, by image where there are several.
 
     Args:
         images: pictures of each image.

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from ...common.errors import InputError
 from ...losses.sam import info_nce, mask_cost, match_outputs, soft_iou
+from ...sam.boxes import mask_boxes
 from ...sam.decode import decode_tokens, draw_masks
 
 AMBIGUITY = 3  # masks that one point may mean
@@ -174,12 +175,12 @@ class WeightedSum:
 
 
 def prepare_sam_batch(batch: dict[str, Tensor], device, non_blocking: bool = False, **kwargs):
-    """The whole batch is the input; the targets are in it."""
+    """The whole batch is the input; it contains the targets."""
     return {k: v.to(device, non_blocking=non_blocking) for k, v in batch.items()}, None
 
 
 def mean_of(values: Tensor, real: Tensor) -> Tensor:
-    """Mean over the real prompts; views without any mask ask for nothing."""
+    """Mean over the real prompts; a view without masks has none."""
     return (values * real).sum() / real.sum().clamp_min(1)
 
 
@@ -194,18 +195,9 @@ def inside_points(masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def jittered_boxes(masks: Tensor, jitter: float = 0.08) -> Tensor:
     """Boxes (B, 4) as x0, y0, x1, y1 in cells around masks (B, m, m), each side moved by a share of the box."""
-    size = masks.shape[-1]
-    on = masks > 0.5
-    line = torch.arange(size, device=masks.device)
-    sides = []
-    for axis in (1, 2):  # any over rows gives x, over columns gives y
-        hit = on.any(dim=axis)
-        low = torch.where(hit, line, size).amin(dim=1)
-        high = torch.where(hit, line + 1, 0).amax(dim=1)
-        sides.append((low.float(), high.float()))
-    boxes = torch.stack([sides[0][0], sides[1][0], sides[0][1], sides[1][1]], dim=1)
+    boxes = mask_boxes(masks > 0.5)
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    return (boxes + torch.randn_like(boxes) * jitter * extent).clamp(0, size)
+    return (boxes + torch.randn_like(boxes) * jitter * extent).clamp(0, masks.shape[-1])
 
 
 def prototype_contrast(features: Tensor, masks: Tensor, valid: Tensor, classes: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Cutting a user's images into pictures, windowed and turned as a Segment Anything model is shown them."""
+"""Cuts a user's images into pictures, windowed and oriented as a Segment Anything model sees them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cut_slices(
     most: int = 32,
     progress: bool = True,
 ) -> list[list[str]]:
-    """Writes slices of every image as PNG files; what was cut before is taken from there.
+    """Writes slices of every image as PNG files; slices written before are reused.
 
     Args:
         images: a folder of images, one image, a pattern, or a list, see :func:`scripts.data.images.image_items`.
@@ -69,7 +69,7 @@ def cut_slices(
 
 
 def _in_folder(images: str | Sequence[str] | None) -> str | Sequence[str] | None:
-    """The image files in a folder; anything else, e.g. a folder with a DICOM series, as it is."""
+    """The image files in a folder; anything else, e.g. a folder with a DICOM series, is returned unchanged."""
     if not isinstance(images, str) or not Path(images).is_dir():
         return images
     files = sorted(str(p) for p in Path(images).rglob("*") if p.name.lower().endswith(SUFFIXES))

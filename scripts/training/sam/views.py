@@ -206,7 +206,7 @@ class SamViews(Randomizable, Dataset):
 
 
 def touching(*views: Tensor) -> list[tuple[int, int]]:
-    """Pairs of structures of a label map (S, S) that lie side by side in every view, smaller value first."""
+    """Pairs of structures of a label map (S, S) that touch in every view, smaller value first."""
     common: set[tuple[int, int]] | None = None
     for view in views:
         found = set()
