@@ -10,13 +10,13 @@ from monai.data import MetaTensor
 
 
 def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
-    """A pair as the engines want it: (image on the device, None, (), further arguments of the inferer)."""
+    """A pair for MONAI engines: (image on the device, None, (), keyword arguments of the inferer)."""
     image = batch["image"].to(device, non_blocking=non_blocking)
     return image, None, (), {"prompt": batch["prompt"]} if "prompt" in batch else {}
 
 
 def pair_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
-    """A pair with masks as the registration network wants it.
+    """A pair with masks for the registration network.
 
     Returns:
         (B, 4, *shape) moving, fixed, moving mask, fixed mask; and the labels (B, 2, *shape) to measure with, or None.
@@ -41,5 +41,5 @@ def training_batch(batch: Mapping, device: torch.device | str, non_blocking: boo
 
 
 def plain(x: torch.Tensor) -> torch.Tensor:
-    """A tensor without the bookkeeping of a MetaTensor, which would follow every operation of a loss."""
+    """A plain tensor; a MetaTensor would track every operation of a loss."""
     return x.as_tensor() if hasattr(x, "as_tensor") else x

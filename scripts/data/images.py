@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Lists of images as users give them, with a name of its own for each."""
+"""Lists of images, each with a unique name."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from monai.transforms import Transform
 
 from ..common.errors import InputError
-from ..common.files import there
+from ..common.files import read_text, there
 from .reader import read_volume
 
 SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 def stem_of(path: str | Path) -> str:
-    """File name without its (double) suffix; a DICOM folder's name as it is."""
+    """File name without its suffix, also a double one such as .nii.gz; the name of a DICOM folder as it is."""
     name = Path(path).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):
@@ -35,7 +35,7 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
             one path a line (.txt) or a JSON list (.json); paths in a file are relative to it.
 
     Returns:
-        dicts with "path", and "case", a name that no other image of the list has.
+        Dicts with "path", and "case", a name that is unique in the list.
 
     Raises:
         InputError: nothing is named, nothing matches, the list cannot be read, or an image is named twice.
@@ -53,7 +53,7 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
         names = ["_".join([*w, stem_of(p)]) if n in again else n for n, p, w in zip(names, paths, parts)]
     if len(set(names)) < len(names):
         twice = next(p for p in paths if paths.count(p) > 1 or names.count(stem_of(p)) > 1)
-        raise InputError(f"{twice} stands in the list twice; name every image once.")
+        raise InputError(f"{twice} is in the list twice; name every image once.")
     return [{"path": path, "case": name} for path, name in zip(paths, names)]
 
 
@@ -65,10 +65,10 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
     path = Path(images)
     if path.suffix.lower() not in (".txt", ".json"):
         return [images] if there(path) or not glob.has_magic(images) else sorted(glob.glob(images, recursive=True))
+    text = read_text(path, "a list of images")
     try:
-        text = path.read_text(encoding="utf-8-sig")
         entries = json.loads(text) if path.suffix.lower() == ".json" else text.splitlines()
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The list of images {images} cannot be read ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
         raise InputError(f"{images} is not a list of paths; give a JSON list, or a text file with one path a line.")
@@ -76,7 +76,7 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
 
 
 class LoadVolume(Transform):
-    """Reads an image; what cannot be read is recorded, not raised, so that the rest of a list is still done.
+    """Reads an image. An error is recorded instead of raised, so that the rest of a list is still done.
 
     Args:
         header: see :func:`scripts.data.reader.read_volume`.

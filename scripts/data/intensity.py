@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Intensity windows: raw intensities to [0, 1], the range that every model of this project sees."""
+"""Intensity windows: raw intensities to [0, 1], the input range of every model of this project."""
 
 from __future__ import annotations
 

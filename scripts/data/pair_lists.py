@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Lists of pairs: a user's CSV or JSON file, the cohorts of the splits, or phantoms."""
+"""Lists of pairs: a CSV or JSON file, the data sets with splits, or phantoms."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .splits import split_of
 
 
 def read_pairs(path: str | Path) -> list[dict]:
-    """Reads a list of pairs to train on or to measure.
+    """Reads a list of pairs for training or evaluation.
 
     Args:
         path: CSV with a header line, or a JSON list of objects. Columns "moving" and "fixed"; optionally "name",
@@ -39,12 +39,12 @@ def read_pairs(path: str | Path) -> list[dict]:
 
 
 def subjects(pairs: Sequence[dict]) -> set[str]:
-    """Who is in a list of pairs: the subject columns, or the image files where there are none."""
+    """The subjects of a list of pairs: the subject columns, or the image files if there are none."""
     return {str(p.get(f"{role}_subject") or Path(p[role]).resolve()) for p in pairs for role in ("moving", "fixed")}
 
 
 def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
-    """The training pairs, once it is sure that no subject is also in validation.
+    """The training pairs, checked to share no subject with validation.
 
     Raises:
         InputError: a subject is in both.
@@ -53,13 +53,13 @@ def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
     if common:
         raise InputError(
             f"{len(common)} subjects are in both the training and the validation list, e.g. {min(common)}; "
-            "the measured accuracy would mean nothing."
+            "such a validation would be meaningless."
         )
     return training
 
 
 def centre_crop(source: Path, target: Path, side: int) -> str:
-    """Writes the in-plane centre of an image, ``side`` pixels wide, at its true place in space."""
+    """Writes the in-plane centre of an image, ``side`` pixels wide; its place in space stays the same."""
     image = nib.load(source)
     start = [max(0, (n - side) // 2) for n in image.shape[:2]]
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -77,10 +77,10 @@ def acdc_frames(folder: Path) -> dict[str, str]:
 
 
 def mask_file(folder: str, stem: str) -> Path:
-    """The masks of an image: named like it, or as ``python -m scripts masks`` names them.
+    """The mask file of an image: its own name, or the name that ``python -m scripts masks`` gives.
 
     Raises:
-        InputError: there are none.
+        InputError: there is none.
     """
     choices = [Path(folder) / f"{stem}{end}.nii.gz" for end in ("", "_masks")]
     for path in choices:
@@ -123,14 +123,14 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
 def abdomen_pairs(
     data_dir: str, subset: str, cache_dir: str, mask_dir: str | None = None, every: int = 1
 ) -> list[dict]:
-    """Every ordered pair of two subjects of the abdominal CT split; the affine start is found once and kept.
+    """Every ordered pair of two subjects of the abdominal CT split; the affine alignment is computed once and kept.
 
     Args:
         data_dir: folder with ``abdomen_ct/`` and ``splits/abdomen_ct.json``.
         subset: "training" or "validation".
         cache_dir: the affine matrices are kept here.
         mask_dir: folder of masks, see :func:`mask_file`; None for pairs without masks.
-        every: only every so-manieth pair.
+        every: takes every n-th pair only.
     """
     names = split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
     folder, cache = Path(data_dir) / "abdomen_ct", Path(cache_dir) / "affine"
@@ -156,12 +156,12 @@ def abdomen_pairs(
 
 
 def phantom_pairs(sample_dir: str, count: int, first_seed: int = 0, sample: str = "cardiac") -> list[dict]:
-    """Phantom pairs, so that a training runs where there is no data.
+    """Phantom pairs, for training without data.
 
     Args:
-        sample_dir: where they are kept.
+        sample_dir: folder of the files.
         count: number of pairs.
-        first_seed: seed of the first; give validation its own.
+        first_seed: seed of the first pair; validation needs other seeds.
         sample: "cardiac" or "abdomen".
     """
     return [pair_list(sample_dir, sample, seed)[0] for seed in range(first_seed, first_seed + count)]

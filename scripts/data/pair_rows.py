@@ -1,16 +1,18 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The rows of a list of pairs, a CSV or JSON file: what every reader of such lists has in common."""
+"""The rows of a list of pairs in a CSV or JSON file."""
 
 from __future__ import annotations
 
 import csv
 import difflib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import InputError
+from ..common.files import read_text
 from ..spatial.affine import INITS
 
 IMAGES = ("moving", "fixed")
@@ -24,19 +26,15 @@ def pair_rows(path: str | Path, columns: Sequence[str] | None = None) -> list[di
     Args:
         path: CSV with a header row, or JSON with a list of objects (or {"pairs": [...]}). Paths in it are relative to
             its folder.
-        columns: the keys that are known besides "name"; None takes any.
+        columns: the keys that are accepted besides "name"; None accepts any.
 
     Returns:
-        what is given of each pair by column: files as paths, frames as numbers, everything else as text.
+        The values of each pair by column: files as paths, frames as numbers, everything else as text.
 
     Raises:
         InputError: the file is missing, malformed or empty, has an unknown column, or a row without images.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # a NUL in the name is a ValueError, so is text that is not UTF-8
-        raise InputError(f"The list of pairs {path} cannot be read; give a CSV or JSON file in UTF-8.") from error
+    text, path = read_text(path, "a list of pairs in CSV or JSON"), Path(os.path.expanduser(path))
     rows = _json_rows(text, path) if path.suffix.lower() == ".json" else _csv_rows(text, path)
     if not rows:
         raise InputError(f"The list of pairs {path} has no pairs.")
@@ -67,7 +65,10 @@ def _value(key: str, text: str, number: int, path: Path) -> Any:
         if not text.isascii() or not text.isdigit():
             raise InputError(f"Pair {number} of {path} has {text!r} as {key}; give the number of a frame, from 0.")
         return int(text)
-    return str(path.parent / text) if key in FILES or (key == "init" and text not in INITS) else text
+    if key in FILES or (key == "init" and text not in INITS):
+        near = path.parent / text
+        return str(near if near.exists() else path.parent / os.path.expanduser(text))
+    return text
 
 
 def _csv_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
@@ -75,10 +76,10 @@ def _csv_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
         separator = "\t" if path.suffix.lower() == ".tsv" else ","
         rows = list(csv.DictReader(text.splitlines(), strict=True, delimiter=separator))
     except csv.Error as error:
-        raise InputError(f"The list of pairs {path} is no valid CSV ({error}).") from error
+        raise InputError(f"The list of pairs {path} is not valid CSV ({error}).") from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise InputError(f"Pair {number} of {path} has not as many fields as the header; quote fields with commas.")
+            raise InputError(f"Pair {number} of {path} and its header differ in their number of fields; quote commas.")
     return rows
 
 
@@ -86,7 +87,7 @@ def _json_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
     try:
         rows = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"The list of pairs {path} is no valid JSON ({str(error)[:80]}).") from error
+        raise InputError(f"The list of pairs {path} is not valid JSON ({str(error)[:80]}).") from error
     rows = rows.get("pairs") if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise InputError(f'{path} must hold a list of objects such as [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}].')

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""A user's prompt in one image of a pair, brought to the working grid."""
+"""A prompt in one image of a pair, brought to the working grid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class WorkingPrompt:
 
     @property
     def only_mask(self) -> bool:
-        """Whether the mask stands alone: it is then the region itself, not a hint for one."""
+        """Whether there is only a mask; it is then the region itself, not a hint for it."""
         return self.mask is not None and not len(self.points) and self.box is None
 
 
@@ -53,7 +53,7 @@ class PlacePrompt(Transform):
         points: one or more points of 2 or 3 numbers.
         labels: 1 inside, 0 outside; all inside if None.
         box: two opposite corners.
-        mask: path of a label map on the source image's grid; every voxel but 0 belongs to the region.
+        mask: path of a label map on the grid of the image; every voxel except 0 belongs to the region.
         frame: of points and box: "ras" or "lps" in mm, or "voxel" of the source image (column, row for pictures).
 
     Raises:
@@ -101,7 +101,7 @@ class PlacePrompt(Transform):
             values = torch.from_numpy((label.array[:1] != 0).astype(np.float32))
             mask = resample(values, volume.geometry, pair.working, transform, fill=0.0)[0] >= 0.5
             if not mask.any():
-                raise InputError(f"{self.mask} has no voxel inside the fixed image; nothing can be searched for.")
+                raise InputError(f"{self.mask} has no voxel inside the fixed image; so no region can be searched.")
         prompt = WorkingPrompt(
             self.source,
             self._place(self.points, pair),

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The pair to register: the user's files, or a phantom pair made on the spot when none are named."""
+"""The pair to register: the user's files, or a phantom pair that is generated when no image is given."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_phantom(folder: str | Path, pair: PhantomPair) -> dict[str, str]:
         pair: what to write; 2-D images get one slice.
 
     Returns:
-        paths by role: moving, fixed, moving_label, fixed_label, moving_landmarks, fixed_landmarks, true_ddf.
+        Paths by role: moving, fixed, moving_label, fixed_label, moving_landmarks, fixed_landmarks, true_ddf.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,10 +60,10 @@ def pair_list(sample_dir: str, sample: str = "cardiac", sample_seed: int = 0, **
     """The list of the one pair to register.
 
     Args:
-        sample_dir: where a phantom pair is kept when neither image is named.
+        sample_dir: where a phantom pair is kept if neither image is given.
         sample: "cardiac" or "abdomen", the kind of phantom.
         sample_seed: its seed.
-        paths: moving, fixed, and where wanted their labels, landmarks and frames, see
+        paths: moving, fixed, and optionally their labels, landmarks and frames, see
             :class:`scripts.data.pair.LoadPair`.
 
     Raises:
@@ -81,10 +81,10 @@ def pair_list(sample_dir: str, sample: str = "cardiac", sample_seed: int = 0, **
 
 
 def image_list(sample_dir: str, images: str | Sequence[str] | None = None, sample: str = "cardiac") -> list[dict]:
-    """The images to segment: those that are named, see :func:`scripts.data.images.image_items`, or a phantom pair.
+    """The images to segment, see :func:`scripts.data.images.image_items`; a phantom pair if none is given.
 
     Args:
-        sample_dir: where a phantom pair is kept when no image is named.
+        sample_dir: where a phantom pair is kept if no image is given.
         images: an image, a pattern, or a list.
         sample: kind of the phantom.
 
@@ -98,7 +98,7 @@ def image_list(sample_dir: str, images: str | Sequence[str] | None = None, sampl
 
 
 def phantom_folder(sample_dir: str, sample: str, seed: int) -> Path:
-    """The folder of a phantom pair, made if it is not there yet.
+    """The folder of a phantom pair, generated if it does not exist yet.
 
     Raises:
         InputError: an unknown phantom.
@@ -107,6 +107,6 @@ def phantom_folder(sample_dir: str, sample: str, seed: int) -> Path:
         raise InputError(f"sample must be one of {', '.join(MAKERS)}, got {sample!r}.")
     folder = Path(sample_dir) / f"{sample}_{seed}"
     if not (folder / "true_ddf.nii.gz").exists():  # written last
-        logger.info("nothing was named: making a %s phantom pair in %s", sample, folder)
+        logger.info("no image was given: writing a %s phantom pair to %s", sample, folder)
         write_phantom(folder, MAKERS[sample](seed))
     return folder

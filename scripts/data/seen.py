@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What images the bundled models were trained on, and whether an image looks like them."""
+"""The training images of the bundled models, and whether a new image resembles them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .intensity import apply_window, guess_window
 from .reader import Volume
 
-SAMPLED = 250_000  # voxels that are looked at
+SAMPLED = 250_000  # voxels that are compared
 SHARES = (0.25, 0.5, 0.75)
 
 
@@ -24,11 +24,11 @@ class Seen:
     """The training images of a bundled model.
 
     Attributes:
-        model: what it is called in a sentence.
-        images: what they were.
-        windows: intensity windows that they were given, see :func:`scripts.data.intensity.apply_window`.
-        quartiles: least and greatest value of each of the SHARES of the windowed intensities, over the training images;
-            None where they were as different as can be.
+        model: its name in a sentence.
+        images: their name in a sentence.
+        windows: their intensity windows, see :func:`scripts.data.intensity.apply_window`.
+        quartiles: smallest and largest value of each of the SHARES of the windowed intensities over the training
+            images; None if they varied too much for a comparison.
     """
 
     model: str
@@ -61,12 +61,12 @@ def quartiles(array: NDArray, window: str) -> tuple[float, ...]:
 
 
 def unlike(volume: Volume, model: str, window: str = "auto") -> str | None:
-    """In what way an image is unlike those that a bundled model was trained on; None where it is like them.
+    """How an image differs from the training images of a bundled model; None if it resembles them.
 
     Args:
         volume: an image, finite.
         model: one of SEEN.
-        window: that it is given.
+        window: its intensity window.
     """
     seen = SEEN[model]
     if window == "auto":
@@ -84,7 +84,7 @@ def unlike(volume: Volume, model: str, window: str = "auto") -> str | None:
 
 
 class CompareIntensities(Transform):
-    """Notes images whose intensities a bundled model has not seen.
+    """Warns about images whose intensities were not in the training data of a bundled model.
 
     Args:
         model: one of SEEN.
@@ -92,7 +92,7 @@ class CompareIntensities(Transform):
 
     Input: the output of :class:`scripts.data.pair.LoadPair`.
 
-    Output: the same dict with "warnings", one sentence an image that is unlike the training images.
+    Output: the same dict with "warnings", one sentence per image that differs from the training images.
     """
 
     def __init__(self, model: str, window: str = "auto") -> None:
@@ -103,5 +103,5 @@ class CompareIntensities(Transform):
         for volume in (data["pair"].moving, data["pair"].fixed):
             how = unlike(volume, self.model, self.window)
             if how is not None:
-                said.append(f"{volume.path} is unlike what {seen.model} has seen ({seen.images}): {how}.")
+                said.append(f"{volume.path} differs from the training images of {seen.model} ({seen.images}): {how}.")
         return {**data, "warnings": said}

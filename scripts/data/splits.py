@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Which subjects are for training and which for validation, and a few of many."""
+"""Splits of subjects into training and validation, and even subsets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def split_of(split_dir: str | Path | None, data: str, subset: str) -> list[str]:
 
 
 def evenly(items: Sequence, count: int) -> list:
-    """``count`` items at even distances; all of them where there are no more or ``count`` is 0."""
+    """``count`` items at even distances; all of them if ``count`` is 0 or larger than their number."""
     if not count or count >= len(items):
         return list(items)
     return [items[int((k + 0.5) * len(items) / count)] for k in range(count)]

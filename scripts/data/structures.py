@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks of named structures for the network, from files or from whatever makes them, on the grid of the pair."""
+"""Masks of named structures for the network, on the grid of the pair."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class AddMasks(Transform):
 
     Args:
         structures: names, lower case; structure i has the label i + 1.
-        source: what makes masks where the pair names no files. None: nothing, the masks are empty. "label": the label
-            maps, for training subjects and for upper bounds. Otherwise a callable that takes an image
+        source: makes the masks of a pair without mask files. None leaves them empty. "label" takes the label maps, for
+            training subjects and for upper bounds. Otherwise a callable that takes an image
             (:class:`scripts.data.reader.Volume`) and the names, and returns a label map on its grid, or an object with
-            one as ``labels``.
+            the attribute ``labels``.
 
     Input: the output of :class:`scripts.data.pair.LoadPair`.
 
@@ -39,7 +39,7 @@ class AddMasks(Transform):
     holds the masks on their own grids.
 
     Raises:
-        InputError: a mask with labels that have no name, or a source "label" without label maps.
+        InputError: a mask with a label that has no name, or the source "label" without label maps.
     """
 
     def __init__(self, structures: Sequence[str], source: str | MaskSource | None = None) -> None:
@@ -75,7 +75,7 @@ class AddMasks(Transform):
 
 
 def on_working_grid(pair: Pair, moving: Volume | None, fixed: Volume | None) -> Tensor:
-    """Label maps of both images on the working grid, (2, *shape) float; 0 for one that is None."""
+    """Label maps of both images on the working grid, (2, *shape) float; zeros for None."""
     maps = []
     for volume, transform in ((moving, pair.transform), (fixed, None)):
         if volume is None:
@@ -87,14 +87,14 @@ def on_working_grid(pair: Pair, moving: Volume | None, fixed: Volume | None) -> 
 
 
 class PairTensors(Transform):
-    """Keeps of a loaded pair what a training needs, so that it can be cached and batched.
+    """Reduces a loaded pair to the tensors that training needs, so that it can be cached and batched.
 
     Args:
-        need_labels: refuse pairs without label maps; validation measures with them.
-        need_masks: refuse pairs whose masks are empty in either image; losses on masks would learn nothing.
+        need_labels: refuses pairs without label maps, which validation needs.
+        need_masks: refuses pairs with an empty mask in either image, from which losses on masks learn nothing.
 
-    Output: "image" (2, *shape) moving and fixed in [0, 1], grey; "masks" (2, *shape); "targets", the same masks, which
-    augmentation leaves free of errors; "labels" (2, *shape), zeros if absent; "spacing" (n,) mm; "name".
+    Output: "image" (2, *shape) moving and fixed in [0, 1], grey; "masks" (2, *shape); "targets", the same masks, to
+    which augmentation adds no errors; "labels" (2, *shape), zeros if absent; "spacing" (n,) mm; "name".
 
     Raises:
         InputError: what is needed is missing.

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Writing images and label maps: NIfTI with the header they came with, NRRD, pictures; whole files only."""
+"""Writing images and label maps as NIfTI with their original header, as NRRD, MetaImage or pictures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .reader import PICTURES, Volume
 NIFTI = (".nii", ".nii.gz")
 ITK_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGES = (*NIFTI, *ITK_IMAGES, *PICTURES)
-EXTENT_KEYS = ("_Extent", "ReferenceImageExtentOffset")  # of Slicer segmentations: true of the old grid only
+EXTENT_KEYS = ("_Extent", "ReferenceImageExtentOffset")  # of Slicer segmentations; they describe the old grid
 
 
 def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
@@ -35,7 +35,7 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
         like: the image it derives from; NIfTI headers and the fields of NRRD files (label names) are kept.
 
     Raises:
-        InputError: a picture of a volume or of values that are no bytes.
+        InputError: a picture of a volume, or of values that are not 8 or 16-bit integers; values that are not finite.
     """
     name = path.name.lower()
     if name.endswith(PICTURES):
@@ -44,11 +44,18 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
         save_picture(path, array)
         return
     if array.dtype == np.bool_:
-        array = array.astype(np.uint8)  # only pictures know two values
+        array = array.astype(np.uint8)  # only pictures have two values
     if name.endswith(NIFTI):
         save_nifti(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid, like.header)
     else:
+        check_finite(array, path.name)
         _save_itk(path, array, grid, like)
+
+
+def check_finite(array: NDArray, name: str) -> None:
+    """Raises :class:`InputError` for an image with NaN or infinite values, which must not become a result."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise InputError(f"{name} would have NaN or infinite values, so it is not written; clean the input image.")
 
 
 def _save_itk(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
@@ -59,7 +66,7 @@ def _save_itk(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
 
 
 def itk_metadata(path: str | Path) -> dict[str, str]:
-    """The free fields of an NRRD or MetaImage file, those that describe the old extent left out."""
+    """The custom fields of an NRRD or MetaImage file, without those that describe its grid."""
     if not str(path).lower().endswith(ITK_IMAGES):
         return {}
     check_data_files(Path(path))
@@ -77,9 +84,10 @@ def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Hea
     Args:
         path: ``.nii.gz``.
         array: what to write, in the type to store.
-        grid: its grid; goes into sform and qform.
+        grid: its grid, written as sform and qform.
         header: of the image it derives from; descriptive fields and intent are kept.
     """
+    check_finite(array, path.name)
     channels = array.shape[grid.ndim :]
     array = array.reshape(*grid.shape, *[1] * (3 - grid.ndim), *((1, *channels) if channels else ()))
     kept = None
@@ -97,7 +105,7 @@ def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Hea
 
 
 def save_picture(path: Path, array: NDArray) -> None:
-    """Writes channels (1 or 3, columns, rows) as a PNG; values that it cannot hold are stretched to 8 bits."""
+    """Writes channels (1 or 3, columns, rows) as a PNG; other types than uint8 and uint16 are stretched to 8 bits."""
     if array.dtype not in (np.uint8, np.uint16):
         array = np.interp(array, (array.min(), array.max()), (0, 255)).round().astype(np.uint8)
     picture = np.ascontiguousarray(array.transpose(2, 1, 0))

@@ -1,10 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Initial alignment with SimpleITK: moments, an intensity-based affine, or a transform from a file.
 
-The affine must cope with fields of view that share only a part: several starts (as scanned, centres of mass, peaks of
-the masked correlation over all translations) are refined roughly, the best few are refined to full affines, and the one
-of highest mutual information wins. Pictures are normalised locally first, because their shading would outweigh what
-they show.
+The affine must cope with fields of view that overlap only in part: several starts (as scanned, centres of mass, peaks
+of the masked correlation over all translations) are refined roughly, the best few are refined to full affines, and the
+one with the highest mutual information wins. Pictures are normalised locally first, because shading dominates them.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from .itk_images import placed
 
 INITS = ("none", "moments", "affine")
 FOREGROUND = 0.04  # windowed intensities above this belong to the patient
-MIN_OVERLAP = 0.3  # least share of a foreground that a start must cover
+MIN_OVERLAP = 0.3  # smallest share of a foreground that a start must cover
 SEARCH_SIDE = 48  # voxels along the longest side of the exhaustive search
 PEAKS = 2
-FINALISTS = 3  # a small overlap flatters a wrong start at low resolution, so the best few are followed to the end
+FINALISTS = 3  # a small overlap favours wrong starts at low resolution, so the best few are refined
 BINS = 24
 SEED = 1
 
@@ -36,8 +35,8 @@ SEED = 1
 def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
     """A grey image (X, Y[, Z]) as a SimpleITK image.
 
-    A volume keeps its place in space. A 2-D image lies in a plane of its own, with millimetres from its first voxel,
-    because a plane in any orientation has no two-dimensional direction matrix; :func:`world_transform` puts it back.
+    A volume keeps its position. A 2-D image gets a plane of its own, with millimetres from its first voxel, because a
+    plane in space has no two-dimensional direction matrix; :func:`world_transform` undoes this.
     """
     converted = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(image, np.float32).T))
     converted.SetSpacing(geometry.spacing)
@@ -68,7 +67,7 @@ def transform_matrix(transform: sitk.Transform) -> NDArray:
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """An image ready for matching, and where its foreground is."""
+    """An image ready for matching, and its foreground."""
 
     image: sitk.Image
     mask: sitk.Image
@@ -81,7 +80,7 @@ class _Prepared:
         return cls(to_sitk(image, geometry), sitk.Cast(to_sitk(inside, geometry), sitk.sitkUInt8))
 
     def coarse(self, side: int) -> _Prepared:
-        """The same at about ``side`` voxels along the longest axis."""
+        """The same image with about ``side`` voxels along the longest axis."""
         factors = [max(1, n // side) for n in self.image.GetSize()]
         mask = sitk.Cast(sitk.BinShrink(sitk.Cast(self.mask, sitk.sitkFloat32), factors) > 0.5, sitk.sitkUInt8)
         return _Prepared(sitk.BinShrink(self.image, factors), mask)
@@ -150,7 +149,7 @@ def foreground(image: NDArray) -> NDArray:
 
 
 def local_normalise(image: NDArray, inside: NDArray, sigma: float) -> NDArray:
-    """Intensities minus their local mean over their local deviation, 0 outside the foreground: shading is gone.
+    """Subtracts the local mean and divides by the local deviation, which removes shading; 0 outside the foreground.
 
     Args:
         image: (X, Y[, Z]) in [0, 1].
@@ -165,7 +164,7 @@ def local_normalise(image: NDArray, inside: NDArray, sigma: float) -> NDArray:
 
 def translation_peaks(fixed: _Prepared, moving: _Prepared) -> list[list[float]]:
     """Translations (mm, LPS) at the highest peaks of the masked correlation over all shifts of the moving image."""
-    # The search is over whole voxels of one grid, so the moving image is first brought to the fixed axes and spacing.
+    # The search needs both images on one grid, so the moving image is first resampled to the fixed axes and spacing.
     ends = [(0.0, n - 1.0) for n in moving.image.GetSize()]
     corners = np.stack(np.meshgrid(*ends), axis=-1).reshape(-1, len(ends)).tolist()
     world = [moving.image.TransformContinuousIndexToPhysicalPoint(c) for c in corners]
@@ -182,7 +181,7 @@ def translation_peaks(fixed: _Prepared, moving: _Prepared) -> list[list[float]]:
     places = np.argwhere(highest & (correlation > 0))
     places = places[np.argsort(correlation[tuple(places.T)])[::-1][:PEAKS]]
     direction = np.asarray(fixed.image.GetDirection()).reshape(len(grid), -1) * fixed.image.GetSpacing()
-    # At offset 0 the last moving voxel lies on the first fixed one; x of the fixed image shows x - shift of the moving.
+    # At offset 0 the last moving voxel meets the first fixed one: fixed x corresponds to moving x - shift.
     shifts = places - (np.asarray(grid) - 1)
     start = np.asarray(origin) - np.asarray(fixed.image.GetOrigin())
     return [(start - direction @ shift).tolist() for shift in shifts]
@@ -204,15 +203,15 @@ def _affine(similar: sitk.Transform) -> sitk.Transform:
 
 
 def _refine(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform, shrink: list[int]) -> sitk.Transform | None:
-    """Maximises the mutual information over a pyramid; None where the images lose each other."""
+    """Maximises the mutual information over a pyramid; None if the images stop overlapping."""
     method = sitk.ImageRegistrationMethod()
-    # Several threads add up the metric in the order in which they finish, so the result would change from run to run.
+    # Several threads add up the metric in varying order, which would change the result from run to run.
     method.SetNumberOfThreads(1)
     method.SetNumberOfWorkUnits(1)
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     voxels = fixed.image.GetNumberOfPixels()
-    # Also regular samples are jittered; without a seed the result would change from run to run.
+    # Regular samples are jittered, too; without a seed the result would change from run to run.
     method.SetMetricSamplingPercentagePerLevel([min(1.0, 60_000 * s / voxels * 2) for s in shrink], SEED)
     method.SetMetricFixedMask(fixed.mask)
     method.SetMetricMovingMask(moving.mask)
@@ -234,9 +233,9 @@ def _refine(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform, shri
 
 
 def mutual_information(fixed: _Prepared, moving: _Prepared, transform: sitk.Transform) -> float:
-    """Mutual information (nats) where both foregrounds lie; minus infinity where they share less than MIN_OVERLAP.
+    """Mutual information (nats) over both foregrounds; minus infinity if they overlap less than MIN_OVERLAP.
 
-    The optimiser's own metric values are not comparable between starts: each is taken over another set of samples.
+    The metric values of the optimiser are not comparable between starts, because their samples differ.
     """
     moved, covered = (
         sitk.GetArrayFromImage(sitk.Resample(i, fixed.image, transform, kind, 0.0))
@@ -258,7 +257,7 @@ def mutual_information(fixed: _Prepared, moving: _Prepared, transform: sitk.Tran
 def read_linear(path: str) -> NDArray:
     """Reads a linear transform: a (4, 4) text matrix in RAS mm, or an ITK transform file (.tfm, .txt, .mat, .h5)."""
     if not os.path.isfile(path):
-        raise ValueError(f"init must be {', '.join(INITS)} or the path of a transform, and {path!r} is no file.")
+        raise ValueError(f"init must be {', '.join(INITS)} or the path of a transform, and {path!r} is not a file.")
     matrix = load_numbers(path)
     if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0, 0, 0, 1]):
         try:

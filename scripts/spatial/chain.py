@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""A chain of transforms: affines and displacement fields that a fixed point passes through to the moving image.
+"""A chain of transforms: affines and displacement fields that map a fixed point to the moving image, step by step.
 
-Everything is a map of points in RAS mm. Images are interpolated once through the whole chain, never step by step.
+Every step maps points in RAS mm. Images are interpolated once through the whole chain.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Field:
 
     Attributes:
         u_lps: (*grid.shape, 3) LPS mm.
-        grid: where it is known. Beyond half a voxel outside it the displacement is 0, as in ITK and ANTs.
+        grid: its grid. More than half a voxel outside it the displacement is 0, as in ITK and ANTs.
     """
 
     u_lps: NDArray
@@ -49,7 +49,7 @@ Step = Linear | Field
 
 
 def inside_of(index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Whether voxels (n, ...) lie in a grid; half a voxel beyond the last centre still does, as in ITK."""
+    """Whether voxels (n, ...) lie in a grid, which ends half a voxel beyond the last centre, as in ITK."""
     inside = torch.ones(index.shape[1:], dtype=torch.bool)
     for axis, size in enumerate(shape):
         inside &= (index[axis] >= -0.5) & (index[axis] <= size - 0.5)
@@ -57,7 +57,7 @@ def inside_of(index: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Reads an image linearly, borders repeated; what ``sample`` does, in the layout of :class:`GridMap`.
+    """Linear interpolation with repeated borders, as in ``sample``, but in the layout of :class:`GridMap`.
 
     Args:
         image: (1, C, ..., X), first axis of the grid last.
@@ -67,13 +67,13 @@ def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         (C, ..., X).
     """
-    # PyTorch reads one image after the other, each by one thread: every thread gets its own share of the places.
+    # PyTorch handles each image of a batch with one thread, so every thread gets its own share of the points.
     n, count, threads = len(shape), index[0].numel(), torch.get_num_threads()
     share = -(-count // threads)
     places = torch.empty(n, threads * share)
     places[:, count:] = 0
     for axis, size in enumerate(shape):
-        # With aligned corners an axis of one voxel is read at its only voxel whatever the coordinate.
+        # With aligned corners an axis of one voxel is always read at that voxel.
         torch.add(torch.tensor(-1.0), index[axis].reshape(-1), alpha=2 / max(size - 1, 1), out=places[axis, :count])
     grid = places.view(n, threads, share, *[1] * (n - 1)).movedim(0, -1)
     images = image.expand(threads, *image.shape[1:])
@@ -103,7 +103,7 @@ def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Ten
 
 
 def map_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
-    """Takes points through a chain, from first step to last.
+    """Maps points through a chain, from the first step to the last.
 
     Args:
         steps: the chain.
@@ -124,9 +124,9 @@ def map_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
 
 
 class GridMap:
-    """Where the voxels of a grid land in another grid, slab by slab, without a coordinate array of the whole grid.
+    """Maps the voxels of a grid into another grid, slab by slab, without a coordinate array of the whole grid.
 
-    The state along the chain is ``M i + sum_k L_k u_k`` with the voxel index i and the displacements u_k met so far:
+    The state along the chain is ``M i + sum_k L_k u_k`` with the voxel index i and the displacements u_k so far:
     affines change only the small matrices, and a field on the same grid as the reference is read, not interpolated.
     Slabs are cut along the last axis and laid out with the first axis fastest, as NIfTI stores them.
 
@@ -164,7 +164,7 @@ class GridMap:
     def _interpolated(self, k: int, field: Field, base, terms, start: int, stop: int) -> Tensor:
         index = self._combine(np.linalg.inv(field.grid.affine), field.grid.ndim, base, terms, start, stop)
         if k not in self._values:
-            # The components of a voxel lie side by side, so that a place is read from a third of the memory lines.
+            # The components of a voxel lie side by side in memory, so that a lookup touches a third of the cache lines.
             u = torch.from_numpy(field.u_lps).float().movedim(-1, 0).permute(0, *range(field.grid.ndim, 0, -1))
             self._values[k] = u.movedim(0, -1).contiguous().movedim(-1, 0)[None]
         return read_linear(self._values[k], index, field.grid.shape).mul_(inside_of(index, field.grid.shape))
@@ -177,7 +177,7 @@ class GridMap:
         for c in range(n):
             total = torch.tensor(offset[c], dtype=torch.float64)
             for axis, size in enumerate(sizes):
-                # The sum of one line per axis: what is not a field costs one pass over the slab.
+                # A sum of one vector per axis: the affine part costs one pass over the slab.
                 line = (torch.arange(size, dtype=torch.float64) * float(m[c, axis])).view(-1, *[1] * axis)
                 if axis < len(sizes) - 1:
                     total = total + line

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Where voxels are in the patient: grids with an affine, and sampling across grids in a single interpolation."""
+"""Voxel grids in patient space, and resampling between them in a single interpolation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .warp import identity_grid, sample
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS to LPS and back
 SLAB_VOXELS = 1_000_000
-EXACT = 2**24  # whole numbers up to here are themselves in single precision
+EXACT = 2**24  # single precision represents all integers up to here
 HEADER_ROUNDING_VOX = 0.1  # files of the same grid differ by rounding in their headers
 FARTHEST_MM = 1e6  # anything farther away is a damaged header, and overflows in single precision
 
@@ -61,7 +61,7 @@ def apply_affine(affine: NDArray, points: NDArray) -> NDArray:
 
 
 def usable(affine: NDArray) -> bool:
-    """Whether a (4, 4) affine can be inverted and says lengths that bodies have: finite, no axis lost, below 1 km."""
+    """Whether a (4, 4) affine is finite, invertible and of plausible size (below 1 km)."""
     if not np.all(np.isfinite(affine)) or np.abs(affine).max() > FARTHEST_MM:
         return False
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -69,13 +69,13 @@ def usable(affine: NDArray) -> bool:
 
 
 def extent_text(geometry: Geometry) -> str:
-    """The box of a grid in words, for messages."""
+    """The bounding box of a grid as text, for messages."""
     low, high = geometry.corners_ras().min(axis=0), geometry.corners_ras().max(axis=0)
     return " x ".join(f"[{a:.0f}, {b:.0f}]" for a, b in zip(low, high)) + " mm RAS"
 
 
 def grid_text(geometry: Geometry) -> str:
-    """Size and voxel size of a grid in words, for messages."""
+    """Size and voxel size of a grid as text, for messages."""
     return f"{' x '.join(map(str, geometry.shape))} voxels of {' x '.join(f'{s:.4g}' for s in geometry.spacing)} mm"
 
 
@@ -90,7 +90,7 @@ def same_grid(a: Geometry, b: Geometry, tolerance_vox: float = HEADER_ROUNDING_V
 
 
 def told_apart(a: Geometry, b: Geometry) -> tuple[str, str]:
-    """Two grids that differ, in words that differ: size and voxel size, else place, else how their axes lie."""
+    """Texts that tell two grids apart: size and voxel size, or else position, or else direction of the axes."""
 
     def place(grid: Geometry) -> str:
         return f"first voxel at {grid.affine[:3, 3].round(3).tolist()} mm RAS"
@@ -104,7 +104,7 @@ def told_apart(a: Geometry, b: Geometry) -> tuple[str, str]:
 
 
 def overlap(a: Geometry, b: Geometry, transform: NDArray) -> bool:
-    """Whether the bounding boxes of two grids meet in space once ``transform`` has moved ``a`` (RAS mm).
+    """Whether the bounding boxes of two grids overlap after ``transform`` (RAS mm) has moved ``a``.
 
     A plane has no thickness, so 2-D grids are compared in the plane of the first.
     """
@@ -191,7 +191,7 @@ def resample_map(
         (*fixed.shape) in the type of ``labels``.
     """
     values = None
-    if np.abs(labels).max(initial=0) > EXACT:  # numbers of an atlas; their places in a list are small
+    if np.abs(labels).max(initial=0) > EXACT:  # large numbers of an atlas; their ranks are small
         values = np.unique(np.append(labels, 0).astype(labels.dtype))
         labels = np.searchsorted(values, labels)
     fill = 0 if values is None else int(np.searchsorted(values, 0))

@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Inverse of a chain of transforms, pointwise by fixed-point iteration, with the error that remains.
+"""Inverse of a chain of transforms by pointwise fixed-point iteration, and the error that remains.
 
 Chen et al., Medical Physics 2008, "A simple fixed-point approach to invert a deformation field". Plain iteration needs
-a field whose slope is below 1; here the best affine part is taken out first and inverted exactly, and a point whose
-error grows takes smaller steps, so that fields with an initial alignment in them and strong local growth converge too.
+a field with a slope below 1. Here the best affine part is removed first and inverted exactly, and a point whose error
+grows takes smaller steps, so that fields with an initial alignment and strong local expansion converge, too.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ ITERATIONS = 100
 TOLERANCE = 1e-3  # voxels of the field
 CHUNK = 1_000_000
 FIT_SIDE = 27  # places along each axis to which the affine part is fitted
-ROUNDING = 0.01  # voxels; a point on a border voxel is not outside because of rounding
+ROUNDING = 0.01  # voxels; rounding must not put a point on the border outside
 
 
 @dataclass(frozen=True)
 class Residual:
-    """Distance in mm between points and where they come back to through a transform and its inverse.
+    """Distance in mm between points and their images under a transform and its inverse.
 
     Attributes:
-        mean: over the points that stay within both grids.
+        mean: over the points that stay inside both grids.
         p95: 95th percentile.
         max: largest.
-        points: how many points were measured.
-        outside: share of the points that leave the field; there the inverse is extrapolated.
+        points: number of points measured.
+        outside: share of the points that leave the field, where the inverse is extrapolated.
     """
 
     mean: float
@@ -54,10 +54,10 @@ class Residual:
 
 
 class InverseField:
-    """The inverse of one field, to be asked at any points.
+    """The inverse of one field, evaluated at any points.
 
     Args:
-        field: what to invert.
+        field: the field to invert.
         iterations: most fixed-point steps.
         tolerance: voxels of the field at which a point counts as found.
     """
@@ -85,7 +85,7 @@ class InverseField:
         return fit if np.linalg.det(fit[:, :n]) > 1e-3 else np.eye(n, n + 1)
 
     def _forward(self, index: Tensor) -> Tensor:
-        """Where places (n, L) of the field go; beyond its border the affine part goes on, the rest stays as it is."""
+        """Maps voxels (n, L) by the field; beyond its border the affine part continues and the rest stays constant."""
         n = index.shape[0]
         outer, index = index, index.clamp(min=torch.zeros_like(self.last), max=self.last)
         places = index.reshape(1, n, -1, *[1] * (n - 1))
@@ -94,7 +94,7 @@ class InverseField:
         return index + self.mix @ u[0].reshape(3, -1).to(index.dtype) + beyond
 
     def index(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Places of the field that it maps to ``target``, both (n, L) voxels, float64, and the error in voxels."""
+        """Voxels of the field that it maps to ``target``, both (n, L), float64, and the error in voxels."""
         n = target.shape[0]
         linear, unmix = self.linear, self.unmix
         x = unmix @ (target - linear[:, n:])
@@ -108,7 +108,7 @@ class InverseField:
             chosen = live[better]
             found[:, chosen], error[chosen] = x[:, chosen], size[better]
             step[live[~better]] *= 0.5
-            # A step that made it worse is taken back and halved.
+            # A step that increases the error is undone and halved.
             x[:, live[~better]] = found[:, live[~better]]
             going = (error[live] > self.tolerance) & (step[live] > 1e-3)
             ahead = better & going
@@ -132,7 +132,7 @@ class InverseField:
             target = apply_affine(self.to_index, part)
             found, _ = self.index(torch.from_numpy(np.ascontiguousarray(target[:, :n].T)))
             if n == 2:
-                # A plane knows nothing of the way through it; the third displacement component is undone as it is.
+                # A plane has no third axis to iterate along; that displacement component is subtracted directly.
                 u = displacement_at(self.field, found, beyond="border").numpy().T @ LPS[:3, :3]
                 result[first : first + CHUNK] = part - u
             else:
@@ -141,7 +141,7 @@ class InverseField:
 
 
 def invert_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
-    """Takes points backwards through a chain: from the moving image to the fixed image.
+    """Maps points backwards through a chain, from the moving image to the fixed image.
 
     Args:
         steps: the chain, fixed to moving.
@@ -166,13 +166,13 @@ def invert_chain(
 
     Args:
         steps: the chain, fixed world to moving world.
-        fixed: grid where the chain starts; the way there and back is measured on its voxels, too.
+        fixed: grid where the chain starts; the round trip is measured on its voxels, too.
         moving: grid of the inverse, usually of the moving image: the inverse pulls the fixed image there.
         progress: shows a bar.
 
     Returns:
-        the inverse field on ``moving``; the residual at its own voxels, ``T(T^-1(y)) - y``; and at the voxels of
-        ``fixed``, ``T^-1(T(x)) - x`` with the inverse read linearly between its voxels.
+        The inverse field on ``moving``; its residual at its own voxels, ``T(T^-1(y)) - y``; and at the voxels of
+        ``fixed``, ``T^-1(T(x)) - x``, with the inverse interpolated linearly.
     """
     inverses = [InverseField(s) if isinstance(s, Field) else Linear(np.linalg.inv(s.matrix)) for s in reversed(steps)]
     u = np.empty((int(np.prod(moving.shape)), 3), np.float32)
@@ -195,13 +195,13 @@ def invert_chain(
 def round_trip(
     there: Sequence[Step], back: Sequence[Step], start: Geometry, end: Geometry, *, progress: bool = False
 ) -> Residual:
-    """How far points come back from where they were: ``back(there(x)) - x`` at the voxels x of a grid.
+    """Error of a round trip, ``back(there(x)) - x``, at the voxels x of a grid.
 
     Args:
         there: chain from the start's world to the end's world.
         back: chain the other way.
-        start: grid whose voxels travel.
-        end: grid that they must reach to be counted.
+        start: grid whose voxels are mapped.
+        end: points outside this grid are not counted.
         progress: shows a bar.
     """
     errors = []
@@ -233,6 +233,6 @@ def _voxels(grid: Geometry, progress: bool, text: str):
 
 
 def _within(grid: Geometry, points_ras: NDArray) -> NDArray:
-    """Whether points lie between the centres of the border voxels, where interpolation needs no extrapolation."""
+    """Whether points lie between the centres of the border voxels, where nothing is extrapolated."""
     index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
     return ((index >= -ROUNDING) & (index <= np.asarray(grid.shape) - 1 + ROUNDING)).all(axis=1)

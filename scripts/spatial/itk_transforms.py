@@ -85,7 +85,7 @@ def read_itk_transform(path: str | Path, reference: Geometry | None = None) -> l
         reference: see :func:`from_itk`.
 
     Raises:
-        InputError: the file is no transform that ITK reads.
+        InputError: ITK cannot read the file as a transform.
     """
     return from_itk(load_itk_transform(path), reference)
 
@@ -143,7 +143,7 @@ def _linear(matrix: NDArray) -> sitk.AffineTransform:
 
 
 def _flat(transform: sitk.Transform) -> list[sitk.Transform]:
-    """The parts of a transform in the order in which a point passes through them."""
+    """The parts of a transform in the order in which they map a point."""
     part = transform.Downcast()
     if not isinstance(part, sitk.CompositeTransform):
         return [part]

@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Landmarks: reading them in world millimetres, and moving them by a field.
+"""Landmarks in world millimetres, and moving them by a field.
 
-A pull field maps fixed points to moving points; that is the only direction in which points need no inverse.
+A pull field maps fixed points to moving points; the other direction needs its inverse.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> 
     Args:
         path: text, .fcsv or .mrk.json.
         geometry: grid of the image they belong to, needed for voxel indices.
-        frame: "ras" or "lps" in mm, or "voxel" indices; of files that do not say it themselves.
+        frame: "ras" or "lps" in mm, or "voxel" indices, for files that do not name their frame.
 
     Returns:
         (L, 3) RAS mm.
@@ -41,7 +41,7 @@ def write_landmarks(path: str | Path, points_ras: NDArray) -> None:
 
 
 def contains(grid: Geometry, points_ras: NDArray) -> NDArray:
-    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; of a 2-D grid, over its plane."""
+    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; for a 2-D grid, above or below its plane."""
     index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
     return ((index >= -0.5) & (index <= np.asarray(grid.shape) - 0.5)).all(axis=1)
 
@@ -49,11 +49,11 @@ def contains(grid: Geometry, points_ras: NDArray) -> NDArray:
 def fixed_to_moving(
     points_ras: NDArray, ddf: Tensor | None, fixed: Geometry, transform: NDArray | None = None
 ) -> NDArray:
-    """Moves fixed landmarks to where the registration finds them in the moving image.
+    """Maps fixed landmarks to the moving image.
 
     Args:
         points_ras: (L, 3) RAS mm in the fixed image.
-        ddf: (1, n, *fixed.shape) fixed voxels, read linearly between voxels and nothing outside, as ITK reads a field;
+        ddf: (1, n, *fixed.shape) fixed voxels, linear between voxels and 0 outside, as in ITK;
             None for no deformation.
         fixed: grid of the field.
         transform: (4, 4) fixed world to moving world, RAS mm.

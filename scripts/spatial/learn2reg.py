@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Displacement fields as the Learn2Reg challenges exchange them.
+"""Displacement fields in the format of the Learn2Reg challenges.
 
 A field lives on the fixed grid and holds voxels of the moving image: the label of fixed voxel i is read at moving voxel
-``i + disp[i]`` (``scipy.ndimage.map_coordinates``), whatever the headers say. The files are named
+``i + disp[i]`` (``scipy.ndimage.map_coordinates``), whatever the headers say. Files are named
 ``disp_FFFF_MMMM`` after the fixed and the moving case. NIfTI and, in the present evaluation code, npz hold
 (X, Y, Z, 3); the npz of the 2020 and 2021 challenges held (3, X, Y, Z) in half precision, often at half resolution with
 displacements in voxels of the full one.
@@ -34,10 +34,10 @@ def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = 
     Args:
         path: (3, X, Y, Z) or (X, Y, Z, 3), at the resolution of the fixed image or at half of it.
         fixed: 3-D grid of the fixed image.
-        moving: grid of the moving image; None takes the fixed one, as after the challenge's preprocessing.
+        moving: grid of the moving image; None takes the fixed one, as after the preprocessing of the challenge.
 
     Raises:
-        InputError: not such a file, or one for another grid.
+        InputError: another kind of file, or another grid.
     """
     disp = disp_array(path)
     if disp.ndim != 4 or 3 not in (disp.shape[0], disp.shape[-1]):

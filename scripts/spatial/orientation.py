@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The order and direction of array axes: a network must see a patient the same way round, whatever a file stores."""
+"""Order and direction of array axes: a network sees every patient the same way round, whatever the file stores."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor
 from .geometry import LPS, Geometry
 from .warp import resize_ddf
 
-STRAIGHT = np.cos(np.deg2rad(30))  # axes closer than this to those of the patient have a name
-THICK = 1.5  # a voxel side this many times longer than the others is the distance of slices
+STRAIGHT = np.cos(np.deg2rad(30))  # axes closer than this to those of the patient are named after them
+THICK = 1.5  # a voxel side this many times longer than the others is the slice distance
 
 
 def oriented(grid: Geometry) -> Geometry:
     """The same voxels with their axes to the patient's left, back and head, and the axis of thick slices last.
 
-    That is the order of DICOM's axial slices and of the data that the bundled networks learned from. Axes oblique to
-    the patient keep their order and direction: slices of a tilted stack are shown as they are stored. 2-D grids stay.
+    This is the order of axial DICOM slices and of the training data of the bundled networks. Axes oblique to the
+    patient keep their order and direction, so the slices of a tilted stack stay as they are stored. 2-D grids stay.
 
     Args:
         grid: any grid.
@@ -43,7 +43,7 @@ def oriented(grid: Geometry) -> Geometry:
 
 
 def ddf_to_grid(ddf: Tensor, working: Geometry, fixed: Geometry) -> Tensor:
-    """Brings a field to another grid over the same box, whose axes may have another order and direction.
+    """Resamples a field to another grid over the same box, whose axes may have another order and direction.
 
     Args:
         ddf: (1, n, *working.shape) voxels of ``working``.

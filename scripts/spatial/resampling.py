@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Images and label maps through a chain of transforms in a single interpolation."""
+"""Resampling of images and label maps through a chain of transforms in a single interpolation."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resample_image(
     fill: float = 0.0,
     progress: bool = False,
 ) -> tuple[NDArray, float]:
-    """Brings an image to a grid through a chain of transforms, interpolating it once.
+    """Resamples an image to a grid through a chain of transforms with one interpolation.
 
     Args:
         image: (C, *moving.shape).
@@ -37,12 +37,12 @@ def resample_image(
         reference: grid of the result.
         steps: chain from the reference's world to the image's world.
         interpolation: "linear", "cubic" (B-spline of degree 3, as ``sitkBSpline``) or "nearest".
-        fill: value outside the image; half a voxel beyond the last centre still belongs to it, as in ITK.
+        fill: value outside the image, which ends half a voxel beyond the last centre, as in ITK.
         progress: shows a bar.
 
     Returns:
-        (C, *reference.shape), float32, or the type of the image for "nearest"; and the share of the voxels that lie in
-        the image.
+        (C, *reference.shape), float32, or the type of the image for "nearest"; and the share of voxels inside the
+        image.
 
     Raises:
         ValueError: unknown interpolation.
@@ -55,7 +55,7 @@ def resample_image(
     if interpolation == "cubic":
         channels = [ndimage.spline_filter(c, 3, np.float32, mode="mirror") for c in channels]
     tensors = None if nearest else torch.stack([torch.from_numpy(c.T) for c in channels])[None]
-    # In the order of NIfTI, first axis fastest: (..., X) here is (X, ...) there.
+    # In the order of NIfTI, first axis fastest: (..., X) instead of (X, ...).
     result = np.empty((len(channels), *reversed(reference.shape)), dtype)
     covered = 0
     for start, stop, index, inside in _slabs(steps, reference, moving, progress):
@@ -83,10 +83,10 @@ def resample_image(
 def resample_labels(
     labels: NDArray, moving: Geometry, reference: Geometry, steps: Sequence[Step], *, progress: bool = False
 ) -> tuple[NDArray, float]:
-    """Label map through a chain: every label interpolated linearly on its own, the largest share wins.
+    """Resamples a label map: every label is interpolated linearly on its own, and the largest share wins.
 
-    Smoother borders than "nearest" at the price of time; small structures survive as well as large ones. Labels are
-    handled one by one, so that no one-hot copy of the whole map exists.
+    The borders are smoother than with "nearest", and it takes longer. Labels are handled one by one, so no one-hot copy
+    of the whole map is made.
 
     Args:
         labels: (*moving.shape) integers.
@@ -96,7 +96,7 @@ def resample_labels(
         progress: shows a bar.
 
     Returns:
-        (*reference.shape) in the type of ``labels``, 0 outside; and the share of the voxels that lie in the map.
+        (*reference.shape) in the type of ``labels``, 0 outside; and the share of voxels inside the map.
     """
     source = np.asarray(labels, order="F").T
     result = np.zeros(tuple(reversed(reference.shape)), labels.dtype)
@@ -105,7 +105,7 @@ def resample_labels(
         if not inside.any():
             continue
         covered += int(inside.sum())
-        # Only what the slab can see of the map is turned into one channel a label.
+        # Only the part of the map that the slab reaches becomes one channel per label.
         limits = torch.tensor(moving.shape)
         low = index[:, inside].amin(dim=1).floor().long().clamp(min=0)
         high = torch.minimum(index[:, inside].amax(dim=1).ceil().long() + 1, limits)

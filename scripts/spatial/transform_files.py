@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Transform files of every kind by their suffix: ours, ITK's, ANTs', Slicer's and Learn2Reg's, read into one chain."""
+"""Transform files of ITK, ANTs, Slicer, Learn2Reg and of this project, told apart by suffix and read into a chain."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRITABLE = (*NIFTI, *VECTOR_IMAGES, *ITK_SUFFIXES, ".npz")
 
 
 def transform_names(transforms: str | Path | Sequence[str | Path]) -> list[str]:
-    """The paths of a list, or of one text with commas between them."""
+    """The paths of a list, or of one text separated by commas."""
     if isinstance(transforms, str) and not there(transforms):
         return [name.strip().strip("[]'\" ") for name in transforms.split(",") if name.strip("[]'\" ")]
     if isinstance(transforms, (str, Path)):
@@ -44,7 +44,7 @@ def transform_names(transforms: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def transform_paths(transforms: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files of a list of transforms, result folders and inverses resolved; for checks of the output's name."""
+    """The files of a list of transforms, with result folders and ``inverse:`` resolved."""
     return [_file(name.removeprefix(INVERSE)) for name in transform_names(transforms)]
 
 
@@ -58,8 +58,8 @@ def read_chain(
     """Reads a list of transforms.
 
     Args:
-        transforms: files in the order in which a fixed point passes through them, which is the order of
-            ``antsApplyTransforms -t``: what belongs to the fixed image first. Displacement fields as NIfTI, NRRD or
+        transforms: files in the order in which a fixed point passes through them, as in
+            ``antsApplyTransforms -t``: those of the fixed image first. Displacement fields as NIfTI, NRRD or
             MetaImage; ITK's .h5, .tfm, .mat, .txt; a 4 x 4 matrix in RAS mm as text; Learn2Reg's .npz; the result
             folder of a registration. ``inverse:`` before an affine file inverts it.
         fixed: grid of the fixed image, for Learn2Reg fields and B-splines.
@@ -78,14 +78,14 @@ def read_chain(
         _check(found, name)
         if name.startswith(INVERSE):
             if not all(isinstance(s, Linear) for s in found):
-                raise InputError(f"{name}: only affines are inverted on the way; run `invert` on a field first.")
+                raise InputError(f"{name}: only affines can be inverted here; run `invert` on a field first.")
             found = [Linear(np.linalg.inv(s.matrix)) for s in reversed(found)]
         steps += found
     return steps
 
 
 def as_field(steps: Sequence[Step], grid: Geometry) -> Field:
-    """A whole chain as one displacement field on a grid; between its voxels it is linear."""
+    """A whole chain as one displacement field on a grid, linear between voxels."""
     if len(steps) == 1 and isinstance(steps[0], Field) and same_grid(steps[0].grid, grid, SAME_GRID_VOX):
         return steps[0]
     millimetres = Geometry((1, 1, 1), LPS)  # a grid whose voxels are LPS mm
@@ -110,7 +110,7 @@ def write_chain(
     Args:
         path: NIfTI, NRRD or MetaImage field, ITK transform (an affine stays an affine), or Learn2Reg ``.npz``.
         steps: the chain.
-        grid: grid of the field; not needed where everything is affine and the format can say so.
+        grid: grid of the field; not needed for affines in a format that can store them.
         moving: grid of the moving image, for ``.npz``; None takes ``grid``.
         intent: of a NIfTI field, 1007 (LPS mm) or 1006 (RAS mm).
         layout: of an npz, see :func:`scripts.spatial.learn2reg.write_learn2reg`.
@@ -197,7 +197,7 @@ def _read_nifti(path: Path, fixed: Geometry | None, moving: Geometry | None, lea
 
 
 def _check(steps: Sequence[Step], name: str) -> None:
-    """Raises :class:`InputError` for numbers that no transform of a body has; they would come out as an empty image."""
+    """Raises :class:`InputError` for implausible numbers, which would only give an empty image."""
     for step in steps:
         if isinstance(step, Field) and not step.u_lps.size:
             raise InputError(f"{name} is a field of shape {step.u_lps.shape}, which has no voxel.")

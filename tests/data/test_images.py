@@ -51,8 +51,8 @@ def test_equal_names_are_told_apart_by_their_folders(folder):
     [
         (None, "No image was found for None"),
         ("nothing/*.nii", r"No image was found for 'nothing/\*\.nii'; give an image, a pattern, or a list"),
-        ("gone.json", "The list of images gone.json cannot be read"),
-        (["d/a.nii", "d/a.nii"], "d/a.nii stands in the list twice"),
+        ("gone.json", "gone.json does not exist; give the path of a list of images"),
+        (["d/a.nii", "d/a.nii"], "d/a.nii is in the list twice"),
     ],
 )
 def test_lists_that_cannot_be_used(images, message):

@@ -159,7 +159,7 @@ def test_bad_pairs(tmp_path, heart, heart_files):
         LoadPair()({"moving": flat, "fixed": None})
     with pytest.raises(InputError, match="window must be one of"):
         LoadPair(window="bone")(heart_files)
-    with pytest.raises(InputError, match="'rigid' is no file"):
+    with pytest.raises(InputError, match="'rigid' is not a file"):
         LoadPair(init="rigid")(heart_files)
     wrong = save(tmp_path / "label.nii.gz", heart.moving_label[:-1], heart.moving_affine)
     with pytest.raises(InputError, match=r"label\.nii\.gz is on another grid \(63 x 64 x 6 voxels"):

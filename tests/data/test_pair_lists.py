@@ -30,7 +30,7 @@ def test_csv_and_json_lists_give_the_same(tmp_path, heart_files):
     [
         ("a.csv", "moving,target\na,b\n", "Pair 1 of .* has no fixed image; the columns moving and fixed"),
         ("a.csv", "moving,fixed\n", "has no pairs"),
-        ("a.json", "{", "is no valid JSON"),
+        ("a.json", "{", "is not valid JSON"),
         ("a.json", '{"moving": "a"}', "must hold a list of objects"),
         ("a.csv", "moving,fixed\nhere,gone\n", "Pair 1 of .*names .*gone, which does not exist"),
         ("a.csv", "moving,fixed,fixed_mask\nhere,here,gone\n", "gone, which does not exist"),
@@ -53,7 +53,7 @@ def test_words_stay_words_and_files_start_at_the_list(tmp_path):
 
 
 def test_missing_list(tmp_path):
-    with pytest.raises(InputError, match="cannot be read; give a CSV or JSON file"):
+    with pytest.raises(InputError, match="does not exist; give the path of a list of pairs"):
         read_pairs(tmp_path / "gone.csv")
 
 

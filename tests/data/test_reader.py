@@ -365,6 +365,7 @@ def test_a_name_that_itk_cannot_open(nifti, tmp_path):
         read_volume(tmp_path / "caf\udce9.nrrd")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("seed", range(30))
 def test_damaged_pictures(tmp_path, seed):
     chance = np.random.default_rng(seed)

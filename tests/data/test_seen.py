@@ -64,7 +64,8 @@ def test_a_pair_says_it_of_each_image(heart_files, tmp_path):
     odd = compare(load({"moving": str(tmp_path / "negative.nii.gz"), "fixed": heart_files["fixed"]}))
     assert len(odd["warnings"]) == 1
     assert odd["warnings"][0].startswith(
-        f"{tmp_path}/negative.nii.gz is unlike what the registration network has seen (short-axis cardiac MR): "
+        f"{tmp_path}/negative.nii.gz differs from the training images of the registration network "
+        "(short-axis cardiac MR): "
     )
 
 

@@ -78,7 +78,7 @@ def test_the_shipped_network_says_what_it_has_not_seen(monkeypatch, heart_files,
     cli.main()
     record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))
     (said,) = record["warnings"]
-    assert said.startswith(f"{tmp_path}/negative.nii.gz is unlike what the registration network has seen")
+    assert said.startswith(f"{tmp_path}/negative.nii.gz differs from the training images of the registration network")
     assert said.replace("'", "&#x27;") in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 

@@ -87,5 +87,5 @@ def test_files(tmp_path):
     with pytest.raises(ValueError, match="neither a 4 x 4 matrix nor an ITK transform"):
         read_linear(str(tmp_path / "junk.txt"))
     geometry = oblique((8, 8, 8), (1, 1, 1))
-    with pytest.raises(ValueError, match="'rigid' is no file"):
+    with pytest.raises(ValueError, match="'rigid' is not a file"):
         align(np.zeros((8, 8, 8)), geometry, np.zeros((8, 8, 8)), geometry, "rigid")

@@ -42,21 +42,21 @@ def test_csv_and_json_give_the_same_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("a.csv", "", "has no pairs"),
+        ("a.csv", "", "is empty; give the path of a list of pairs"),
         ("a.csv", "moving,fixed\n", "has no pairs"),
         ("a.csv", "moving,fixd\na,b\n", "unknown column 'fixd'; did you mean fixed"),
         ("a.csv", "moving,colour\na,b\n", "unknown column 'colour'; known are name, moving, fixed"),
-        ("a.csv", "moving,fixed\na\n", "Pair 1 .* has not as many fields"),
-        ("a.csv", "moving,fixed\na,b,c\n", "Pair 1 .* has not as many fields"),
-        ("a.csv", 'moving,fixed\n"a,b\n', "no valid CSV"),
+        ("a.csv", "moving,fixed\na\n", "Pair 1 .* differ in their number of fields"),
+        ("a.csv", "moving,fixed\na,b,c\n", "Pair 1 .* differ in their number of fields"),
+        ("a.csv", 'moving,fixed\n"a,b\n', "not valid CSV"),
         ("a.csv", "moving,fixed\na,b\nc,\n", "Pair 2 .* has no fixed image"),
         ("a.csv", "moving,fixed,moving_frame\na,b,-1\n", "'-1' as moving_frame; give the number of a frame"),
         ("a.csv", "name,moving,fixed\n../x,a,b\n", "called '../x', which cannot be the name of a folder"),
         ("a.csv", "name,moving,fixed\nx,a,b\nX,a,b\n", "The name 'X' is used twice"),
         ("a.csv", "name,moving,fixed\ns1/a,a,b\ns1,a,b\n", "'s1/a' of .* would lie in the folder of the pair 's1'"),
         ("a.json", '[{"moving": "a\\u0000", "fixed": "b"}]', r"has 'a\\x00' as moving; give text"),
-        ("a.json", "{", "no valid JSON"),
-        ("a.json", "[" * 100_000, "no valid JSON"),
+        ("a.json", "{", "not valid JSON"),
+        ("a.json", "[" * 100_000, "not valid JSON"),
         ("a.json", "[1]", "must hold a list of objects"),
         ("a.json", '{"a": 1}', "must hold a list of objects"),
         ("a.json", '[{"moving": ["a"], "fixed": "b"}]', r"has \['a'\] as moving; give text"),
@@ -71,7 +71,7 @@ def test_what_is_no_list_is_said(tmp_path, name, text, message):
 def test_unreadable_lists(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"moving,fixed\n\xff\xfe,b\n")
     for path in (tmp_path / "gone.csv", tmp_path / "bytes.csv", tmp_path, "nul\0.csv"):
-        with pytest.raises(InputError, match=r"cannot be read; give a CSV or JSON file"):
+        with pytest.raises(InputError, match=r"list of pairs in CSV or JSON"):
             read_entries(path, COLUMNS)
     with pytest.raises(InputError, match="No list of pairs was given"):
         read_entries(None, COLUMNS)
