@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +19,7 @@ from monai.bundle import ConfigParser
 
 from scripts.losses.pair import LossPair
 from scripts.metrics import assembly, overlap
+from scripts.sam import build
 from scripts.verbs import register as verb
 from scripts.verbs.evaluate import evaluate
 
@@ -51,22 +54,21 @@ def overlaid(bundle: Path, config: str, overlay: str, tmp_path: Path) -> ConfigP
 
 
 @pytest.fixture
-def own_bundle(bundle, tmp_path, monkeypatch) -> Path:
-    """A folder that the verbs take for the bundle, with copies of its configs."""
-    for source in (bundle / "configs").rglob("*.json"):
-        copy = tmp_path / source.relative_to(bundle)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(source.read_bytes())
-    monkeypatch.setattr(verb, "BUNDLE", tmp_path)
-    return tmp_path
+def own_configs(bundle, tmp_path, monkeypatch) -> Path:
+    """A copy of the configs that the verbs read instead of the bundle's own, so that files can be added."""
+    copy = Path(shutil.copytree(bundle / "configs", tmp_path / "configs"))
+    for name, module in list(sys.modules.items()):
+        if name.startswith("scripts.") and getattr(module, "CONFIGS", None) == bundle / "configs":
+            monkeypatch.setattr(module, "CONFIGS", copy)
+    return copy
 
 
-def test_a_preset_is_one_file(bundle, own_bundle):
+def test_a_preset_is_one_file(bundle, own_configs):
     values = json.loads(example(bundle, "A preset", "json"))
-    (own_bundle / "configs" / "presets" / "mine.json").write_text(json.dumps(values), encoding="utf-8")
+    (own_configs / "presets" / "mine.json").write_text(json.dumps(values), encoding="utf-8")
     configs, _ = verb.resolve("a.nii.gz", "b.nii.gz", "out", preset="mine")
     assert configs == ["samreg.json", "presets/mine.json"]
-    known = json.loads((own_bundle / "configs" / "samreg.json").read_text(encoding="utf-8"))
+    known = json.loads((own_configs / "samreg.json").read_text(encoding="utf-8"))
     assert set(values) <= set(known)
 
 
@@ -101,3 +103,28 @@ def test_a_metric_is_one_function_and_one_line(bundle, heart_files, tmp_path, mo
     )  # fmt: skip
     [case] = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["cases"].values()
     assert abs(case["volume_percent"]["final"]["mean"]) < abs(case["volume_percent"]["initial"]["mean"])
+
+
+QUICK = {"max_size": 48, "dense": False, "overview": False, "progress": False, "device": "cpu"}
+
+
+def test_a_sam_is_one_function_and_one_line(bundle, heart_files, own_configs, tmp_path, monkeypatch):
+    lab = add_module("scripts.sam.lab", example(bundle, "A SAM", "python"), tmp_path, monkeypatch)
+    monkeypatch.setitem(build.SAMS, "lab", None)  # so that the line of the example is undone
+    exec(example(bundle, "A SAM", "python", 1), {**vars(build), "lab_sam": lab.lab_sam})
+    (own_configs / "sam" / "lab.json").write_text(example(bundle, "A SAM", "json"), encoding="utf-8")
+    weights = str(bundle / "models" / "compact_sam.pt")  # they fit any number of tokens
+    pair = heart_files["moving"], heart_files["fixed"], str(tmp_path / "out")
+    record = verb.register(*pair, sam="lab", checkpoint=weights, **QUICK)
+    assert record["pairs"] and record["parameters"]["sam"] == "lab"
+    assert '"points_per_side": 8' in json.dumps(record["parameters"])
+
+
+def test_a_matcher_is_one_class_and_one_config_object(bundle, heart_files, tmp_path, monkeypatch):
+    add_module("scripts.roi.nearest", example(bundle, "A matcher", "python"), tmp_path, monkeypatch)
+    overlay = json.loads(example(bundle, "A matcher", "json"))
+    pair = heart_files["moving"], heart_files["fixed"], str(tmp_path / "out")
+    record = verb.register(*pair, points_per_side=8, **overlay, **QUICK)
+    assert record["parameters"]["registration"]["matcher"]["max_mm"] == 15.0
+    apart = [math.dist(p["moving"]["centroid_mm"], p["fixed"]["centroid_mm"]) for p in record["pairs"]]
+    assert apart and max(apart) < 15.0 + 1e-3
