@@ -12,12 +12,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from scripts.common.errors import InputError
+from scripts.data.reader import read_volume
 from scripts.losses.pair import LossPair
+from scripts.masks import build as sources
 from scripts.metrics import assembly, overlap
 from scripts.sam import build
 from scripts.verbs import register as verb
@@ -128,3 +132,17 @@ def test_a_matcher_is_one_class_and_one_config_object(bundle, heart_files, tmp_p
     assert record["parameters"]["registration"]["matcher"]["max_mm"] == 15.0
     apart = [math.dist(p["moving"]["centroid_mm"], p["fixed"]["centroid_mm"]) for p in record["pairs"]]
     assert apart and max(apart) < 15.0 + 1e-3
+
+
+def test_a_mask_source_is_one_class_and_one_line(bundle, tmp_path, monkeypatch):
+    air = add_module("scripts.masks.air", example(bundle, "A mask source", "python"), tmp_path, monkeypatch)
+    monkeypatch.setitem(sources.WITHOUT, "air", None)  # so that the line of the example is undone
+    exec(example(bundle, "A mask source", "python", 1), {**vars(sources), "AirSource": air.AirSource})
+    image = np.full((20, 20, 4), 40.0)
+    image[:2], image[8:12, 8:12] = -1000.0, -800.0  # air around the body, and air within it
+    nib.save(nib.Nifti1Image(image, np.diag([2.0, 2.0, 5.0, 1.0])), tmp_path / "ct.nii.gz")
+    masks = sources.build_source("air", {"below_hu": -700.0})(read_volume(tmp_path / "ct.nii.gz"), "lungs")
+    assert masks.names == ("lung",)
+    assert np.array_equal(masks.labels, (image == -800).astype(np.uint8))
+    with pytest.raises(InputError, match="has no option 'above_hu'"):
+        sources.build_source("air", {"above_hu": 0})
