@@ -17,12 +17,14 @@ import torch
 from monai.bundle import ConfigParser
 from tqdm import tqdm
 
+from ..common.bundle import BUNDLE
 from ..common.device import pick_device
 from ..correspondence.result import Registration
 from ..data.batches import image_batch
 from ..data.pair import Pair, one_pair
 from ..metrics.pair import pair_metrics
-from ..workflow.run import BUNDLE, check_options, with_sam_overlay
+from ..workflow.options import check_options
+from ..workflow.run import with_sam_overlay
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,10 +12,11 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ..common.bundle import BUNDLE
 from ..common.errors import InputError
 from ..common.fingerprint import fingerprint
 from ..common.weights import read_checkpoint
-from ..workflow.run import BUNDLE, check_options
+from ..workflow.options import check_options
 from .tables import read_metrics
 
 CONFIGS = BUNDLE / "configs"

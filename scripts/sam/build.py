@@ -21,6 +21,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from ..common.bundle import MODELS
 from ..common.device import autocast_dtype
 from ..common.errors import InputError
 from ..common.fingerprint import file_sha256
@@ -30,7 +31,6 @@ from .lite_medsam import MARGIN, SHA256, fuse, lite_medsam, weights_path
 from .proposals import proposal_head
 from .vit import save_memory
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
 _SERVER = "https://dl.fbaipublicfiles.com/segment_anything/"
 # File, address and SHA-256 of the released weights; the list of large files names the same (tested).
 RELEASED = {

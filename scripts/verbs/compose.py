@@ -20,7 +20,7 @@ def compose(
     output: str | Path,
     reference: str | Path | None = None,
     moving: str | Path | None = None,
-    intent: int = VECTOR,
+    intent: int = 1007,
     layout: str = "last",
     learn2reg: bool = False,
 ) -> dict:

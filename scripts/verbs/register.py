@@ -1,34 +1,32 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The verb ``register``: two images or a list of pairs, from Python and from the command line."""
+"""``register``: two images, or all pairs of a list."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-
+from ..common.bundle import CONFIGS
 from ..common.errors import InputError
 from ..workflow.cohort.pairs import read_entries
 from ..workflow.cohort.run import finish_cohort
 from ..workflow.cohort.scheduler import run_on_scheduler
 from ..workflow.method import AUTO, METHODS, choose
-from ..workflow.outcome import unwrapped
+from ..workflow.options import check_options, defaults
 from ..workflow.plan import plan_text
-from ..workflow.run import BUNDLE, check_options, run_bundle
+from ..workflow.run import config_paths, run_bundle, run_quietly
 
 LISTS = {"samreg": ["cohort.json"], "network": ["cohort.json", "cohort_network.json"]}
 
 
 def register(
-    moving: str | None = None,
-    fixed: str | None = None,
-    output_dir: str | None = None,
+    moving: str | Path | None = None,
+    fixed: str | Path | None = None,
+    output_dir: str | Path | None = None,
     *,
-    pairs: str | None = None,
+    pairs: str | Path | None = None,
     method: str = "samreg",
     preset: str = "default",
     dry_run: bool = False,
@@ -37,42 +35,46 @@ def register(
     """Registers two images, or all pairs of a list, and writes the results.
 
     Args:
-        moving: image to move: NIfTI, NRRD, MHA, PNG, JPEG, or a folder with a DICOM series.
-        fixed: image that stays.
+        moving: image to move: NIfTI, NRRD, MetaImage, PNG, JPEG, TIFF, or a folder with a DICOM series.
+        fixed: image that stays in place.
         output_dir: folder of the results.
         pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
         method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network; "auto"
-            takes the network for the images it was trained for, and says why.
-        preset: default, or the name of a file in configs/presets (samreg) or configs/presets/network; explicit options
-            win.
-        dry_run: only say what would be done.
-        options: device (auto, cpu, cuda, mps), seed, and any key of configs/samreg.json, e.g. init="affine",
-            window="ct", sam="vit_b", image_weight=1; of configs/inference.json for the network, e.g.
-            instance_steps=30.
+            takes the network for images like those it was trained on, and says why.
+        preset: settings for a kind of image, a file of configs/presets or configs/presets/network without its suffix:
+            cardiac_mr, abdomen_ct, retina, prostate_mr; explicit options win.
+        dry_run: only show what a run would read, do and write.
+        options: any key of configs/samreg.json, e.g. device="cpu", init="affine", sam="vit_b", image_weight=1; with
+            method="network" of configs/inference.json, e.g. instance_steps=30.
 
     Returns:
-        the content of correspondence.json, whose "pairs" are empty when no regions matched; of a list that of
-        summary.json; of a dry run the text under "plan".
+        the content of correspondence.json, whose "pairs" are empty when no regions matched; for a list that of
+        summary.json; for a dry run {"plan": text}.
 
     Raises:
-        InputError: what cannot be used, in one sentence.
+        InputError: the input cannot be used.
     """
     configs, values = resolve(moving, fixed, output_dir, pairs=pairs, method=method, preset=preset, **options)
     if dry_run:
         return {"plan": plan_text(configs, values)}
-    # Exit codes are for the command line; what happened stands in the result.
-    with unwrapped(), contextlib.suppress(SystemExit):
-        run(configs, values)
+    if values.get("scheduler"):
+        run_on_scheduler(configs, values)
+    else:
+        run_quietly(configs, values)
     name = "summary.json" if pairs else "correspondence.json"
     return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))
 
 
-def run(configs: list[str], values: Mapping[str, Any]) -> None:
-    """Runs the configs; ends the program with exit code 3 or 4 where not everything was registered."""
+def command(*arguments: Any, dry_run: bool = False, **options: Any) -> dict[str, Any] | None:
+    """The same on the command line, where the exit code tells how the run ended."""
+    configs, values = resolve(*arguments, **options)
+    if dry_run:
+        return {"plan": plan_text(configs, values)}
     if values.get("scheduler"):
         finish_cohort(run_on_scheduler(configs, values))
     else:
         run_bundle(configs, values)
+    return None
 
 
 def resolve(
@@ -113,19 +115,14 @@ def resolve(
 
 def _chosen(values: Mapping[str, Any], preset: str, options: Mapping[str, Any]) -> tuple[str, str]:
     """The method for these images, and why."""
-    known, files = {}, {name: _paths([config, *LISTS[name]]) for name, config in METHODS.items()}
-    for name in METHODS:
-        known[name] = ConfigParser.load_config_files(files[name])
-    check_options([*files["samreg"], *files["network"]], options)
+    files = {name: [config, *LISTS[name]] for name, config in METHODS.items()}
+    known = {name: defaults(*configs) for name, configs in files.items()}
+    check_options(config_paths([*files["samreg"], *files["network"]]), options)
     items = [values]
     if "pairs" in values:
         items = [entry.item for entry in read_entries(values["pairs"], known["network"]["columns"])]
     choice = choose(items, preset, options, known)
     return choice.method, choice.reason
-
-
-def _paths(configs: list[str]) -> list[str]:
-    return [str(BUNDLE / "configs" / name) for name in configs]
 
 
 def preset_files(name: str, method: str) -> list[str]:
@@ -135,7 +132,7 @@ def preset_files(name: str, method: str) -> list[str]:
         InputError: the method has no such preset.
     """
     folder = "presets" if method == "samreg" else f"presets/{method}"
-    known = sorted(p.stem for p in (BUNDLE / "configs" / folder).glob("*.json"))
+    known = sorted(p.stem for p in (CONFIGS / folder).glob("*.json"))
     if name != "default" and name not in known:
         raise InputError(f"The method {method} has no preset {name!r}; choose one of default, {', '.join(known)}.")
     return [] if name == "default" else [f"{folder}/{name}.json"]

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from enum import IntEnum
 from types import TracebackType
 
+from ..common.bundle import NAME
 from ..common.errors import InputError
-from .run import check_command_line
+from .options import check_command_line
 
 logger = logging.getLogger(__name__)
 
@@ -77,13 +78,17 @@ def unwrapped() -> Iterator[None]:
 
 
 def plain_errors() -> None:
-    """From now on an :class:`InputError` that ends the program prints its sentence and no traceback; exit code 1.
+    """An :class:`InputError` that ends MONAI's command or a program of this package prints one sentence; exit code 1.
 
-    Called first by every config. Where MONAI's command runs it, the options there are checked, because MONAI does not.
+    Called first by every config. Other programs keep their ``sys.excepthook`` and their logging.
+    Where MONAI's command runs the config, its options are checked, because MONAI takes unknown ones without a word.
 
     Raises:
-        InputError: an option of the command line that the config does not know, or a word where it has a number.
+        InputError: an option of the command line that the config does not have, or a value of another kind.
     """
+    program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+    if not program.startswith(("monai.bundle", f"{NAME}.")):
+        return
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         plain = input_error(error)
@@ -93,9 +98,15 @@ def plain_errors() -> None:
             sys.stderr.write(f"error: {plain}\n")
 
     sys.excepthook = hook
-    program = getattr(sys.modules["__main__"], "__spec__", None)
-    if program is not None and program.name == "monai.bundle.__main__" and sys.argv[1:2] == ["run"]:
+    quiet_engines()
+    if program.startswith("monai.bundle") and sys.argv[1:2] == ["run"]:
         check_command_line(sys.argv[2:])
+
+
+def quiet_engines() -> None:
+    """The program's log leaves out Ignite's lines about an exception, which show objects, not a cause; it is raised."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: "terminating due to exception" not in str(record.msg))
 
 
 def finish(evaluator, need_regions: bool = True) -> None:

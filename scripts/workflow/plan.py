@@ -23,10 +23,11 @@ from ..report.page import method_text
 from ..spatial.geometry import grid_text, overlap
 from .cohort.case import read_record
 from .cohort.pairs import SUMMARIES, Entry, read_entries
+from .options import check_options
 from .outcome import unwrapped
 from .output_folder import OUTPUTS
 from .record import flat_settings
-from .run import BUNDLE, check_options, config_values, with_sam_overlay
+from .run import config_paths, config_values, read_configs, with_sam_overlay
 
 READ = 200  # pairs of a list whose images are read, and failures that are shown
 _IDENTITY = np.eye(4)
@@ -44,10 +45,9 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
             images that cannot be read are named in the text instead.
     """
     configs = with_sam_overlay(configs, options)
-    files = [str(BUNDLE / "configs" / name) for name in configs]
-    check_options(files, options)
+    check_options(config_paths(configs), options)
     parser = ConfigParser()
-    parser.read_config(files)
+    parser.set(read_configs(configs))
     parser.update({**config_values(options), "device": str(pick_device(options.get("device", "auto")))})
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.workflow.run import check_command_line
+from scripts.workflow.options import check_command_line
 
 SAMREG = ["--config_file", "configs/samreg.json"]
 
@@ -21,8 +21,8 @@ SAMREG = ["--config_file", "configs/samreg.json"]
         (["--epsilom", "0.5"], r"There is no option --epsilom; did you mean --epsilon\?"),
         (["--epsilom=0.5"], "no option --epsilom"),
         (["--dataloadr#batch_size", "1"], "no option --dataloadr#batch_size; did you mean --dataloader"),
-        (["--seed", "abc"], "--seed must be a number, got 'abc'"),
-        (["--seed", "True"], "--seed must be a number, got True"),
+        (["--seed", "abc"], "--seed must be a whole number, got 'abc'"),
+        (["--seed", "True"], "--seed must be a whole number, got True"),
         (["--dense", "no"], "--dense must be True or False, got 'no'"),
     ],
 )

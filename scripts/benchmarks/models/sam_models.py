@@ -10,12 +10,14 @@ from typing import Any
 from monai.bundle import ConfigParser
 from segment_anything.modeling import Sam
 
+from ...common.bundle import BUNDLE
 from ...common.errors import InputError
 from ...roi.regions import RegionFilter
 from ...sam.build import SAMS
 from ...sam.everything import EverythingMode
+from ...workflow.options import check_options
 from ...workflow.outcome import unwrapped
-from ...workflow.run import BUNDLE, check_options, with_sam_overlay
+from ...workflow.run import with_sam_overlay
 
 PRESETS = {"heart": ["presets/cardiac_mr.json"], "abdomen": ["presets/abdomen_ct.json"], "other": []}
 

@@ -20,9 +20,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 from tqdm import tqdm
 
+from ...common.bundle import BUNDLE
 from ...sam.build import MODELS
 from ...workflow.outcome import plain_errors
-from ...workflow.run import BUNDLE
 from ..common import hardware
 from ..speed.everything import picture
 from .sam import COVERED_IOU, LEAST_SHARE, measured_slices

@@ -21,6 +21,7 @@ from monai.bundle import ConfigParser
 from torch import Tensor
 from tqdm import tqdm
 
+from ...common.bundle import BUNDLE
 from ...common.errors import InputError
 from ...common.files import whole_file
 from ...common.fingerprint import fingerprint
@@ -29,7 +30,6 @@ from ...masks.bundled import MODELS
 from ...metrics.pair import pair_metrics
 from ...metrics.tables import flat_metrics
 from ...workflow.outcome import plain_errors
-from ...workflow.run import BUNDLE
 from ..common import hardware
 from ..tables import FINAL, INITIAL, averages, markdown
 from ..workflows import CONFIGS, kept, measured, stamp_of

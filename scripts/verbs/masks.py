@@ -1,0 +1,59 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""``masks``: label maps of structures by name, for one image or many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..workflow.options import defaults
+from ..workflow.run import run_bundle, run_quietly
+
+
+def masks(
+    images: str | Path | Sequence[str],
+    names: str | Sequence[str],
+    output_dir: str | Path,
+    source: str = "cardiac",
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Segments structures by name, in one image or a list of images, and writes one label map for each image.
+
+    Args:
+        images: an image, a pattern such as "data/*.nii.gz", or a list: one path a line (.txt), or JSON.
+        names: structures, e.g. "liver,spleen"; the i-th gets the value i.
+        output_dir: folder of the results; an image whose masks are complete is skipped.
+        source: cardiac, abdomen, sat, bundle:PATH or files:PATTERN, e.g. "files:{folder}/{stem}_gt.nii.gz".
+        options: options of the source, e.g. size="pro", checkpoint=FILE or values={"liver": 6}; and any key of
+            configs/masks.json.
+
+    Returns:
+        a record for each image: "image", "status", "seconds", and where it succeeded "file", "labels" and "ml".
+
+    Raises:
+        InputError: the input cannot be used, or every image failed.
+    """
+    workflow = run_quietly(*_call(images, names, output_dir, source, options))
+    return workflow.parser.get_parsed_content("summary").records
+
+
+def command(images: str, names: str, output_dir: str, source: str = "cardiac", **options: Any) -> None:
+    """The same on the command line, where the exit code tells how the run ended."""
+    run_bundle(*_call(images, names, output_dir, source, options))
+
+
+def _call(
+    images: str | Path | Sequence[str],
+    names: str | Sequence[str],
+    output_dir: str | Path,
+    source: str,
+    options: dict[str, Any],
+) -> tuple[list[str], dict[str, Any]]:
+    """Config files and values. An option that is no key of the config belongs to the source."""
+    files = ["masks.json", *(["masks_vista3d.json"] if source == "bundle:vista3d" else [])]
+    known = defaults(*files)
+    of_source = {**(known["source_options"] or {}), **{k: v for k, v in options.items() if k not in known}}
+    images = str(images) if isinstance(images, Path) else images
+    values = {"images": images, "names": names, "output_dir": str(output_dir), "source": source}
+    return files, {**values, "source_options": of_source, **{k: v for k, v in options.items() if k in known}}

@@ -1,0 +1,5 @@
+"""Fixtures that the tests of the commands share with those of cohorts."""
+
+from tests.workflow.cohort.conftest import phantoms, undisturbed
+
+__all__ = ["phantoms", "undisturbed"]
