@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 
 # The command masks is in scripts.verbs.masks: its name is taken by the package of mask sources.
-VERBS = ("register", "correspond", "warp", "invert", "compose", "evaluate")
+VERBS = ("register", "correspond", "warp", "invert", "compose", "evaluate", "summarise")
 
 
 def __getattr__(name: str):

@@ -13,11 +13,11 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor, nn
 
+from .bundle import MODELS
 from .errors import InputError
 from .files import whole_file
 from .fingerprint import file_sha256
 
-MODELS = Path(__file__).resolve().parents[2] / "models"
 CHECKSUMS = MODELS / "SHA256SUMS"  # as ``sha256sum`` writes it
 UNREADABLE = (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, struct.error, KeyError, ValueError)
 

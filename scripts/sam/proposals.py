@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
 
+from ..common.bundle import MODELS
 from ..common.weights import load_weights, read_checkpoint
 from .compact import ResidualBlock
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "proposals.pt"
+WEIGHTS = MODELS / "proposals.pt"
 SIDE = 256  # pixels of the model's input
 SIZES = (5.0, 18.0, 40.0, 90.0, 240.0)  # limits of the ranges: square root of a box's area, pixels of the input
 

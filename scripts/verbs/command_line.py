@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "invert": (),
     "compose": (),
     "evaluate": (),
+    "summarise": (),
 }
 METAVARS = {"file": "FILE", "text": "TEXT", "number": "NUMBER", "whole": "N", "switch": "True|False", "value": "VALUE"}
 

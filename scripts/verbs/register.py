@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..common.errors import InputError
 from ..workflow.cohort.pairs import read_entries
 from ..workflow.cohort.run import finish_cohort
 from ..workflow.cohort.scheduler import run_on_scheduler
+from ..workflow.dicom import check_dicom, write_dicom
 from ..workflow.method import AUTO, METHODS, choose
 from ..workflow.options import check_options, defaults
 from ..workflow.plan import plan_text
@@ -30,6 +32,7 @@ def register(
     method: str = "samreg",
     preset: str = "default",
     dry_run: bool = False,
+    dicom: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """Registers two images, or all pairs of a list, and writes the results.
@@ -44,6 +47,7 @@ def register(
         preset: settings for a kind of image, a file of configs/presets or configs/presets/network without its suffix:
             cardiac_mr, abdomen_ct, retina, prostate_mr; explicit options win.
         dry_run: only show what a run would read, do and write.
+        dicom: of two DICOM series, also write the moved series, the paired regions and the field as DICOM objects.
         options: any key of configs/samreg.json, e.g. device="cpu", init="affine", sam="vit_b", image_weight=1; with
             method="network" of configs/inference.json, e.g. instance_steps=30.
 
@@ -60,12 +64,13 @@ def register(
     if values.get("scheduler"):
         run_on_scheduler(configs, values)
     else:
-        run_quietly(configs, values)
+        with _dicom_too(dicom, values):
+            run_quietly(configs, values)
     name = "summary.json" if pairs else "correspondence.json"
     return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))
 
 
-def command(*arguments: Any, dry_run: bool = False, **options: Any) -> dict[str, Any] | None:
+def command(*arguments: Any, dry_run: bool = False, dicom: bool = False, **options: Any) -> dict[str, Any] | None:
     """The same on the command line, where the exit code tells how the run ended."""
     configs, values = resolve(*arguments, **options)
     if dry_run:
@@ -73,8 +78,22 @@ def command(*arguments: Any, dry_run: bool = False, **options: Any) -> dict[str,
     if values.get("scheduler"):
         finish_cohort(run_on_scheduler(configs, values))
     else:
-        run_bundle(configs, values)
+        with _dicom_too(dicom, values):
+            run_bundle(configs, values)
     return None
+
+
+@contextlib.contextmanager
+def _dicom_too(wanted: bool, values: Mapping[str, Any]) -> Iterator[None]:
+    """Checks the series before the registration and writes the objects after it."""
+    if not wanted:
+        yield
+        return
+    if "pairs" in values:
+        raise InputError("--dicom is for two series, not for a list of pairs.")
+    check_dicom(values["moving"], values["fixed"])
+    yield
+    write_dicom(values["output_dir"], values["moving"], values["fixed"])
 
 
 def resolve(

@@ -64,6 +64,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "sam": ("text", "model: compact, or vit_b, vit_l, vit_h and others that are downloads"),
         "checkpoint": ("file", "weights of the model, instead of the released ones"),
         "precision": ("text", "of the image encoder: float32, bfloat16 or float16"),
+        "second_look": ("switch", "segment the window in which the images differ once more, finer"),
         "points_per_side": ("whole", "grid of prompts of everything mode"),
         "pred_iou_thresh": (
             "number",
@@ -88,6 +89,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Dense field": {
         "dense": ("switch", "compute a displacement field; False writes only the paired regions"),
+        "strictness": ("number", "how fast pairs that contradict their neighbours lose weight; 0 trusts all pairs"),
         "smoothness": ("number", "weight of the smoothness of the field"),
         "image_weight": ("number", "weight of local correlation of the images in the objective"),
         "diffeomorphic": ("switch", "integrate a velocity field, so that the field does not fold"),
@@ -109,6 +111,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "output_dir": ("file", "folder of the results"),
         "device": ("text", "auto (the best one present), cpu, cuda, cuda:1 or mps"),
         "seed": ("whole", "seed of everything random"),
+        "shard": ("text", "part of the list for this process, e.g. 3/8; a Slurm or Kubernetes index by default"),
+        "scheduler": ("text", "address of a Dask scheduler whose workers register the list, e.g. tcp://10.0.0.1:8786"),
         "cache_dir": ("file", "folder in which segmentations are kept"),
         "cache_gb": ("number", "largest size of that folder in GB; 0 turns the cache off"),
         "overview": ("switch", "write overview.png and report.html"),
