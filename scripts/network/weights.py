@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..common.bundle import MODELS
 from ..common.errors import InputError
 from ..common.weights import MODELS, load_weights, read_checkpoint
 from .pair_network import PairNetwork
