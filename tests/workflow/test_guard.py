@@ -7,10 +7,15 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import InputError
+from scripts.common.lock import locked
 from scripts.workflow.guard import hold, sole_writer
+from scripts.workflow.outcome import unwrapped
+from scripts.workflow.run import run_bundle
 
+BANDS = {"_target_": "tests.workflow.cohort.stand_in.Bands"}
 HOLD = "import sys; from scripts.workflow.guard import hold; hold(sys.argv[1]); print('held', flush=True); input()"
 
 
@@ -53,3 +58,34 @@ def test_only_the_first_process_holds(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     hold(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("configs", "options"),
+    [
+        (["samreg.json"], {"moving": "a.nii", "fixed": "b.nii"}),
+        (["samreg.json", "correspond.json"], {"moving": "a.nii", "fixed": "b.nii", "points": [[0, 0, 0]]}),
+        (["samreg.json", "cohort.json"], {"everything": BANDS}),
+        (["inference.json"], {"moving": "a.nii", "fixed": "b.nii"}),
+        (["inference.json", "evaluate.json"], {}),
+        (["masks.json"], {"images": "a.nii"}),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("by_monai", [True, False])
+def test_every_run_is_refused_while_another_writes(bundle, tmp_path, configs, options, by_monai):
+    (tmp_path / "pairs.csv").write_text("moving,fixed\na.nii,b.nii\n", encoding="utf-8")
+    out = tmp_path / "out"
+    out.mkdir()
+    listed = {"pairs": str(tmp_path / "pairs.csv")} if len(configs) > 1 and "correspond.json" not in configs else {}
+    values = {**options, **listed, "output_dir": str(out)}
+    with locked(out), pytest.raises(InputError, match="is in use by"), unwrapped():
+        if not by_monai:
+            run_bundle(configs, values)
+        files = [str(bundle / "configs" / name) for name in configs]
+        workflow = ConfigWorkflow(
+            files, workflow_type="inference", logging_file=False, bundle_root=str(bundle), **values
+        )
+        workflow.initialize()
+        workflow.run()
+    assert {p.name for p in out.iterdir()} <= {".lock", ".lock.holder"}

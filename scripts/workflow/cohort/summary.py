@@ -14,7 +14,7 @@ import pandas as pd
 
 from ...common.errors import InputError
 from ...common.files import whole_file
-from ...data.tables import write_csv
+from ...data.tables import plain_cell, write_csv
 from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page
 from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record, write_whole
@@ -125,7 +125,7 @@ def _write_table(path: Path, frames: Iterable[pd.DataFrame], columns: list[str])
     with pq.ParquetWriter(path, pa.schema(kinds)) as writer:
         for frame in frames:
             if "warnings" in frame:
-                frame["warnings"] = [_safe(v) for v in frame["warnings"]]
+                frame["warnings"] = [" | ".join(v) if isinstance(v, list) else None for v in frame["warnings"]]
             writer.write_table(pa.Table.from_pandas(frame.reindex(columns=columns), pa.schema(kinds), False))
 
 
@@ -135,7 +135,5 @@ def _text(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _safe(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula; warnings become one text."""
-    if isinstance(value, list):
-        value = " | ".join(value)
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    """A cell that no spreadsheet takes for a formula; a list of warnings becomes one text."""
+    return plain_cell(" | ".join(value) if isinstance(value, list) else value)

@@ -1,0 +1,44 @@
+"""The summary of a folder equals the summary of its run, in CSV and Parquet, and no cell is a formula."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pandas as pd
+import pytest
+
+from scripts.common.errors import InputError
+from scripts.verbs.summarise import summarise
+from scripts.workflow.cohort import case, summary
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_folder_is_summarised_like_its_run(undisturbed, tmp_path, monkeypatch, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(summary, "CHUNK", 2)  # three pairs in two chunks
+    shutil.copytree(undisturbed, tmp_path / "out")
+    failed = tmp_path / "out" / "sub-01" / "ses-1"
+    failed.mkdir(parents=True)
+    record = {"name": "=cmd|x", "status": case.FAILED, "error": "gone", "warnings": ["one", "two"], "seconds": 1.0}
+    (failed / case.RECORD).write_text(json.dumps(record), encoding="utf-8")
+    told = summarise(str(tmp_path / "out"), str(tmp_path / f"pairs.{ending}"))
+    expected = json.loads((undisturbed / "summary.json").read_text(encoding="utf-8"))
+    assert (told["registered"], told["failed"], told["pairs"]) == (3, 1, 4)
+    for key, value in expected["metrics"].items():
+        assert told["metrics"][key] == pytest.approx(value), key
+    read = pd.read_csv if ending == "csv" else pd.read_parquet
+    table = read(tmp_path / f"pairs.{ending}")
+    assert set(table["status"]) == {case.REGISTERED, case.FAILED}
+    assert table["dice/mean/final"].mean() == pytest.approx(expected["metrics"]["dice/mean/final"]["mean"])
+    bad = table[table["status"] == case.FAILED].iloc[0]
+    assert bad["warnings"] == "one | two"
+    assert bad["name"] == ("'=cmd|x" if ending == "csv" else "=cmd|x")
+
+
+def test_what_cannot_be_summarised(tmp_path):
+    with pytest.raises(InputError, match="contains no results of a cohort"):
+        summarise(str(tmp_path))
+    with pytest.raises(InputError, match=r"must be a \.csv or \.parquet file"):
+        summarise(str(tmp_path), str(tmp_path / "table.xlsx"))
