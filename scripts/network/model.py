@@ -30,6 +30,8 @@ class CrossFusionNet(PairNetwork):
         window: of the attention in voxels, a number or one per axis.
         mlp_ratio: hidden channels of an MLP divided by its channels.
         diffeomorphic: the field is the exponential of the output of the last level (scaling and squaring).
+        one_field: also warps the features between levels by the exponential, as the output; otherwise by its argument,
+            with which the shipped weights were trained. Only with ``diffeomorphic``.
         checkpointing: recomputes the decoder in the backward pass, for less memory and about a third more time.
 
     Reference:
@@ -46,9 +48,12 @@ class CrossFusionNet(PairNetwork):
         mlp_ratio: float = 2.0,
         diffeomorphic: bool = False,
         checkpointing: bool = False,
+        one_field: bool = False,
     ) -> None:
         super().__init__(spatial_dims, structures)
-        self.diffeomorphic, self.checkpointing = diffeomorphic, checkpointing
+        self.diffeomorphic, self.checkpointing, self.one_field = diffeomorphic, checkpointing, one_field
+        if one_field:  # its weights must not fit a network without it
+            self.register_buffer("one_field_weights", torch.ones(()))
         step, window = (_per_axis(v, spatial_dims) for v in (strides, window))
         self.total_stride = tuple(s ** (len(channels) - 1) for s in step)
         steps = [step] * (len(channels) - 1)
@@ -74,7 +79,8 @@ class CrossFusionNet(PairNetwork):
             if field is not None:
                 field = resize_ddf(field, moving.shape[2:])
                 # Always float32: half precision cannot distinguish voxel 200 from 201.
-                both = warp(torch.cat([moving, moving_mask], dim=1).float(), field)
+                carrier = integrate(field) if self.one_field and self.diffeomorphic else field
+                both = warp(torch.cat([moving, moving_mask], dim=1).float(), carrier)
                 moving, moving_mask = both.split(moving.shape[1], dim=1)
             maps = moving, fixed, moving_mask, fixed_mask
             residual = checkpoint(level, *maps, use_reentrant=False) if self.checkpointing else level(*maps)

@@ -8,16 +8,19 @@ from monai.data import MetaTensor
 from monai.networks.blocks import DVF2DDF, Warp
 from torch.nn import functional as F
 
+from scripts.common.errors import InputError
+from scripts.common.weights import load_weights
 from scripts.data.batches import inference_batch
 from scripts.network.model import CrossFusionNet
 from scripts.network.refine import RefineSettings
 from scripts.network.registration import NetworkRegistration
 
 
-def network(dims: int = 2, diffeomorphic: bool = True) -> CrossFusionNet:
+def network(dims: int = 2, diffeomorphic: bool = True, one_field: bool = False) -> CrossFusionNet:
     """Three levels with random weights that give fields of some voxels."""
     torch.manual_seed(0)
-    net = CrossFusionNet(dims, 2, channels=(4, 6, 8), window=2, diffeomorphic=diffeomorphic).eval()
+    options = {"diffeomorphic": diffeomorphic, "one_field": one_field}
+    net = CrossFusionNet(dims, 2, channels=(4, 6, 8), window=2, **options).eval()
     for level in net.levels:
         torch.nn.init.normal_(level.head.weight, std=0.05)
         for block in (level.image, level.mask, level.fusion.image_asks, level.fusion.mask_asks):
@@ -49,12 +52,14 @@ def slow_field(net: CrossFusionNet, image: torch.Tensor) -> torch.Tensor:
 
     features = [net.image_encoder(moving), net.image_encoder(fixed)]
     features += [net.mask_encoder(structures(moving_mask)), net.mask_encoder(structures(fixed_mask))]
+    exponential = DVF2DDF(num_steps=6, mode="bilinear", padding_mode="border")
     field = None
     for number in (2, 1, 0):
         level, (i_m, i_f, s_m, s_f) = net.levels[number], (f[number] for f in features)
         if field is not None:
             field = 2 * F.interpolate(field, i_m.shape[2:], mode=mode)  # twice as many voxels are twice as far
-            i_m, s_m = warp(i_m, field), warp(s_m, field)
+            carrier = exponential(field) if net.one_field else field
+            i_m, s_m = warp(i_m, carrier), warp(s_m, carrier)
         last = [x.movedim(1, -1) for x in (i_m, i_f, s_m, s_f)]
         crossed_image = level.image(query=last[0], context=last[1])
         crossed_mask = level.mask(query=last[2], context=last[3])
@@ -62,7 +67,7 @@ def slow_field(net: CrossFusionNet, image: torch.Tensor) -> torch.Tensor:
         fused = (fused + level.fusion.mask_asks(query=crossed_mask, context=crossed_image)) / 2
         residual = level.head(level.mix(torch.cat([fused.movedim(-1, 1), i_m, i_f, s_m, s_f], dim=1)))
         field = residual if field is None else field + residual
-    return DVF2DDF(num_steps=6, mode="bilinear", padding_mode="border")(field) if net.diffeomorphic else field
+    return exponential(field) if net.diffeomorphic else field
 
 
 @pytest.mark.parametrize("diffeomorphic", [True, False])
@@ -73,6 +78,18 @@ def test_the_field_is_the_one_of_the_paper(dims, diffeomorphic):
         field = net(image)
         torch.testing.assert_close(field, slow_field(net, image), atol=1e-4, rtol=1e-3)
     assert float(field.abs().max()) > 0.5  # an easy field would hide mistakes
+
+
+def test_one_field_warps_features_as_the_output():
+    image = pair()
+    with torch.no_grad():
+        one, two = network(one_field=True), network()
+        torch.testing.assert_close(one(image), slow_field(one, image), atol=1e-4, rtol=1e-3)
+        assert float((one(image) - two(image)).abs().max()) > 0.01
+        with pytest.raises(InputError, match="1 entries differ, first one_field_weights"):
+            load_weights(two, one.state_dict(), "w.pt", "the network")
+        one.diffeomorphic = two.diffeomorphic = False
+        torch.testing.assert_close(one(image), two(image))  # without the exponential there is one field anyway
 
 
 def test_features_are_those_of_each_image_before_the_warp():
