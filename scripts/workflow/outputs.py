@@ -84,7 +84,7 @@ class SaveRegistration(Transform):
         inputs = [getattr(pair, role).path for role in ("moving", "fixed")]
         output_dir = Path(data.get("output_dir") or self.output_dir)
         check_inputs(output_dir, inputs)
-        known = list(getattr(pair, "warnings", ()))  # logged when the pair was read
+        known = pair.warnings  # logged when the pair was read
         found = [*data.get("warnings", ()), *result.warnings]
         for sentence in found:
             logger.warning(sentence)

@@ -353,13 +353,17 @@ def test_one_list_of_warnings(written, tmp_path, caplog):
     _, data, _ = written
     result = replace(data["pred"], ddf=data["pred"].ddf * 0, warnings=["of the run"])
     with caplog.at_level("WARNING"):
-        SaveRegistration(str(tmp_path))({**data, "pred": result, "warnings": ["of the images", "of the run"]})
+        pair = replace(data["pair"], warnings=("of the files",))
+        SaveRegistration(str(tmp_path))(
+            {**data, "pair": pair, "pred": result, "warnings": ["of a model", "of the run"]}
+        )
     record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
-    assert record["warnings"][:2] == ["of the images", "of the run"]
-    assert record["warnings"][2].startswith("The mean displacement is 0 mm")
+    assert record["warnings"][:3] == ["of the files", "of a model", "of the run"]
+    assert record["warnings"][3].startswith("The mean displacement is 0 mm")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count('<p class="warn">') == len(record["warnings"])
-    assert all(sentence in caplog.text for sentence in record["warnings"])
+    assert all(sentence in caplog.text for sentence in record["warnings"][1:])
+    assert "of the files" not in caplog.text  # logged when the pair was read
 
 
 def test_doubts_are_stated(written):
