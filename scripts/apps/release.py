@@ -13,8 +13,8 @@ from pathlib import Path
 
 import fire
 
+from ..common.bundle import BUNDLE
 from ..common.errors import InputError
-from ..workflow.run import BUNDLE
 
 NAME = "sam_registration"
 MANIFEST = "manifest.sha256"

@@ -11,8 +11,8 @@ from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferType
 
+from ...common.bundle import CONFIGS
 from ...masks.net import NETS
-from ...workflow.run import BUNDLE
 from .errors import NotFoundError, answer_bad_requests, http_errors
 from .images import find_images
 from .kept import Kept
@@ -38,7 +38,7 @@ class RegistrationApp(MONAILabelApp):
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:
         self.kept = Kept(conf.get("results_dir"), float(conf.get("results_gb", 4)))
-        metadata = ConfigParser.load_config_file(str(BUNDLE / "configs" / "metadata.json"))
+        metadata = ConfigParser.load_config_file(str(CONFIGS / "metadata.json"))
         super().__init__(
             app_dir, studies, dict(conf), metadata["name"], metadata["description"], version=metadata["version"]
         )

@@ -14,25 +14,25 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from ...common.bundle import CONFIGS
 from ...common.errors import InputError
 from ...correspondence.matching import STRATEGIES
 from ...data.intensity import WINDOWS
 from ...data.reader import HEADER_POLICIES
 from ...masks.source import MODALITIES
 from ...sam.build import NAMES, PRECISIONS
-from ...workflow.run import BUNDLE, PATHS
+from ...workflow.options import KINDS, PATHS
 
 CHOICES = {
     "window": WINDOWS, "header": HEADER_POLICIES, "sam": NAMES, "precision": PRECISIONS, "matching": STRATEGIES,
     "modality": MODALITIES, "init": ("none", "moments", "affine"), "masks": ("cardiac", "abdomen"),
     "overlap": ("iou", "smaller"), "linking": ("auto", "link", "slice"),
 }  # fmt: skip
-# What the app decides, what names a file, and what only the command line shows.
+# What the app decides, what names a file, and what belongs to the weights.
 HIDDEN = {
-    *(set(PATHS) - {"init"}), "bundle_root", "device", "seed", "sample", "sample_seed", "source", "points", "labels",
-    "box", "names", "prompt_image", "points_frame", "parameters", "method", "method_reason", "handlers", "overview",
-    "inverse", "progress", "sam_sha256", "mask_cache", "cache_gb", "images", "source_options", "frame", "dense",
-    "network", "spatial_dims", "strides", "attention_window", "use_click",
+    *(set(PATHS) - {"init"}), "device", "seed", "sample", "source", "source_options", "points", "labels", "box",
+    "names", "prompt_image", "points_frame", "frame", "dense", "inverse", "overview", "viewer_size", "keep", "progress",
+    "cache_gb", "spatial_dims", "strides", "attention_window",
 }  # fmt: skip
 HARMLESS = re.compile(r"[\w .,+\-]*")
 
@@ -50,9 +50,9 @@ def offered(configs: Sequence[str], only: Collection[str] | None = None) -> dict
     """
     found: dict[str, Any] = {}
     for name in configs:
-        for key, default in ConfigParser.load_config_file(str(BUNDLE / "configs" / name)).items():
-            wanted = key not in HIDDEN if only is None else key in only
-            if wanted and key not in found and key.isidentifier() and _is_option(default):
+        for key, default in ConfigParser.load_config_file(str(CONFIGS / name)).items():
+            wanted = key in KINDS and key not in HIDDEN if only is None else key in only
+            if wanted and key not in found and _is_option(default):
                 found[key] = _entry(key, default)
     return found
 

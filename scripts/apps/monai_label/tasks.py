@@ -15,20 +15,21 @@ import nibabel as nib
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from ...common.bundle import CONFIGS
 from ...common.errors import InputError
 from ...common.fingerprint import fingerprint
 from ...masks.net import NETS
+from ...verbs.correspond import correspond
+from ...verbs.masks import masks
 from ...verbs.register import preset_files, register
 from ...verbs.warp import warp
 from ...workflow.method import AUTO, METHODS
-from ...workflow.run import BUNDLE
-from . import verbs
 from .errors import NothingFoundError
 from .images import Images
 from .kept import Kept, content_hash
 from .options import chosen, offered, points
 
-PRESETS = sorted({path.stem for path in (BUNDLE / "configs" / "presets").rglob("*.json")})
+PRESETS = sorted({path.stem for path in (CONFIGS / "presets").rglob("*.json")})
 RESULTS = {
     "moved": "moved.nii.gz", "field": "ddf.nii.gz", "inverse_field": "inverse_ddf.nii.gz",
     "report": "report.html", "record": "correspondence.json", "all": "*",
@@ -180,7 +181,8 @@ class Correspond(Task):
         options = {**chosen(self.options, request), "device": self.device(request)}
 
         def make(folder: Path) -> None:
-            verbs.correspond(images.other, images.image, folder, [*inside, *outside], labels, options)
+            prompt = {"prompt_image": "fixed", "points_frame": "voxel", "points": [*inside, *outside], "labels": labels}
+            correspond(images.other, images.image, folder, **prompt, overview=False, progress=False, **options)
 
         contents = [content_hash(images.other), content_hash(images.image)]
         folder = self.kept.get(fingerprint("correspond", contents, inside, outside, options), make)
@@ -204,7 +206,7 @@ class Masks(Task):
         options = {**chosen(self.options, request), "device": self.device(request)}
 
         def make(folder: Path) -> None:
-            record = verbs.masks(images.image, names, folder, source, options)
+            (record,) = masks(images.image, names, folder, source, progress=False, cache_dir=None, **options)
             (folder / record["file"]).rename(folder / "masks.nii.gz")
             (folder / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
