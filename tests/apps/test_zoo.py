@@ -82,6 +82,7 @@ def zoo(tmp_path_factory):
     address = f"http://127.0.0.1:{server.server_address[1]}"
     listed = {name: {"checksum": "", "source": f"{address}/{name}.zip"}}
     (served / "model_info.json").write_text(json.dumps(listed), encoding="utf-8")
+    (root / "eval").mkdir()
     try:
         download(name=release.NAME, url=f"{address}/{name}.zip", bundle_dir=root / "models", progress=False)
         yield root, address
@@ -117,7 +118,6 @@ def test_metadata(zoo, real_data):
     schema = real_data.parent / "reference" / "meta_schema_20240725.json"
     if not schema.exists():
         pytest.skip(f"no offline copy of the schema at {schema}")
-    (zoo[0] / "eval").mkdir(exist_ok=True)
     shutil.copy(schema, zoo[0] / "eval" / "schema.json")
     meta = f"meta_file='models/{release.NAME}/configs/metadata.json'"
     in_zoo(zoo[0], f"from monai.bundle import verify_metadata; verify_metadata({meta}, filepath='eval/schema.json')")
