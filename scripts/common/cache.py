@@ -25,7 +25,7 @@ class DiskCache:
     """Values by key, one file each, ``KEY.SHA256SUFFIX``; the name holds the checksum of the content.
 
     A damaged entry counts as absent and is deleted. When the folder grows too large, the entries that were not used for
-    longest go first. A disk that is full or read-only turns the cache off with one warning.
+    longest are deleted first. A disk that is full or read-only turns the cache off with one warning.
 
     Args:
         folder: where the entries are kept, made if missing; None keeps nothing.

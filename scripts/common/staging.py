@@ -26,7 +26,7 @@ ABANDONED_SECONDS = 24 * 3600  # any other file still being written after a day 
 
 @contextmanager
 def staged(folder: Path, record: str, known: Collection[str]) -> Iterator[Path]:
-    """A temporary folder whose files replace the old result at once; an exception leaves the old result as it is.
+    """A temporary folder whose files replace the old result at once; an exception leaves the old result unchanged.
 
     The caller holds the lock of the folder.
 

@@ -19,7 +19,7 @@ SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jp
 
 
 def stem_of(path: str | Path) -> str:
-    """File name without its suffix, also a double one such as .nii.gz; the name of a DICOM folder as it is."""
+    """File name without its suffix, also a double one such as .nii.gz; the name of a DICOM folder unchanged."""
     name = Path(path).name
     for suffix in SUFFIXES:
         if name.lower().endswith(suffix):

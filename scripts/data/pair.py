@@ -233,6 +233,6 @@ def same_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_pair(samples: list[dict]) -> dict:
-    """Collates exactly one pair: the image gets a batch axis, everything else stays as it is."""
+    """Collates exactly one pair: the image gets a batch axis, everything else is unchanged."""
     sample = samples[0]
     return {**sample, "image": sample["image"][None]}

@@ -99,7 +99,7 @@ def read_volume(
     if len(array) not in (1, 3, 4):
         raise InputError(
             f"{path} has {len(array)} values per voxel, and an image has 1, or 3 or 4 (RGB, RGBA) in colour; save the "
-            "one to use as a file of its own."
+            "one to use as a separate file."
         )
     array = array[:3]  # without alpha
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -138,7 +138,7 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
         InputError: NaN or infinite values, complex ones, or the same value everywhere.
     """
     if np.iscomplexobj(volume.array):
-        raise InputError(f"{volume.path} holds complex numbers; save its magnitude or its phase as a file of its own.")
+        raise InputError(f"{volume.path} holds complex numbers; save its magnitude or its phase as a separate file.")
     with np.errstate(over="ignore"):  # values that float32 cannot hold become infinite and are refused below
         array = volume.array.astype(np.float32)
     bad = ~np.isfinite(array)

@@ -130,7 +130,7 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
 
 
 def _extent(mask: NDArray) -> str:
-    """First and last voxel along each axis, in the words of VTK; an empty region ends before it begins."""
+    """First and last voxel along each axis, as VTK's extent; an empty region ends before it begins."""
     ends = []
     for axis in range(mask.ndim):
         used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))

@@ -29,7 +29,7 @@ def build_source(
     Args:
         source: "cardiac", "abdomen", "sat", "bundle:PATH_OR_NAME" or "files:PATTERN".
         options: arguments of the source by name; None values count as not given.
-        cache_dir: folder in which masks are kept; None makes them anew every time.
+        cache_dir: folder in which masks are kept; None computes them every time.
 
     Raises:
         InputError: an unknown source, an option that it does not have, or a value that it cannot use.

@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The source "bundle:PATH": any MONAI segmentation bundle, run through its own ``inference.json``.
 
-**This runs the code of the bundle**, with the rights of the user. The bundle runs in a process and a folder of its own,
+**This runs the code of the bundle**, with the rights of the user. The bundle runs in a separate process and folder,
 because most bundles contain a package called ``scripts``, as this one does; that is not a protection.
 """
 

@@ -15,7 +15,7 @@ CLASSES_AT_ONCE = 4  # classes resampled together; all together would take sever
 
 
 def as_volume(image: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """A 2-D image as a volume of one slice; 3-D images as they are.
+    """A 2-D image as a volume of one slice; 3-D images unchanged.
 
     Args:
         image: (C, X, Y[, Z]).

@@ -19,7 +19,7 @@ def is_bundled(path: str | Path | None) -> bool:
 
 
 def load_network(network: PairNetwork, path: str | Path | None) -> PairNetwork:
-    """Loads weights into a network; None keeps it as it is.
+    """Loads weights into a network; None leaves it unchanged.
 
     Args:
         network: of the right architecture.

@@ -181,7 +181,7 @@ def check_hash(path: Path, expected: str | None, name: str) -> None:
 
 
 def averaged(state: dict) -> dict:
-    """The averaged weights in the state of a training (configs/train_sam.json); plain weights as they are."""
+    """The averaged weights in the state of a training (configs/train_sam.json); plain weights unchanged."""
     ema = state.get("ema")
     return {k.removeprefix("sam."): v for k, v in ema.items()} if isinstance(ema, dict) else state
 

@@ -23,7 +23,7 @@ class CachedEverything:
     """Everything mode with a bounded store of embeddings and masks on disk.
 
     The key is a hash of the slices as the model gets them, the weights, the settings of everything mode, the precision,
-    the kind of device and the version of PyTorch, so a hit is what would have been computed, bit by bit. Whatever comes
+    the kind of device and the version of PyTorch, so a hit is bitwise identical to a computed result. Whatever comes
     after (filter, linking, matching, dense field) is not part of the key and may change between runs.
 
     Args:

@@ -2,7 +2,7 @@
 """Compact SAM: a small convolution-attention encoder under segment_anything's prompt encoder and mask decoder.
 
 The cost of everything mode on a CPU is the number of image tokens that the decoder attends to, not the parameters of
-the encoder, so the token grid is a parameter of its own (``tokens``), independent of the strides of the encoder.
+the encoder, so the token grid is a separate parameter (``tokens``), independent of the strides of the encoder.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def two_way(
     readings.append(reading(transformer.final_attn_token_to_image))
 
     def ask(n: int, queries: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens that will read the image next, and what they are looking for."""
+        """The tokens that attend to the image next, and their queries."""
         queries = converse(later[n], queries, own) if n < len(later) else queries[:, :early]
         return queries, probing(readings[n].ask, queries + own[:, : queries.shape[1]])
 

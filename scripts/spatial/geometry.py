@@ -178,7 +178,7 @@ def resample(
 def resample_map(
     labels: NDArray, moving: Geometry, fixed: Geometry, transform: NDArray | None = None, ddf: Tensor | None = None
 ) -> NDArray:
-    """Brings a label map to the fixed grid: nearest voxel, every value as it is, 0 outside.
+    """Brings a label map to the fixed grid: nearest voxel, values unchanged, 0 outside.
 
     Args:
         labels: (*moving.shape) integers of any size.

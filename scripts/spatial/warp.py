@@ -127,7 +127,7 @@ def resize_ddf(ddf: Tensor, shape: Sequence[int]) -> Tensor:
     Both grids span the same edges, as for resized images: voxel i of n lies at (i + 0.5) / n of the extent.
 
     Args:
-        ddf: (B, n, ...) voxels of its own grid.
+        ddf: (B, n, ...) voxels of its grid.
         shape: the new grid.
 
     Returns:

@@ -171,7 +171,7 @@ def _checked(path: Path, cases: list[Case]) -> list[Case]:
     names = Counter(c.name for c in cases)
     twice = next((name for name, number in names.items() if number > 1), None)
     if twice is not None:
-        raise InputError(f"{path} has two cases called {twice!r}; give each a name of its own.")
+        raise InputError(f"{path} has two cases called {twice!r}; give each its own name.")
     for case in cases:
         case.check()
     return cases

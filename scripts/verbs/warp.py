@@ -153,7 +153,7 @@ def _check_interpolation(interpolation: str, is_label: bool, input: str | Path) 
     allowed = ("nearest", ONEHOT) if is_label else INTERPOLATIONS
     if interpolation not in allowed:
         what = "label map" if is_label else "image"
-        why = "; between two labels lies no third" if is_label and interpolation in INTERPOLATIONS else ""
+        why = "; values between two labels are not labels" if is_label and interpolation in INTERPOLATIONS else ""
         raise InputError(f"The {what} {input} takes interpolation {' or '.join(allowed)}, not {interpolation!r}{why}.")
 
 

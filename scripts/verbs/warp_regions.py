@@ -27,7 +27,7 @@ def has_layers(path: str | Path) -> bool:
     try:
         with quiet_itk():
             reader.ReadImageInformation()
-    except RuntimeError:  # what is wrong with it is said by whoever reads it
+    except RuntimeError:  # the reader reports what is wrong with it
         return False
     return reader.GetNumberOfComponents() > 1
 

@@ -25,7 +25,7 @@ from ..masks.build import build_source
 METHODS = {"samreg": "samreg.json", "network": "inference.json"}
 AUTO = "auto"
 PRESET = "cardiac_mr"  # the preset of what the bundled network was trained for
-ABDOMEN = "abdomen_ct"  # with weights of the network of its own; Dice 0.60 against 0.44 of ROI registration
+ABDOMEN = "abdomen_ct"  # the network has weights for it; Dice 0.60 against 0.44 of ROI registration
 THICK = 2.0  # a short-axis slice is at least so many times as thick as its pixels are wide; in ACDC 2.6 times
 HEART = ("right ventricle cavity", "myocardium", "left ventricle cavity")
 # In 24 images of training patients the least ring was 0.84 and the least piece 0.95; no stack of CT had both of these.
@@ -141,7 +141,7 @@ def _by_heart(items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) ->
 
 
 def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volume]:
-    """Both images of a pair; none where one cannot be used, which is said when the pair is registered."""
+    """Both images of a pair; none if one cannot be used, which is reported when the pair is registered."""
     try:
         volumes = [
             read_volume(item[r], frame=item.get(f"{r}_frame"), header=str(options.get("header", "auto")))

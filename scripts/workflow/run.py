@@ -17,7 +17,7 @@ from .guard import sole_writer
 from .options import PATHS, check_options, sam_overlay
 from .outcome import unwrapped
 
-# MONAI reports that a workflow leaves logging alone; that is what a library has to do.
+# MONAI reports that a workflow leaves logging alone, as a library should.
 logging.getLogger("monai.bundle.workflows").addFilter(lambda record: "skipping logging" not in str(record.msg))
 SPECIAL = "#@%$"  # have a meaning in a config
 
@@ -78,7 +78,7 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
 
 
 def run_quietly(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
-    """:func:`run_bundle` for a library: the results say how the run ended, and the program goes on."""
+    """:func:`run_bundle` for a library: the results say how the run ended, and the program continues."""
     with unwrapped(), _lock(configs, options):
         workflow = make_workflow(configs, options)
         with contextlib.suppress(SystemExit):

@@ -163,7 +163,7 @@ def test_what_is_refused(heart_files, tmp_path):
         (moving, moving, field, {}, "is an input as well as the output"),
         (moving, field, field, {}, "is an input as well as the output"),
         (heart_files["moving_label"], out, field, {"label": True, "interpolation": "linear"},
-         "takes interpolation nearest or onehot, not 'linear'; between two labels lies no third"),
+         "takes interpolation nearest or onehot, not 'linear'; values between two labels are not labels"),
         (moving, out, field, {"interpolation": "onehot"}, "takes interpolation linear or cubic or nearest"),
         (moving, out, field, {"interpolation": "sinc"}, "not 'sinc'"),
         (moving, out, tmp_path / "far.nii.gz", {"reference": heart_files["fixed"]}, "do not overlap: the field covers"),

@@ -143,7 +143,7 @@ def _names(info: Any) -> dict[str, int]:
 
 
 def is_upload(path: str, sessions: Sessions | None) -> bool:
-    """Whether a path is a file that MONAI Label received: a temporary file of its own, or part of a session."""
+    """Whether a path is a file that MONAI Label received: its own temporary file, or part of a session."""
     if not os.path.isabs(path) or not os.path.exists(path):
         return False
     real = Path(path).resolve()

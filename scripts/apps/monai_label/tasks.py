@@ -68,7 +68,7 @@ class Task(InferTask):
         return True
 
     def config(self) -> dict[str, Any]:
-        """Entries of the client's panel; the list of images is read anew, because images are added while it runs."""
+        """Entries of the client's panel; the list of images is read again, because images are added while it runs."""
         images = {"other_image": [AUTO, *sorted(self.names())]}
         return {**(images if self.pair else {}), **self.first, "device": [AUTO, "cpu", "cuda"], **self.options}
 

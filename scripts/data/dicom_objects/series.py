@@ -112,7 +112,7 @@ def on_slices(array: NDArray, grid: Geometry, series: Series) -> NDArray:
 
 
 def new_object(source: Series, sop_class: str, modality: str, number: int, description: str) -> FileDataset:
-    """An empty object of the study of a series, in a series of its own.
+    """An empty object in the study of a series, as a new series.
 
     Args:
         source: whose patient, study and frame of reference it shares.

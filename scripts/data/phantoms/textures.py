@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Phantoms painted anew with textures that no training image has: same anatomy, another kind of picture."""
+"""Phantoms repainted with textures that no training image has: same anatomy, another kind of picture."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXTURES = {"speckle": speckle, "stripes": stripes, "cells": cells}
 
 
 def repaint(tissue: NDArray, texture: str, seed: int) -> NDArray:
-    """A picture (H, W) uint8 of a tissue map, every tissue with a random grey level and a texture of its own.
+    """A picture (H, W) uint8 of a tissue map, every tissue with its own random grey level and texture.
 
     Args:
         tissue: (H, W) whole numbers, 0 outside the body.

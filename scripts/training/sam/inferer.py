@@ -33,7 +33,7 @@ class SamTraining(nn.Module):
         corrections: most clicks on errors in a round that corrects, each with the mask before it; the last one counts.
         amp: dtype of autocast, e.g. "bfloat16", or None.
         compiler: backend of ``torch.compile`` for the image encoder, e.g. "inductor", or None. The names of the
-            weights stay what they are.
+            weights are not affected.
 
     Raises:
         InputError: no corrections.

@@ -46,7 +46,7 @@ def last_record(folder: Path) -> dict | None:
 
 
 def describe_inputs(item: Mapping[str, Any], known: Mapping[str, dict] | None = None) -> dict[str, Any]:
-    """What each file of a pair contains, by column: path, size, time of change and SHA-256; other values as they are.
+    """What each file of a pair contains, by column: path, size, modification time and SHA-256; other values unchanged.
 
     Args:
         item: paths and frames.

@@ -32,7 +32,7 @@ class PairRunner:
         evaluator: registers and writes a pair; its postprocessing takes the folder from the batch's "output_dir".
         preprocessing: loads a pair.
         output_dir: folder of the cohort.
-        seed: set anew for every pair, so that a pair's result depends on no other pair.
+        seed: set before every pair, so that its result depends on no other pair.
     """
 
     def __init__(

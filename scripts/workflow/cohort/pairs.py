@@ -56,7 +56,7 @@ def read_entries(path: str | Path | None, columns: Sequence[str]) -> list[Entry]
                 f"Pair {number} of {path} is called {name!r}, which cannot be the name of a folder; change it."
             )
         if name.casefold() in taken:
-            raise InputError(f"The name {name!r} is used twice in {path}; give each pair a name of its own.")
+            raise InputError(f"The name {name!r} is used twice in {path}; give each pair its own name.")
         taken.add(name.casefold())
         entries.append(Entry(name, item))
     for entry in entries if any("/" in name for name in taken) else ():

@@ -31,7 +31,7 @@ MOST_KILLS = 3  # workers that may die with a pair before it counts as failed
 
 
 class Cohort:
-    """Registers one pair after the other and keeps the results of each in a folder of its own.
+    """Registers one pair after another and keeps the results of each in a separate folder.
 
     Args:
         entries: the pairs.
@@ -41,7 +41,7 @@ class Cohort:
         postprocessing: of the evaluator, for its settings.
         parameters: the record of the settings that the evaluator writes.
         method: "name" and "reason", for the summary.
-        seed: set anew for every pair, so that a pair's result depends on no other pair.
+        seed: set before every pair, so that its result depends on no other pair.
         shard: "i/n" registers one of n parts of the list, beside other workers on the same folder, and then what those
             leave; see :func:`scripts.workflow.cohort.ranks.shard_of`.
         scheduler: must be None: :func:`scripts.workflow.cohort.scheduler.run_on_scheduler` reads this option.

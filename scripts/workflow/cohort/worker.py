@@ -22,7 +22,7 @@ from pathlib import Path
 from ...common.errors import InputError
 from . import case
 
-# A worker without a sign of life for so many seconds is dead; longer where a file server answers slowly.
+# A worker without a sign of life for this many seconds is dead; increase it for a slow file server.
 LEASE_S = float(os.environ.get("SAM_REGISTRATION_LEASE_S", "60"))
 CLAIMS, ALIVE = "claims", "alive"
 SHARD, ONLY = "shard", "only"
