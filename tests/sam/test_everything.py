@@ -39,7 +39,8 @@ def both_agree(sam, slices, **options) -> None:
         pixels = slice_[0].permute(1, 2, 0).numpy().astype(np.uint8)
         theirs = SamAutomaticMaskGenerator(sam, points_per_side=12, **THRESHOLDS, **options).generate(pixels)
         expected = torch.from_numpy(np.stack([m["segmentation"] for m in theirs]))
-        found = EverythingMode(points_per_side=12, **THRESHOLDS, **options)(sam, slice_)[0].masks()
+        ours = EverythingMode(points_per_side=12, mask_nms_thresh=1.0, **THRESHOLDS, **options)
+        found = ours(sam, slice_)[0].masks()
         assert len(expected) >= 5
         shares.append(
             [
@@ -97,10 +98,10 @@ def test_thresholds_and_scores(bundled, picture):
 
 
 def test_mask_suppression_drops_duplicates(bundled, picture):
-    loose = EverythingMode(points_per_side=8, box_nms_thresh=1.0, **THRESHOLDS)(bundled, picture)[0]
-    strict = EverythingMode(points_per_side=8, box_nms_thresh=1.0, mask_nms_thresh=0.7, **THRESHOLDS)(bundled, picture)[
-        0
-    ]
+    loose, strict = (
+        EverythingMode(points_per_side=8, box_nms_thresh=1.0, mask_nms_thresh=t, **THRESHOLDS)(bundled, picture)[0]
+        for t in (1.0, 0.7)
+    )
     assert 0 < len(strict) < len(loose)
     overlap = pairwise_overlap(strict.logits > 0, strict.logits > 0, "iou").fill_diagonal_(0)
     assert float(overlap.max()) <= 0.7

@@ -45,7 +45,7 @@ def serve(which: str, model: str, settings: dict, precision: str) -> None:
     image = picture()
     rest = peak_memory_mb()
     if which == "ours":
-        generator = EverythingMode(**settings)
+        generator = EverythingMode(**settings, mask_nms_thresh=1.0)  # the package suppresses by boxes alone
         stack = torch.from_numpy(image).permute(2, 0, 1)[None].float()
 
         def run() -> int:
