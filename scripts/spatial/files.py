@@ -64,7 +64,7 @@ def check_size(path: str | Path, shape: tuple[int, ...], max_gb: float = MAX_GB)
     if size > max_gb:
         raise InputError(
             f"{path} announces the size {tuple(shape)}, {size:.1f} GB in memory, and the limit is {max_gb:g} GB; "
-            "crop or resample it first, or raise --max_image_gb."
+            "crop or resample it first, or register with a larger --max_image_gb."
         )
 
 

@@ -21,6 +21,7 @@ from ..common.errors import InputError
 from ..data.reader import Volume, check_intensities, read_volume
 from ..data.seen import SEEN, unlike
 from ..masks.build import build_source
+from ..spatial.files import MAX_GB
 
 METHODS = {"samreg": "samreg.json", "network": "inference.json"}
 AUTO = "auto"
@@ -144,7 +145,12 @@ def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volum
     """Both images of a pair; none if one cannot be used, which is reported when the pair is registered."""
     try:
         volumes = [
-            read_volume(item[r], frame=item.get(f"{r}_frame"), header=str(options.get("header", "auto")))
+            read_volume(
+                item[r],
+                frame=item.get(f"{r}_frame"),
+                header=str(options.get("header", "auto")),
+                max_gb=float(options.get("max_image_gb", MAX_GB)),
+            )
             for r in ("moving", "fixed")
         ]
         for volume in volumes:

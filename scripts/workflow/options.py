@@ -37,6 +37,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "points_frame": ("text", "coordinate frame of points: ras or lps in mm, or voxel"),
         "header": ("text", "what to believe when a NIfTI affine contradicts its voxel size: auto, affine or pixdim"),
         "fill_nan": ("number", "value that replaces NaN; without it an image with NaN is refused"),
+        "max_image_gb": ("number", "largest image in memory, in 1e9 bytes; a larger one is refused before it is read"),
         "window": ("text", "intensity window: auto, mr, ct or none"),
         "init": ("file", "initial alignment: none, moments, affine, or a transform file"),
         "max_size": ("whole", "longest side of the working grid in voxels; larger images are resampled"),

@@ -51,7 +51,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     parser.update({**config_values(options), "device": str(pick_device(options.get("device", "auto")))})
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
-    wanted = {key: parser.get_parsed_content(key) for key in ("overview", "keep", "max_size", "header")}
+    wanted = {key: parser.get_parsed_content(key) for key in ("overview", "keep", "max_size", "header", "max_image_gb")}
     for key, default in (("dense", True), ("inverse", False)):  # the network has neither
         wanted[key] = parser.get_parsed_content(key) if key in parser.config else default
     target = Path(options["output_dir"])
@@ -74,7 +74,7 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
 
     Args:
         item: paths and frames, see :class:`scripts.data.pair.LoadPair`.
-        wanted: "max_size" and "header", as for LoadPair.
+        wanted: "max_size", "header" and "max_image_gb", as for LoadPair.
 
     Raises:
         InputError: a file cannot be read, or one image is 2-D and the other 3-D.
@@ -85,7 +85,9 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         for key in (role, f"{role}_label"):
             if item.get(key):
                 frame, label = item.get(f"{role}_frame"), key != role
-                volumes[key] = read_volume(item[key], frame=frame, header=wanted["header"], single=label)
+                volumes[key] = read_volume(
+                    item[key], frame=frame, header=wanted["header"], single=label, max_gb=wanted["max_image_gb"]
+                )
                 lines.append(f"{key}: {item[key]}, {grid_text(volumes[key].geometry)}")
         if item.get(f"{role}_landmarks"):
             lines.append(f"{role}_landmarks: {item[f'{role}_landmarks']}")

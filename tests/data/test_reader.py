@@ -303,7 +303,7 @@ def test_the_limit_is_an_option_and_counts_one_frame(nifti):
     series = change(nifti, "series.nii.gz", np.stack([VALUES] * 3, axis=-1))
     limit = VALUES.size * 4 / 1e9
     assert read_volume(series, frame=1, max_gb=limit).array.shape == (1, 12, 10, 8)
-    with pytest.raises(InputError, match="raise --max_image_gb"):
+    with pytest.raises(InputError, match="with a larger --max_image_gb"):
         read_volume(series, frame=1, max_gb=0.99 * limit)
 
 
