@@ -54,7 +54,15 @@ def case_log(path: Path) -> Iterator[None]:
 def quiet_console() -> Iterator[None]:
     """Leaves the terminal to the progress bar; what is logged is in the logs of the pairs."""
     with logging_redirect_tqdm():
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-                handler.setLevel(logging.CRITICAL)
-        yield
+        shown = [
+            (handler, handler.level)
+            for handler in logging.getLogger().handlers
+            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+        ]
+        for handler, _ in shown:
+            handler.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for handler, level in shown:
+                handler.setLevel(level)
