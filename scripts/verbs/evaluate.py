@@ -17,6 +17,7 @@ from ..data.reader import read_volume
 from ..data.tables import write_csv
 from ..metrics.assembly import LABEL_METRICS, STAGES
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
+from ..workflow.guard import sole_writer
 from .cases import Case, learn2reg_cases, pair_name, read_cases
 from .measure import measure_case
 
@@ -130,7 +131,8 @@ def evaluate(
         "summary": summarise(results, titles),
         "definitions": DEFINITIONS,
     }
-    write_tables(Path(output_dir), report, titles)
+    with sole_writer(output_dir) as folder:  # the tables of two runs must not mix
+        write_tables(folder, report, titles)
     return report
 
 

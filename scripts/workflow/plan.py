@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What a registration would read, do and write: the plan behind ``--dry_run``."""
+"""The plan behind ``--dry_run``: what a registration would read, do and write."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _IDENTITY = np.eye(4)
 
 
 def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
-    """The resolved plan in words: inputs with their grids, outputs, model, settings. Nothing is written.
+    """The plan as text: inputs with their grids, outputs, model and settings. Nothing is written.
 
     Args:
         configs: file names in ``configs/``, later ones over earlier ones.
         options: values by key of the config.
 
     Raises:
-        InputError: an unknown option, a setting that cannot be used, or an image that cannot be read; of a list the
-            images that cannot be read are named in the text instead.
+        InputError: an unknown option, an unusable setting, or an image that cannot be read. In a list, images that
+            cannot be read are named in the text instead.
     """
     configs = with_sam_overlay(configs, options)
     check_options(config_paths(configs), options)
@@ -99,12 +99,12 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         )
     lines.append(f"working grid: {grid_text(working_grid(fixed, wanted['max_size']))}")
     if not overlap(fixed, moving, _IDENTITY):
-        lines.append("the images do not overlap as they lie in space: an initial alignment (--init) is needed")
+        lines.append("the images do not overlap in space: an initial alignment (--init) is needed")
     return lines
 
 
 def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """Files that a pair has once regions of it are matched."""
+    """Files of a pair with matched regions."""
     pictures = [role for role in ("moving", "fixed") if str(item[role]).lower().endswith(PICTURES)]
     names = ["moving_rois.nii.gz", "fixed_rois.nii.gz", *(f"{role}_rois.png" for role in pictures)]
     names += [*REGION_FILES.values(), RECORD]
