@@ -7,7 +7,15 @@ import json
 import logging.config
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+if not __package__:  # started as ``python PATH/scripts``, from any folder
+    import runpy
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    runpy.run_module("scripts", run_name="__main__", alter_sys=True)
+    sys.exit()
 
 from .common.bundle import CONFIGS, NAME
 from .common.errors import InputError
