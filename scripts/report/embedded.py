@@ -215,8 +215,8 @@ def _reduced(role: str, volume: Volume, shown: Shown) -> str:
     def text(sizes: Any) -> str:
         return " x ".join(map(str, sizes))
 
-    part = text(s.stop - s.start for s in shown.box)
-    return (
-        f"The {role} image of {text(volume.geometry.shape)} voxels is shown with {text(shown.grid.shape)}, cropped to "
-        f"{part}, in 8 bits per channel."
-    )
+    whole, coarse = volume.geometry.shape, shown.grid.shape
+    part = tuple(s.stop - s.start for s in shown.box)
+    size = "at full resolution" if coarse == whole else f"with {text(coarse)}"
+    crop = "" if part == coarse else f", cropped to {text(part)}"
+    return f"The {role} image of {text(whole)} voxels is shown {size}{crop}, in 8 bits per channel."

@@ -54,7 +54,7 @@
     const start = async (id, images) => {
       const nv = new Niivue({backColor: [0, 0, 0, 1], isRadiologicalConvention: true, multiplanarShowRender: 0,
         sliceType: data.ndim === 3 ? 3 : 0, isColorbar: false, showLegend: false, dragAndDropEnabled: false, logLevel: 'error',
-        crosshairWidth: 0.3, isNearestInterpolation: false, multiplanarLayout: 2});
+        crosshairWidth: 0.5, isNearestInterpolation: false, multiplanarLayout: 2});
       await nv.attachToCanvas($(id), false);
       for (const image of images) nv.addVolume(image);
       nv.addColormap('jacobian', {R: [255, 178, 247, 33, 5], G: [0, 24, 247, 102, 48], B: [208, 43, 247, 172, 97],
