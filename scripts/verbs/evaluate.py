@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..common.errors import InputError
-from ..common.files import whole_file
+from ..common.files import check_not_input, whole_file
 from ..data.reader import read_volume
 from ..data.tables import write_csv
 from ..metrics.assembly import LABEL_METRICS, STAGES
@@ -38,6 +38,7 @@ DEFINITIONS = {
     "folds_percent": "share of voxels whose Jacobian determinant is not positive",
     "mean +- sd": "over cases; each case counts once, with the mean of its structures where no structure is named",
 }
+TABLES = ("metrics.json", "cases.csv", "structures.csv", "summary.csv")
 FORMATS = ("nii.gz", "npz")
 
 
@@ -107,6 +108,9 @@ def evaluate(
         todo = learn2reg_cases(cases, fields) if fields else read_cases(cases)
     learn2reg = learn2reg or fields is not None
     titles = _names(names)
+    inputs = {str(f) for case in todo for f in case.files()} | {str(f) for f in (cases, names) if _is_path(f)}
+    for output in TABLES:
+        check_not_input(Path(output_dir) / output, sorted(inputs))
     results, failed = {}, {}
     for case in tqdm(todo, desc="evaluate", unit="case", disable=not progress):
         try:
@@ -220,6 +224,10 @@ def _names(names: str | dict | None) -> dict[str, str]:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{names} is no JSON file of structure names by label value.") from error
     return {str(k): str(v) for k, v in (names or {}).items()}
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, (str, Path))
 
 
 def _number(text: str) -> float:

@@ -68,6 +68,15 @@ def test_errors_show_no_internals(heart_files, tmp_path):
     assert "object at 0x" not in run.stdout and "Traceback" not in run.stdout
 
 
+def test_the_mask_of_a_prompt_is_not_replaced(heart_files, tmp_path, monkeypatch, capsys):
+    mask = tmp_path / "moving_rois.nii.gz"
+    shutil.copy(heart_files["moving_label"], mask)
+    before = mask.read_bytes()
+    words = ["correspond", heart_files["moving"], heart_files["fixed"], str(tmp_path), "--mask", str(mask)]
+    assert run_main(monkeypatch, *words, "--progress", "False") == 1
+    assert "moving_rois.nii.gz" in capsys.readouterr().err and mask.read_bytes() == before
+
+
 def test_a_library_keeps_its_logging_and_hooks(heart_files, tmp_path):
     code = (
         "import logging, sys, scripts\n"

@@ -269,3 +269,14 @@ def test_learn2reg_landmarks_count_voxels_of_their_own_image(tmp_path):
     assert report["cases"]["1"]["tre_mm"]["final"]["mean"] == pytest.approx(3.0, abs=1e-3)
     expected = np.linalg.norm(apply_affine(moving.affine, [3, 4, 5]) - [6, 8, 13])
     assert report["cases"]["1"]["tre_mm"]["initial"]["mean"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_no_table_replaces_an_input(heart_files, tmp_path, monkeypatch):
+    """Said before anything is measured."""
+    monkeypatch.setattr("scripts.verbs.evaluate.measure_case", None)
+    path = tmp_path / "cases.csv"
+    text = f"transforms,fixed,moving\n{heart_files['true_ddf']},{heart_files['fixed']},{heart_files['moving']}\n"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"cases\.csv"):
+        evaluate(path, tmp_path, progress=False)
+    assert path.read_text(encoding="utf-8") == text and [p.name for p in tmp_path.iterdir()] == ["cases.csv"]
