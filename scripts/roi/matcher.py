@@ -40,7 +40,7 @@ class Matcher:
         strategy: str = "greedy",
         max_pairs: int | None = None,
         position_sigma_mm: float | None = 0.0,
-        strictness: float = 1.0,
+        strictness: float = 0.0,
         least_certainty: float = 0.1,
         cycle: bool = False,
     ) -> None:
