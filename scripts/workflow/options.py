@@ -117,6 +117,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "cache_dir": ("file", "folder in which segmentations are kept"),
         "cache_gb": ("number", "largest size of that folder in GB; 0 turns the cache off"),
         "overview": ("switch", "write overview.png and report.html"),
+        "keep": ("value", "results to write, as a list, e.g. [ddf, moved]; all by default, see docs/cohorts.md"),
+        "viewer_size": ("whole", "longest side of the volumes in the viewer of the report; 0 leaves the viewer out"),
         "progress": ("switch", "show progress bars"),
         "dataset_dir": ("file", "folder of the built-in example, used when no images are given"),
         "sample": ("text", "built-in example: cardiac or abdomen"),
