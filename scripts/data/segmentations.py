@@ -24,6 +24,7 @@ from ..spatial.itk_images import channels_of, itk_image, write_itk
 SUFFIX = ".seg.nrrd"
 GOLDEN = 0.618033988749895  # of a turn; consecutive hues stay far apart however many there are
 COLUMNS = ("Name", "Color", "Layer", "LabelValue")
+VECTOR_AXIS, LIST_AXIS = b"\nkinds: vector", b"\nkinds: list"
 Colour = tuple[float, float, float]
 
 
@@ -127,6 +128,16 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
         for key, value in fields.items():
             image.SetMetaData(f"Segment{k}_{key}", value)
     write_itk(path, image)
+    if len(segmentation.layers) > 1:
+        _name_layers(path)
+
+
+def _name_layers(path: str | Path) -> None:
+    """Calls the first axis a list, as Slicer does. ITK calls it a vector, which slicerio refuses."""
+    with open(path, "r+b") as file:
+        start = file.read(4096).index(VECTOR_AXIS)  # before the segments' own fields, so always near the start
+        file.seek(start)
+        file.write(LIST_AXIS.ljust(len(VECTOR_AXIS)))
 
 
 def _extent(mask: NDArray) -> str:
