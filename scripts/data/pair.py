@@ -81,9 +81,9 @@ class LoadPair(Transform):
             expects; otherwise it keeps those of the fixed image.
         max_image_gb: largest image, see :func:`scripts.data.reader.read_volume`.
 
-    Input: a dict with the paths "moving" and "fixed", and optionally "moving_frame", "fixed_frame", "moving_label",
-    "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init". Empty values count as
-    absent.
+    Input: a dict with "moving" and "fixed", and optionally "moving_frame", "fixed_frame", "moving_label",
+    "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init". Images, labels and masks
+    are paths, or a :class:`scripts.data.reader.Volume` each. Empty values count as absent.
 
     Output: the same dict with "image", a MetaTensor (2C, *working.shape) in [0, 1], moving channels first, with the
     affine of the working grid; and "pair", a :class:`Pair`.
@@ -156,9 +156,10 @@ class LoadPair(Transform):
 
     def _image(self, data: Mapping, role: str) -> Volume:
         frame = data.get(f"{role}_frame")
-        volume = read_volume(
-            data[role], frame=None if frame == "" else frame, header=self.header, max_gb=self.max_image_gb
-        )
+        volume = data[role]
+        if not isinstance(volume, Volume):
+            frame = None if frame == "" else frame
+            volume = read_volume(volume, frame=frame, header=self.header, max_gb=self.max_image_gb)
         return replace(volume, array=check_intensities(volume, self.fill_nan))
 
     def _windowed(self, volume: Volume, spacing: float) -> tuple[Tensor, Geometry]:
@@ -178,17 +179,19 @@ class LoadPair(Transform):
             return None
         frame = data.get(f"{key.split('_')[0]}_frame")
         frame = None if frame == "" else frame
-        label = read_volume(path, frame=frame, header=self.header, single=True, max_gb=self.max_image_gb)
+        label = path
+        if not isinstance(label, Volume):
+            label = read_volume(path, frame=frame, header=self.header, single=True, max_gb=self.max_image_gb)
         if not same_grid(label.geometry, image.geometry):
             own, wanted = told_apart(label.geometry, image.geometry)
             raise InputError(
-                f"{path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
+                f"{label.path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
             )
         said.extend(label.warnings)
         array = np.asarray(label.array[:1])
         rounded = np.rint(array)
         if not np.allclose(array, rounded, atol=1e-3):
-            raise InputError(f"{path} holds values that are not whole numbers; a label map is needed.")
+            raise InputError(f"{label.path} holds values that are not whole numbers; a label map is needed.")
         return replace(label, array=rounded.astype(array.dtype if array.dtype.kind in "iu" else np.int32))
 
     def _landmarks(self, data: Mapping, role: str, image: Volume, said: list[str]) -> NDArray | None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -96,6 +97,29 @@ def read_volume(
     if nifti is None and not name.endswith(NIFTI):
         chosen = pick(array.shape[4] if array.ndim == 5 else None)
         array = array if chosen is None else array[..., chosen]
+    return checked_volume(array, affine, str(path), nifti, said)
+
+
+def checked_volume(
+    array: NDArray,
+    affine: NDArray,
+    path: str,
+    nifti: nib.Nifti1Header | None = None,
+    said: Sequence[str] = (),
+) -> Volume:
+    """An image from memory or from a file, refused where it cannot be registered.
+
+    Args:
+        array: (C, X, Y[, Z]).
+        affine: (4, 4) voxel index to RAS mm.
+        path: of its file, or its name in messages.
+        nifti: its NIfTI header.
+        said: sentences about what is odd in the image.
+
+    Raises:
+        InputError: neither grey nor colour, too few voxels, or an impossible voxel size.
+    """
+    said = list(said)
     if len(array) not in (1, 3, 4):
         raise InputError(
             f"{path} has {len(array)} values per voxel, and an image has 1, or 3 or 4 (RGB, RGBA) in colour; save the "
@@ -124,7 +148,7 @@ def read_volume(
         )
     for sentence in said:
         logger.warning(sentence)
-    return Volume(array, Geometry(array.shape[1:], affine), str(path), nifti, array.dtype, tuple(said))
+    return Volume(array, Geometry(array.shape[1:], affine), path, nifti, array.dtype, tuple(said))
 
 
 def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
