@@ -8,13 +8,13 @@ A line of a table is a flat mapping too: each mean under the name of its column,
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 Pairs = Sequence[Mapping[str, Any]]
 
@@ -31,8 +31,7 @@ INITIAL = {"dice": "dice/mean/initial", "hd95_mm": "hd95_mm/mean/initial"}
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Rows of a ``metrics.csv`` (:class:`scripts.workflow.cohort.table.CohortTable`), numbers as numbers."""
-    with Path(path).open(encoding="utf-8", newline="") as stream:
-        return [{k: v if k == "name" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(stream)]
+    return pd.read_csv(path, dtype={"name": str}).to_dict("records")
 
 
 def numbers(pairs: Pairs, key: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import InputError
-from ..common.files import read_text
+from ..common.files import read_text, there
 from ..spatial.affine import INITS
 
 IMAGES = ("moving", "fixed")
@@ -67,7 +67,7 @@ def _value(key: str, text: str, number: int, path: Path) -> Any:
         return int(text)
     if key in FILES or (key == "init" and text not in INITS):
         near = path.parent / text
-        return str(near if near.exists() else path.parent / os.path.expanduser(text))
+        return str(near if there(near) else path.parent / os.path.expanduser(text))
     return text
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
-from tests.sam.conftest import bundled, picture
+from tests.sam_models import bundled, picture
 
 __all__ = ["bundled", "phantom_overlay", "picture"]
 

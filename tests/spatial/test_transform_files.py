@@ -176,7 +176,7 @@ def test_what_cannot_be_read(tmp_path):
             read_chain(tmp_path / name, FIXED)
     with pytest.raises(InputError, match="name the fixed image"):
         read_chain(tmp_path / "d.npz")
-    with pytest.raises(InputError, match="only affines are inverted"):
+    with pytest.raises(InputError, match="only affines can be inverted here"):
         read_chain(f"inverse:{tmp_path / 'f.nii.gz'}")
     with pytest.raises(InputError, match=r"ends in none of .nii"):
         write_chain(tmp_path / "f.xyz", [affine_step()], None)

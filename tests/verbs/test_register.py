@@ -191,11 +191,12 @@ def test_the_compact_sam_says_what_it_has_not_seen(phantoms, tmp_path):
     for role, array in zip(("moving", "fixed"), pixels):
         Image.fromarray(array).resize((120, 144)).save(tmp_path / f"{role}.png")
     photos = register(str(tmp_path / "moving.png"), str(tmp_path / "fixed.png"), str(tmp_path / "photos"), **QUICK)
-    assert [w.split(" differs from the training images of the compact SAM ")[0] for w in photos["warnings"]] == [
+    unlike = " differs from the training images of the compact SAM "
+    assert [w.split(unlike)[0] for w in photos["warnings"] if unlike in w] == [
         str(tmp_path / f"{role}.png") for role in ("moving", "fixed")
     ]
     hearts = register(phantoms[0]["moving"], phantoms[0]["fixed"], str(tmp_path / "hearts"), **QUICK)
-    assert not any("unlike" in w for w in hearts["warnings"])
+    assert not any(unlike in w for w in hearts["warnings"])
 
 
 def test_the_method_chooses_the_config():

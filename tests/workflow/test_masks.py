@@ -183,7 +183,7 @@ def test_bundled_source_by_default(untrained, heart_files, tmp_path, monkeypatch
     [
         (["gone.nii.gz", "--names", "lv"], "error: gone.nii.gz does not exist"),
         (["*.nothing", "--names", "lv"], "error: No image was found for '*.nothing'"),
-        (["gone.txt", "--names", "lv"], "error: The list of images gone.txt cannot be read"),
+        (["gone.txt", "--names", "lv"], "error: gone.txt does not exist; give the path of a list of images."),
         (["a.nii.gz", "--names", "lever"], "error: The source files has no structure 'lever'"),
         (["a.nii.gz", "--names", "lv", "--source", "sam"], "error: Unknown source of masks 'sam'; choose one of"),
         (["a.nii.gz", "--names", "lv", "--spedd", "1"], "has no option 'spedd'"),

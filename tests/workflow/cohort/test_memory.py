@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts import register
-from scripts.workflow.cohort.run import Cohort
+from scripts.workflow.cohort.one import PairRunner
 from tests.workflow.cohort.conftest import QUICK, write_list
 
 
@@ -22,14 +22,14 @@ def resident_mb() -> float:
 def test_memory_stays_flat(phantoms, tmp_path, monkeypatch, count):
     """At the end within 5 % of what it was after ten pairs."""
     seen = []
-    one = Cohort._one
+    one = PairRunner.one
 
-    def watched(self, entry, key):
-        record = one(self, entry, key)
+    def watched(self, entry, key, worker):
+        record = one(self, entry, key, worker)
         seen.append(resident_mb())
         return record
 
-    monkeypatch.setattr(Cohort, "_one", watched)
+    monkeypatch.setattr(PairRunner, "one", watched)
     rows = [{**phantoms[k % 3], "name": str(k)} for k in range(count)]
     options = {**QUICK, "dense_settings#levels": 1, "cache_gb": 0}
     summary = register(pairs=write_list(tmp_path / "list.json", rows), output_dir=str(tmp_path), **options)

@@ -81,7 +81,9 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(bundle, phantoms, undisturbe
     out = tmp_path / "out"
     listed = write_list(tmp_path / "list.json", phantoms)
     with (tmp_path / "said").open("wb") as said:
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
         process = subprocess.Popen(command(listed, out, seconds=1.0), cwd=bundle, env=environment(), stderr=said)
+        signal.signal(signal.SIGINT, before)
         until = time.monotonic() + 300
         while not any(out.glob(f"{case.RUNNING}/*/{case.NEW}/heart1/*")):
             assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
