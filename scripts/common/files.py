@@ -114,8 +114,9 @@ def check_not_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
     """Raises :class:`InputError` if an output is one of the inputs, also under another name of the same file."""
     path = Path(path)
     for name in inputs:
-        same = Path(name).resolve() == path.resolve() or (there(name) and there(path) and os.path.samefile(name, path))
-        if same:
+        if not there(name):  # a name that no file can have cannot be resolved either
+            continue
+        if Path(name).resolve() == path.resolve() or (there(path) and os.path.samefile(name, path)):
             raise InputError(f"{path} is an input as well as the output; give the output another name.")
 
 
