@@ -130,7 +130,7 @@ def noticed_by(mutant: Mutant, folder: Path) -> str | None:
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", *mutant.tests]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, encoding="utf-8", check=False,
+        command, cwd=folder, capture_output=True, encoding="utf-8", check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     path.write_text(text, encoding="utf-8")

@@ -39,7 +39,7 @@ def test_main_command_on_the_embedded_default(bundle, tmp_path):
     command = shlex.split(commands(bundle)[0].split("&& ")[1])[1:]
     run = subprocess.run(
         [sys.executable, *command, "--output_dir", str(tmp_path / "out"), "--dataset_dir", str(tmp_path / "sample")],
-        cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=600,
+        cwd=bundle, capture_output=True, encoding="utf-8", timeout=600,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))

@@ -231,7 +231,7 @@ def run_bundle_command(tmp_path, *words: str) -> subprocess.CompletedProcess:
     run = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/samreg.json", *words,
          "--moving", "none.nii.gz", "--fixed", "none.nii.gz", "--output_dir", str(tmp_path)],
-        cwd=CONFIGS.parent, capture_output=True, text=True, encoding="utf-8", timeout=200,
+        cwd=CONFIGS.parent, capture_output=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
     assert run.returncode == 1 and "Traceback" not in run.stderr
     assert list(tmp_path.iterdir()) == []

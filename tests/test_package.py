@@ -27,7 +27,7 @@ assert not [name for name in sys.modules if name.startswith("scripts.")]
 
 def run(words: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        words, cwd=folder, env=os.environ | variables, capture_output=True, text=True, encoding="utf-8", timeout=600
+        words, cwd=folder, env=os.environ | variables, capture_output=True, encoding="utf-8", timeout=600
     )
 
 

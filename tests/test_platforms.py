@@ -46,5 +46,5 @@ sys.exit(bool(failed) or len(names) < 100)
 
 
 def test_every_module_imports_without_posix(bundle):
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=bundle, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=bundle, capture_output=True, encoding="utf-8", check=False)
     assert not done.returncode, done.stdout + done.stderr[-2000:]

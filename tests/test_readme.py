@@ -81,7 +81,7 @@ def line_of(bundle: Path, part: str) -> list[str]:
 
 def in_a_shell(bundle: Path, *words: str, cwd: Path | None = None) -> None:
     run = subprocess.run(
-        [sys.executable, "-m", *words], cwd=cwd or bundle, capture_output=True, text=True, encoding="utf-8", timeout=600
+        [sys.executable, "-m", *words], cwd=cwd or bundle, capture_output=True, encoding="utf-8", timeout=600
     )
     assert run.returncode == 0, run.stderr[-2000:]
 

@@ -96,7 +96,7 @@ def build(path: str | Path, names: Sequence[str]) -> None:
 
 
 def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=BUNDLE, capture_output=True, text=True, encoding="utf-8")
+    done = subprocess.run(["git", *words], cwd=BUNDLE, capture_output=True, encoding="utf-8")
     if done.returncode:
         raise InputError(f"{BUNDLE} is not a git checkout ({done.stderr.strip()}); a release is built from a commit.")
     return done.stdout

@@ -119,7 +119,7 @@ class BundleSource(MaskSource):
         logger.info("running the bundle %s", self.root)
         try:
             run = subprocess.run(
-                command, cwd=self.root, capture_output=True, text=True, encoding="utf-8", errors="replace",
+                command, cwd=self.root, capture_output=True, encoding="utf-8", errors="replace",
                 timeout=self.timeout_s, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:

@@ -84,7 +84,7 @@ def deploy(bundle):
         command = [python, bundle / "scripts" / "apps" / "monai_deploy", "-i", source, "-o", out, *words]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | variables
         return subprocess.run(
-            [str(w) for w in command], cwd=out, env=environment, capture_output=True, text=True, timeout=600
+            [str(w) for w in command], cwd=out, env=environment, capture_output=True, encoding="utf-8", timeout=600
         )
 
     return run
@@ -122,7 +122,7 @@ def test_two_series_in_one_study(deploy, pair, network_settings, bundle, tmp_pat
     assert len(list((objects / "moved").iterdir())) == 6
     if shutil.which("dciodvfy"):
         for path in objects.rglob("*.dcm"):
-            said = subprocess.run(["dciodvfy", path], capture_output=True, text=True)
+            said = subprocess.run(["dciodvfy", path], capture_output=True, encoding="utf-8")
             assert not [line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error")], path
 
 

@@ -142,7 +142,9 @@ def test_the_examples_of_the_docs(server, phantom, bundle, tmp_path):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     for block in blocks:
         script = "set -euo pipefail\n" + block.replace("http://127.0.0.1:8000", address)
-        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, encoding="utf-8"
+        )
         assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
     for name in ("propagated", "propagated_stored", "from_session"):
         assert min(dice(tmp_path / f"{name}.nii.gz", phantom["fixed_label"])) >= 0.8, name

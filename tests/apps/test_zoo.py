@@ -94,7 +94,12 @@ def in_zoo(root: Path, code: str, cwd: str = ".") -> str:
     """Runs Python in the zoo, with the bundle on the path as verify_bundle.py puts it there."""
     environment = {**os.environ, "PYTHONPATH": str(root / "models" / release.NAME), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root / cwd, env=environment, capture_output=True, text=True, timeout=900
+        [sys.executable, "-c", code],
+        cwd=root / cwd,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=900,
     )
     assert done.returncode == 0, f"{code}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     return done.stdout
@@ -165,7 +170,7 @@ def test_onnx(zoo):
 def test_unit_tests_of_the_zoo(zoo, bundle):
     (zoo[0] / "ci" / "unit_tests").mkdir(parents=True, exist_ok=True)
     test = shutil.copy(bundle / "tests" / "apps" / f"test_{release.NAME}.py", zoo[0] / "ci" / "unit_tests")
-    done = subprocess.run([sys.executable, test, "-v"], cwd=zoo[0], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([sys.executable, test, "-v"], cwd=zoo[0], capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0 and "OK" in done.stderr and "skipped" not in done.stderr, done.stderr[-4000:]
 
 
@@ -190,6 +195,6 @@ def test_the_downloaded_bundle_registers(zoo, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     command = [sys.executable, "-m", "scripts", "register", paths["moving"], paths["fixed"]]
     command += ["--output_dir", str(tmp_path / "out"), *TINY]
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=900)
     assert done.returncode == 0, done.stderr[-4000:]
     assert nib.load(tmp_path / "out" / "ddf.nii.gz").shape == (48, 48, 4, 1, 3)

@@ -70,7 +70,7 @@ def fill_disk(folder) -> str | None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_every_format_but_hdf5(bundle, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", CODE, str(tmp_path)], cwd=bundle, capture_output=True, text=True, check=False
+        [sys.executable, "-c", CODE, str(tmp_path)], cwd=bundle, capture_output=True, encoding="utf-8", check=False
     )
     assert not done.returncode, done.stderr[-1500:]
     assert read_chain(tmp_path / "Linear" / "mat" / "t.mat")

@@ -60,9 +60,7 @@ def test_bad_input_is_one_sentence(monkeypatch, tmp_path, capsys, words, message
 def test_errors_show_no_internals(heart_files, tmp_path):
     """Neither on the terminal nor in the log: MONAI and Ignite would name an object and its address."""
     words = [heart_files["moving"], heart_files["moving_label"] + ".gone", "--output_dir", str(tmp_path / "out")]
-    run = subprocess.run(
-        [sys.executable, "-m", "scripts", "register", *words], capture_output=True, text=True, encoding="utf-8"
-    )
+    run = subprocess.run([sys.executable, "-m", "scripts", "register", *words], capture_output=True, encoding="utf-8")
     assert run.returncode == 1
     assert run.stderr.startswith("error: ") and len(run.stderr.splitlines()) == 1
     assert "object at 0x" not in run.stdout and "Traceback" not in run.stdout
@@ -85,14 +83,14 @@ def test_a_library_keeps_its_logging_and_hooks(heart_files, tmp_path):
         " points_per_side=4, dense=False, overview=False, progress=False)\n"
         "assert before == ([*logging.getLogger().handlers], logging.getLogger().level, sys.excepthook)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")
     assert run.returncode == 0, run.stderr
     assert run.stdout == "" and "Logging" not in run.stderr
 
 
 def test_importing_the_package_loads_nothing(bundle):
     code = "import sys, scripts; print('torch' in sys.modules, 'monai' in sys.modules, scripts.warp.__name__)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, text=True, encoding="utf-8")
+    run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, encoding="utf-8")
     assert run.stdout.split() == ["False", "False", "warp"]
     assert set(scripts.VERBS) <= set(dir(scripts))
     with pytest.raises(AttributeError, match="no attribute 'wrap'"):

@@ -59,7 +59,7 @@ def test_help_is_grouped_with_defaults_and_loads_nothing_heavy(bundle):
         "try: main()\nexcept SystemExit: pass\n"
         "sys.stderr.write(repr([time.process_time(), 'torch' in sys.modules, 'monai' in sys.modules]))"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, text=True, encoding="utf-8")
+    run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, encoding="utf-8")
     seconds, torch, monai = json.loads(run.stderr.replace("F", "f"))
     assert seconds < 2 and not torch and not monai
     shown = " ".join(run.stdout.split())

@@ -149,7 +149,7 @@ def test_settings_are_checked_without_running(heart_files, tmp_path):
 
 def test_the_package_is_imported_without_its_weight(bundle):
     code = "import sys, scripts; print('register' in dir(scripts), 'torch' in sys.modules, 'monai' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, text=True, encoding="utf-8")
+    run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, encoding="utf-8")
     assert run.stdout.split() == ["True", "False", "False"], run.stderr
     assert scripts.register is scripts.verbs.register.register
     with pytest.raises(AttributeError, match="has no attribute 'registrate'"):

@@ -59,7 +59,7 @@ def test_commands_of_the_pages_name_options_that_exist(bundle, monkeypatch):
 def test_monai_ends_in_one_sentence(bundle, tmp_path):
     run = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", *SAMREG, "--epsilom", "1", "--output_dir", str(tmp_path / "o")],
-        cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=200,
+        cwd=bundle, capture_output=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1] == "error: There is no option --epsilom; did you mean --epsilon?"

@@ -140,7 +140,7 @@ def test_objects_conform_to_the_standard(written):
     out, *_, files = written
     assert len(files) == 3 + 6
     for name in files:
-        done = subprocess.run(["dciodvfy", out / name], capture_output=True, text=True)
+        done = subprocess.run(["dciodvfy", out / name], capture_output=True, encoding="utf-8")
         errors = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("Error")]
         assert not errors, f"{name}: {errors}"
 

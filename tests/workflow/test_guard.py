@@ -42,7 +42,7 @@ def test_hold_keeps_the_folder_until_the_program_ends(bundle, tmp_path):
         cwd=bundle,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         assert process.stdout.readline() == "held\n"

@@ -35,7 +35,7 @@ def test_too_large_a_pair_is_announced(monkeypatch, caplog):
 def test_a_large_result_takes_little_memory():
     """Bytes per voxel are nearly the same at every size; a CT of 512 x 512 x 300 has eight times the voxels."""
     words = [sys.executable, "-m", "scripts.benchmarks.speed.writing", "--shape", "256,256,150", "--regions", "20"]
-    run = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", timeout=900, check=True)
+    run = subprocess.run(words, capture_output=True, encoding="utf-8", timeout=900, check=True)
     numbers = json.loads(run.stdout.strip().splitlines()[-1])
     assert numbers["peak_mb"] < 3000
     assert numbers["peak_mb"] - numbers["before_mb"] < 1.3 * numbers["estimated_mb"]

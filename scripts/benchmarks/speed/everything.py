@@ -99,9 +99,7 @@ def main(
     for which in ("theirs", "ours"):
         command = [sys.executable, "-m", "scripts.benchmarks.speed.everything", "--only", which, "--model", model]
         command += [f"--{k}={v}" for k, v in settings.items()] + [f"--precision={precision}"]
-        workers[which] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
+        workers[which] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
     turns: dict[str, list[dict]] = {which: [] for which in workers}
     for _ in range(repeats):
         for which, worker in workers.items():

@@ -98,7 +98,9 @@ def memory() -> dict:
         files = [str(Path(folder) / n) for n in ("moving.nii.gz", "ddf.nii.gz", "moved.nii.gz")]
         command = [sys.executable, "-m", "scripts.benchmarks.speed.warp", "--only"]
         subprocess.run([*command, "write", "--files", ",".join(files)], check=True)
-        run = subprocess.run([*command, "warp", "--files", ",".join(files)], check=True, capture_output=True, text=True)
+        run = subprocess.run(
+            [*command, "warp", "--files", ",".join(files)], check=True, capture_output=True, encoding="utf-8"
+        )
     used = json.loads(run.stdout)
     field_mb = 3 * 4 * np.prod(geometry.shape) / 2**20
     return {**used, "field_mb": field_mb, "times_the_field": used["peak_mb"] / field_mb}

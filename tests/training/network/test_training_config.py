@@ -207,7 +207,7 @@ def test_strides_on_the_command_line(bundle, lists, tmp_path):
     for key, value in options.items():
         words += [f"--{key}", str(value).replace(" ", "")]
     done = subprocess.run(
-        [sys.executable, *words], cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300, check=False
+        [sys.executable, *words], cwd=bundle, capture_output=True, encoding="utf-8", timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "best.pt").exists()
@@ -224,7 +224,7 @@ def test_more_processes_than_validation_pairs(bundle, lists, tmp_path):
     for key, value in {**options, "max_epochs": 1, "bundle_root": str(bundle)}.items():
         words += [f"--{key}", str(value).replace(" ", "")]
     done = subprocess.run(
-        [sys.executable, *words], cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300,
+        [sys.executable, *words], cwd=bundle, capture_output=True, encoding="utf-8", timeout=300,
         check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -267,7 +267,7 @@ def test_two_processes_train_as_one(bundle, lists, tmp_path):
             ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"] if batch == 1 else []
         )
         done = subprocess.run(
-            [sys.executable, *launch, str(script), arguments], cwd=bundle, capture_output=True, text=True,
+            [sys.executable, *launch, str(script), arguments], cwd=bundle, capture_output=True, encoding="utf-8",
             encoding="utf-8", timeout=300, env={**os.environ, "PYTHONPATH": str(bundle), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -301,7 +301,7 @@ def test_two_processes_measure_as_one(bundle, lists, tmp_path):
             "32",
         ]
         done = subprocess.run(
-            [sys.executable, *words], cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300,
+            [sys.executable, *words], cwd=bundle, capture_output=True, encoding="utf-8", timeout=300,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]

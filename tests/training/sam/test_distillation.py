@@ -189,7 +189,7 @@ def test_command_ends_with_a_code(bundle, tmp_path):
     words += ["--output_dir", str(tmp_path / "run"), "--dataset_dir", str(tmp_path / "slices")]
     run = subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", *words],
-        cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=200,
+        cwd=bundle, capture_output=True, encoding="utf-8", timeout=200,
     )  # fmt: skip
     assert run.returncode == 1
     assert run.stderr.strip().splitlines()[-1].startswith("error: gone.png does not exist")

@@ -67,7 +67,7 @@ def test_two_processes_average_their_gradients(bundle, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29533", str(script),
          json.dumps([files, options, str(tmp_path)])],
-        cwd=bundle, capture_output=True, text=True, encoding="utf-8", timeout=300,
+        cwd=bundle, capture_output=True, encoding="utf-8", timeout=300,
         env={**os.environ, "PYTHONPATH": str(bundle), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

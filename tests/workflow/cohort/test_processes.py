@@ -100,7 +100,7 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(bundle, phantoms, undisturbe
 def test_processes_of_torchrun_share_the_pairs(bundle, phantoms, undisturbed, tmp_path):
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     words = command(write_list(tmp_path / "list.json", phantoms), tmp_path / "out", *launcher)
-    run = subprocess.run(words, cwd=bundle, env=environment(), capture_output=True, text=True, timeout=300)
+    run = subprocess.run(words, cwd=bundle, env=environment(), capture_output=True, encoding="utf-8", timeout=300)
     assert run.returncode == 0, run.stderr[-3000:]
     assert results(tmp_path / "out", NAMES) == results(undisturbed, NAMES)
     summary, alone = (
@@ -119,7 +119,7 @@ def test_another_process_writes_the_same_bytes(bundle, phantoms, tmp_path):
     words = [f"--{name}={value}" for name, value in options.items()]
     verb = [sys.executable, "-m", "scripts", "register", row["moving"], row["fixed"], "--output_dir"]
     run = subprocess.run(
-        [*verb, str(tmp_path / "there"), *words], cwd=bundle, env=environment(), capture_output=True, text=True
+        [*verb, str(tmp_path / "there"), *words], cwd=bundle, env=environment(), capture_output=True, encoding="utf-8"
     )
     assert run.returncode == 0, run.stderr[-3000:]
     here, there = (results(tmp_path, [name]) for name in ("here", "there"))
