@@ -267,7 +267,7 @@ def test_two_processes_train_as_one(bundle, lists, tmp_path):
             ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29531"] if batch == 1 else []
         )
         done = subprocess.run(
-            [sys.executable, *launch, str(script), arguments], cwd=bundle, capture_output=True, encoding="utf-8",
+            [sys.executable, *launch, str(script), arguments], cwd=bundle, capture_output=True,
             encoding="utf-8", timeout=300, env={**os.environ, "PYTHONPATH": str(bundle), "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
