@@ -52,16 +52,10 @@ def _run(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _shown(result: dict[str, Any] | None) -> str:
-    """What a command returns, as text: a plan, the summary of an evaluation, else JSON."""
+    """What a command returns, as text: a plan, the means of an evaluation, else JSON."""
     if result is None:
         return ""
-    if "plan" in result:
-        return result["plan"]
-    if "summary" in result:
-        from .verbs.evaluate import summary_text
-
-        return summary_text(result) + "\n"
-    return json.dumps(result, indent=2) + "\n"
+    return result.get("plan") or result.get("text") or json.dumps(result, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ def test_a_metric_is_one_function_and_one_line(bundle, heart_files, tmp_path, mo
         transforms=heart_files["true_ddf"], moving_label=heart_files["moving_label"],
         fixed_label=heart_files["fixed_label"], output_dir=str(tmp_path), progress=False,
     )  # fmt: skip
-    [case] = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["cases"].values()
-    assert abs(case["volume_percent"]["final"]["mean"]) < abs(case["volume_percent"]["initial"]["mean"])
+    [row] = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))["pairs"]
+    assert abs(row["volume_percent/mean/final"]) < abs(row["volume_percent/mean/initial"])
 
 
 QUICK = {"max_size": 48, "dense": False, "overview": False, "progress": False, "device": "cpu"}

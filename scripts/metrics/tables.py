@@ -11,24 +11,24 @@ import numpy as np
 from .assembly import STAGES
 
 
-def flat_metrics(metrics: Mapping[str, Any], structures: Sequence[str] = ()) -> dict[str, float]:
+def flat_metrics(metrics: Mapping[str, Any], names: Mapping[str, str] | None = None) -> dict[str, float]:
     """Metrics of a pair by keys such as "dice/mean/initial", "hd95_mm/2/final" and "field/sdlogj".
 
     A pair without a field keeps its last stage as the final one: leaving it out would flatter the mean. Unknown values
-    are left out.
+    are left out, and so is the Dice of single region pairs, whose numbers mean something else in every pair.
 
     Args:
         metrics: of :func:`scripts.metrics.pair.pair_metrics`.
-        structures: names that replace the label values 1, 2, ... in the keys.
+        names: structure names by label value, as text, for the keys.
     """
-    names = {str(i + 1): name for i, name in enumerate(structures)}
+    names = names or {}
     flat: dict[str, Any] = {}
     for key, value in metrics.items():
         if "initial" not in value:
             flat |= {f"{key}/{name}": number for name, number in value.items() if isinstance(number, (int, float))}
             continue
         stages = {**value, "final": value.get("final", value.get("aligned", value["initial"]))}
-        for name in value["initial"]:
+        for name in ("mean",) if key == "region_dice" else value["initial"]:
             title = name if key == "tre_mm" else names.get(name, name)
             flat |= {f"{key}/{title}/{stage}": stages[stage].get(name) for stage in STAGES if stage in stages}
     return {k: v for k, v in flat.items() if v is not None}

@@ -1,102 +1,58 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What is to be evaluated: one case, a CSV or JSON list of cases, or the dataset file of a Learn2Reg task."""
+"""The cases that ``evaluate`` measures: a CSV or JSON list, or the dataset file of a Learn2Reg task.
+
+A case is a dict with "name", "transforms" (files in the order in which a fixed point passes through them, separated by
+commas; a result folder counts as its field) and, where they are given, the other keys of ``COLUMNS``, all paths.
+"""
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.files import there
-from ..spatial.transform_files import transform_names
+from ..data.pair_rows import FILES, pair_rows
+from ..spatial.transform_files import INVERSE, transform_names
 
+COLUMNS = ("transforms", *(key for key in FILES if not key.endswith("_mask")))
 SPLITS = ("eval_pairs", "registration_val", "registration_test")
-POINT_FOLDERS = ("landmarks", "keypoints")
-RECORD = "correspondence.json"  # of a result folder
+FOLDERS = {"label": ("labels",), "landmarks": ("landmarks", "keypoints")}  # beside images*, of a Learn2Reg task
+Case = dict[str, str]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One registered pair.
+def case_files(case: Case) -> list[str]:
+    """Every file or folder that a case names."""
+    chain = [name.removeprefix(INVERSE) for name in transform_names(case["transforms"])]
+    return [*chain, *(case[key] for key in COLUMNS[1:] if key in case)]
 
-    Attributes:
-        name: of the pair.
-        transforms: files in the order in which a fixed point passes through them; a result folder counts as its field.
-        moving: moving image, or None.
-        fixed: fixed image, or None.
-        moving_label: labels on the moving grid, or None.
-        fixed_label: labels on the fixed grid, or None.
-        moving_landmarks: points in the moving image, or None.
-        fixed_landmarks: the same points in the fixed image, or None.
-    """
 
-    name: str
-    transforms: str
-    moving: str | None = None
-    fixed: str | None = None
-    moving_label: str | None = None
-    fixed_label: str | None = None
-    moving_landmarks: str | None = None
-    fixed_landmarks: str | None = None
+def check_files(case: Case) -> None:
+    """Raises :class:`InputError` for missing files."""
+    missing = [f for f in case_files(case) if not there(f)]
+    if missing:
+        raise InputError(f"Case {case['name']}: {missing[0]} does not exist; correct its path.")
 
-    def files(self) -> list[str]:
-        """Every file or folder that the case names."""
-        rest = [getattr(self, f.name) for f in fields(self) if f.name not in ("name", "transforms")]
-        return [*(n.removeprefix("inverse:") for n in transform_names(self.transforms)), *(r for r in rest if r)]
 
-    def check(self) -> None:
-        """Raises :class:`InputError` for pairs of which only one half is named."""
-        for role in ("label", "landmarks"):
-            given = [r for r in ("moving", "fixed") if getattr(self, f"{r}_{role}")]
+def checked(cases: list[Case], path: str | Path = "the command") -> list[Case]:
+    """The cases; raises :class:`InputError` for a name used twice, or where only one half of a pair is named."""
+    twice = [name for name, number in Counter(c["name"] for c in cases).items() if number > 1]
+    if twice:
+        raise InputError(f"{path} has two cases called {twice[0]!r}; give each its own name.")
+    for case in cases:
+        for kind in ("label", "landmarks"):
+            given = [key for key in (f"moving_{kind}", f"fixed_{kind}") if key in case]
             if len(given) == 1:
-                raise InputError(f"Case {self.name}: only the {given[0]}_{role} is named; both or none are needed.")
-
-    def check_files(self) -> None:
-        """Raises :class:`InputError` for missing files."""
-        missing = [f for f in self.files() if not there(f)]
-        if missing:
-            raise InputError(f"Case {self.name}: {missing[0]} does not exist; correct its path.")
+                raise InputError(f"Case {case['name']}: only the {given[0]} is named; both or none are needed.")
+    return cases
 
 
 def read_cases(path: str | Path) -> list[Case]:
-    """Reads a list of cases.
-
-    Args:
-        path: CSV with a header, or a JSON list of objects; the columns are those of :class:`Case`, of which only
-            ``transforms`` must be there. Paths are relative to the file.
-
-    Raises:
-        InputError: unreadable, no cases, unknown columns, names that are not unique, or one half of a pair.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = json.loads(text) if path.suffix.lower() == ".json" else list(csv.DictReader(text.splitlines()))
-    except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read; give a CSV or JSON list of cases.") from error
-    if not isinstance(rows, list) or not rows or not all(isinstance(r, Mapping) for r in rows):
-        raise InputError(f"{path} holds no list of cases.")
-    known = [f.name for f in fields(Case)]
-    unknown = [str(k) for r in rows for k in r if k not in known]
-    if unknown:
-        raise InputError(f"{path} has the column {unknown[0]!r}; the columns are {', '.join(known)}.")
-    cases = []
-    for number, row in enumerate(rows):
-        given = {k: v.strip() if isinstance(v, str) else v for k, v in row.items() if v}
-        if not given.get("transforms"):
-            raise InputError(f"{path}, case {number + 1} names no transforms.")
-        name = str(given.pop("name", number + 1))
-        for key, value in given.items():
-            if not (isinstance(value, str) or (key == "transforms" and _all_text(value))):
-                raise InputError(f"{path}, case {number + 1} has {value!r} as {key}; give a path.")
-        chain = ",".join(_beside(path, n) for n in transform_names(given.pop("transforms")))
-        cases.append(Case(name, chain, **{k: _beside(path, v) for k, v in given.items()}))
-    return _checked(path, cases)
+    """Reads a list with the columns name and ``COLUMNS``, see :func:`scripts.data.pair_rows.pair_rows`."""
+    rows = pair_rows(path, COLUMNS, needed=("transforms",))
+    return checked([{"name": str(number), **row} for number, row in enumerate(rows, start=1)], path)
 
 
 def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
@@ -121,27 +77,25 @@ def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
     for fixed, moving in images:
         name = pair_name(fixed, moving)
         full = f"{case_numbers(fixed)}_{case_numbers(moving)}"
-        found = [folder / f"disp_{stem}{end}" for stem in dict.fromkeys((name, full)) for end in (".nii.gz", ".npz")]
-        there = [f for f in found if f.exists()]
-        if not there:
+        choices = [folder / f"disp_{stem}{end}" for stem in dict.fromkeys((name, full)) for end in (".nii.gz", ".npz")]
+        field = next((f for f in choices if f.exists()), None)
+        if field is None:
             raise InputError(f"{folder} has no field disp_{name}.nii.gz or .npz for {fixed.name} and {moving.name}.")
-        named = {}
-        for kind, folders, ending in (("label", ("labels",), ".nii.gz"), ("landmarks", POINT_FOLDERS, ".csv")):
-            for other in folders:
-                both = [_sibling(image, other, ending) for image in (fixed, moving)]
+        case = {"name": name, "transforms": str(field), "moving": str(moving), "fixed": str(fixed)}
+        for kind, others in FOLDERS.items():
+            for other in others:
+                both = [
+                    _sibling(image, other, ".csv" if kind == "landmarks" else ".nii.gz") for image in (fixed, moving)
+                ]
                 if all(b.exists() for b in both):
-                    named |= {f"fixed_{kind}": str(both[0]), f"moving_{kind}": str(both[1])}
+                    case |= {f"fixed_{kind}": str(both[0]), f"moving_{kind}": str(both[1])}
                     break
-        cases.append(Case(name, str(there[0]), str(moving), str(fixed), **named))
-    return _checked(dataset, cases)
+        cases.append(case)
+    return checked(cases, dataset)
 
 
 def case_numbers(image: str | Path) -> str:
-    """The case number of a Learn2Reg file name, with the modality where it has one: 0012 or 0012_0001.
-
-    Raises:
-        InputError: the name does not end in four digits.
-    """
+    """The case number of a Learn2Reg file name, with the modality if it has one: 0012 or 0012_0001."""
     found = re.search(r"(\d{4}(?:_\d{4})?)\.[a-z.]+$", Path(image).name.lower())
     if not found:
         raise InputError(f"{Path(image).name} does not end in a case number of four digits, as Learn2Reg's names do.")
@@ -156,22 +110,3 @@ def pair_name(fixed: str | Path, moving: str | Path) -> str:
 def _sibling(image: Path, folder: str, ending: str) -> Path:
     """``labelsTr/x.nii.gz`` of ``imagesTr/x.nii.gz``."""
     return image.parent.parent / image.parent.name.replace("images", folder) / image.name.replace(".nii.gz", ending)
-
-
-def _all_text(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(v, str) for v in value)
-
-
-def _beside(path: Path, name: str) -> str:
-    mark = "inverse:" if name.startswith("inverse:") else ""
-    return mark + str(path.parent / name.removeprefix("inverse:"))
-
-
-def _checked(path: Path, cases: list[Case]) -> list[Case]:
-    names = Counter(c.name for c in cases)
-    twice = next((name for name, number in names.items() if number > 1), None)
-    if twice is not None:
-        raise InputError(f"{path} has two cases called {twice!r}; give each its own name.")
-    for case in cases:
-        case.check()
-    return cases

@@ -22,8 +22,8 @@ from ..spatial.chain import Field, Linear, Step, map_points
 from ..spatial.geometry import Geometry, usable, voxel_displacement
 from ..spatial.landmark_files import read_landmark_file
 from ..spatial.resampling import resample_image
-from ..spatial.transform_files import as_field, read_chain, transform_names
-from .cases import RECORD, Case
+from ..spatial.transform_files import RECORD_NAME, as_field, read_chain, transform_names
+from .cases import Case
 from .warp import whole_numbers
 
 LEARN2REG_MARGIN = 2  # voxels that the evaluation of Learn2Reg leaves out at every border
@@ -48,12 +48,12 @@ def measure_case(
     Raises:
         InputError: whatever cannot be used, in one sentence.
     """
-    labels = {r: _label(getattr(case, f"{r}_label")) for r in ("fixed", "moving")}
-    grids = {r: _grid(getattr(case, r), labels[r]) for r in ("fixed", "moving")}
-    steps = read_chain(case.transforms, grids["fixed"], grids["moving"], learn2reg=learn2reg)
+    labels = {r: _label(case.get(f"{r}_label")) for r in ("fixed", "moving")}
+    grids = {r: _grid(case.get(r), labels[r]) for r in ("fixed", "moving")}
+    steps = read_chain(case["transforms"], grids["fixed"], grids["moving"], learn2reg=learn2reg)
     fixed = grids["fixed"] or next((s.grid for s in steps if isinstance(s, Field)), None)
     if fixed is None:
-        raise InputError(f"Case {case.name}: an affine has no grid; name the fixed image or its labels.")
+        raise InputError(f"Case {case['name']}: an affine has no grid; name the fixed image or its labels.")
     moving = grids["moving"] or fixed
     # Voxel by voxel, the same index is the same place before registration.
     start: list[Step] = [Linear(moving.affine @ np.linalg.inv(fixed.affine))] if learn2reg else []
@@ -61,16 +61,16 @@ def measure_case(
     result: dict = {}
     if labels["fixed"] is not None and labels["moving"] is not None:
         _overlap(result, stages, labels["fixed"], labels["moving"], structures)
-    if case.fixed_landmarks and case.moving_landmarks:
+    if "fixed_landmarks" in case:
         points_frame = "voxel" if learn2reg and points_frame is None else points_frame
         points = [
-            read_landmark_file(getattr(case, f"{r}_landmarks"), g, points_frame).points_ras
+            read_landmark_file(case[f"{r}_landmarks"], g, points_frame).points_ras
             for r, g in (("fixed", fixed), ("moving", moving))
         ]
         if len(points[0]) != len(points[1]):
-            raise InputError(f"Case {case.name} has {len(points[0])} fixed and {len(points[1])} moving landmarks.")
+            raise InputError(f"Case {case['name']} has {len(points[0])} fixed and {len(points[1])} moving landmarks.")
         result |= landmark_metrics(((s, map_points(chain, points[0])) for s, chain in stages.items()), points[1])
-    folder = complete_result(transform_names(case.transforms)[0], RECORD)
+    folder = complete_result(transform_names(case["transforms"])[0], RECORD_NAME)
     if not learn2reg and folder is not None and (folder / REGION_FILES["fixed"]).is_file():
         result |= region_dice(read_region_pairs(folder), stages)
     field = as_field(steps, fixed)
@@ -99,8 +99,8 @@ def _overlap(
 
 def _aligned(case: Case) -> dict[str, list[Step]]:
     """The stage after the initial alignment, where a result folder tells of one."""
-    names = transform_names(case.transforms)
-    record = (complete_result(names[0], RECORD) or Path(names[0])) / RECORD if len(names) == 1 else Path()
+    names = transform_names(case["transforms"])
+    record = (complete_result(names[0], RECORD_NAME) or Path(names[0])) / RECORD_NAME if len(names) == 1 else Path()
     if not record.is_file():
         return {}
     try:

@@ -95,14 +95,16 @@ def test_rows_of_a_table():
     metrics = {
         "dice": {"initial": {"1": 0.5, "7": 0.25, "mean": 0.4}, "aligned": {"1": 0.6, "7": None, "mean": 0.6}},
         "tre_mm": {"initial": {"mean": 5.0}, "final": {"mean": 2.0}},
+        "region_dice": {"initial": {"1": 0.2, "mean": 0.2}, "final": {"1": 0.9, "mean": 0.9}},
         "field": {"sdlogj": 0.1},
         "inverse": {"residual": {"mean_mm": 0.1}},
     }
-    flat = flat_metrics(metrics, ["left ventricle"])
+    flat = flat_metrics(metrics, {"1": "left ventricle"})
     assert flat["dice/left ventricle/initial"] == 0.5 and flat["dice/7/initial"] == 0.25
     assert flat["dice/mean/final"] == flat["dice/mean/aligned"] == 0.6 and "dice/7/aligned" not in flat
     assert flat["tre_mm/mean/final"] == 2.0 and flat["field/sdlogj"] == 0.1
-    assert not any(key.startswith("inverse") for key in flat)
+    assert not any(key.startswith(("inverse", "region_dice/1")) for key in flat)
+    assert flat["region_dice/mean/final"] == 0.9
     assert mean_sd([1.0, 3.0]) == {"mean": 2.0, "sd": 1.0, "n": 2}
     rows = [{"name": "a", "x": 1.0}, {"name": "b", "x": None, "y": 2.0}]
     assert summarise_rows(rows, ["name"]) == {

@@ -29,12 +29,12 @@ def test_readme_commands(bundle, heart, heart_files, tmp_path, monkeypatch, caps
     write_landmark_file(tmp_path / "fixed_points.fcsv", Landmarks(heart.fixed_landmarks))
     for line in lines:
         assert run_main(monkeypatch, *shlex.split(line)[3:]) == 0
-    for name in ("moved_labels.nii.gz", "moving_points.fcsv", "inverse.nii.gz", "field.h5", "numbers/metrics.json"):
+    for name in ("moved_labels.nii.gz", "moving_points.fcsv", "inverse.nii.gz", "field.h5", "numbers/summary.json"):
         assert (tmp_path / name).exists()
     found = read_landmark_file(tmp_path / "moving_points.fcsv").points_ras
     np.testing.assert_allclose(found, heart.moving_landmarks, atol=0.05)
-    metrics = json.loads((tmp_path / "numbers" / "metrics.json").read_text(encoding="utf-8"))["cases"]["1"]
-    assert metrics["dice"]["final"]["mean"] > 0.9 > metrics["dice"]["initial"]["mean"]
+    [row] = json.loads((tmp_path / "numbers" / "summary.json").read_text(encoding="utf-8"))["pairs"]
+    assert row["dice/mean/final"] > 0.9 > row["dice/mean/initial"]
     shown = capsys.readouterr().out
     assert "p95_mm" in shown and "dice mean" in shown
 
@@ -46,7 +46,7 @@ def test_readme_commands(bundle, heart, heart_files, tmp_path, monkeypatch, caps
         (["invert", "gone.h5", "o.nii.gz"], "gone.h5 does not exist"),
         (["compose", "gone.h5", "o.jpg"], "ends in none of"),
         (["invert", "gone.h5"], "invert needs output; python -m scripts invert --help shows what it takes."),
-        (["evaluate", "gone.csv"], "gone.csv cannot be read"),
+        (["evaluate", "gone.csv"], "gone.csv does not exist"),
         (["register", "a.png", "b.png", "out", "--device", "None"], "Unknown device None"),
     ],
 )

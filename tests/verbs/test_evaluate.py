@@ -17,7 +17,7 @@ from scripts.metrics.overlap import assd
 from scripts.spatial.chain import Linear
 from scripts.spatial.geometry import Geometry, apply_affine
 from scripts.spatial.transform_files import read_chain, write_chain
-from scripts.verbs.evaluate import summary_text
+from scripts.workflow.cohort.summary import summary_lines
 from scripts.workflow.outcome import ExitCode
 from tests.conftest import smooth_field
 from tests.test_commands import run_main
@@ -26,6 +26,10 @@ from tests.test_commands import run_main
 def rows(path) -> list[dict]:
     with open(path, encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
+
+
+def by_name(report: dict) -> dict[str, dict]:
+    return {row["name"]: row for row in report["pairs"]}
 
 
 def case_row(files: dict[str, str], name: str, transforms: str) -> dict:
@@ -52,33 +56,30 @@ def cases(heart_files, tmp_path):
 
 def test_tables_of_two_cases(cases, heart_files, tmp_path):
     report = evaluate(cases, tmp_path / "out", names={1: "right ventricle"}, progress=False)
-    assert set(report["cases"]) == {"true", "still"} and report["failed"] == {}
-    true, still = report["cases"]["true"], report["cases"]["still"]
+    assert (report["registered"], report["failed"]) == (2, 0)
+    true, still = (by_name(report)[name] for name in ("true", "still"))
     for key in ("dice", "hd95_mm", "assd_mm", "tre_mm"):
-        assert still[key]["initial"] == still[key]["final"]
-        better = true[key]["final"]["mean"] - true[key]["initial"]["mean"]
+        assert still[f"{key}/mean/initial"] == still[f"{key}/mean/final"]
+        better = true[f"{key}/mean/final"] - true[f"{key}/mean/initial"]
         assert better > 0.1 if key == "dice" else better < -1
-    assert true["tre_mm"]["final"]["mean"] < 0.01 and true["field"]["folds_percent"] == 0
-    assert still["field"]["sdlogj"] == pytest.approx(0, abs=1e-5)
+    assert true["tre_mm/mean/final"] < 0.01 and true["field/folds_percent"] == 0
+    assert still["field/sdlogj"] == pytest.approx(0, abs=1e-5)
     fixed, moving = (np.asarray(nib.load(heart_files[f"{r}_label"]).dataobj) for r in ("fixed", "moving"))
-    for value in (1, 2, 3):
+    for value, name in ((1, "right ventricle"), (2, "2"), (3, "3")):
         dice = 2 * ((fixed == value) & (moving == value)).sum() / ((fixed == value).sum() + (moving == value).sum())
-        assert true["dice"]["initial"][str(value)] == pytest.approx(dice)
-    table = rows(tmp_path / "out" / "cases.csv")
-    assert float(table[0]["dice_final"]) == pytest.approx(true["dice"]["final"]["mean"])
-    assert [r["case"] for r in table] == ["true", "still"]
-    structures = rows(tmp_path / "out" / "structures.csv")
-    assert len(structures) == 6 and structures[0]["structure"] == "right ventricle"
-    summary = {(r["metric"], r["structure"], r["stage"]): r for r in rows(tmp_path / "out" / "summary.csv")}
-    both = [c["dice"]["final"]["1"] for c in (true, still)]
-    entry = summary["dice", "right ventricle", "final"]
-    assert (float(entry["mean"]), float(entry["sd"]), entry["n"]) == (
-        pytest.approx(np.mean(both)), pytest.approx(np.std(both)), "2",
-    )  # fmt: skip
-    saved = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
-    assert saved == json.loads(json.dumps(report)) and "det + 3" in saved["definitions"]["sdlogj"]
-    text = summary_text(report)
-    assert "dice right ventricle" in text and "initial" in text.splitlines()[0] and text.endswith("2 cases")
+        assert true[f"dice/{name}/initial"] == pytest.approx(dice)
+    key = "dice/right ventricle/final"
+    both = [row[key] for row in (true, still)]
+    expected = {"mean": pytest.approx(np.mean(both)), "sd": pytest.approx(np.std(both)), "n": 2}
+    assert report["metrics"][key] == expected
+    table = rows(tmp_path / "out" / "summary.csv")
+    assert [r["name"] for r in table] == ["true", "still", "mean", "sd"]
+    assert [float(r[key]) for r in table[:3]] == pytest.approx([*both, np.mean(both)])
+    assert json.loads((tmp_path / "out" / "summary.json").read_text(encoding="utf-8")) == report
+    assert ">still<" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    lines = summary_lines(report)
+    assert any(line.startswith("dice right ventricle") and "initial" in line for line in lines)
+    assert lines[-1] == "2 pairs"
 
 
 def test_average_surface_distance():
@@ -102,12 +103,11 @@ def test_result_folder_with_an_initial_alignment(heart_files, tmp_path):
     (folder / "correspondence.json").write_text(json.dumps(record), encoding="utf-8")
     one = case_row(heart_files, "", str(folder))
     del one["name"]
-    metrics = evaluate(output_dir=tmp_path / "out", progress=False, **one)["cases"]["1"]
-    assert list(metrics["tre_mm"]) == ["initial", "aligned", "final"]
+    [metrics] = evaluate(output_dir=tmp_path / "out", progress=False, **one)["pairs"]
     points = [np.loadtxt(heart_files[f"{r}_landmarks"], delimiter=",", skiprows=1) for r in ("fixed", "moving")]
     expected = np.linalg.norm(points[0] + [6, 0, 0] - points[1], axis=1).mean()
-    assert metrics["tre_mm"]["aligned"]["mean"] == pytest.approx(expected, rel=1e-4)
-    assert metrics["tre_mm"]["final"]["mean"] == pytest.approx(6.0, abs=0.05)
+    assert metrics["tre_mm/mean/aligned"] == pytest.approx(expected, rel=1e-4)
+    assert metrics["tre_mm/mean/final"] == pytest.approx(6.0, abs=0.05)
 
 
 def learn2reg_task(folder, ending: str):
@@ -160,13 +160,13 @@ def their_numbers(folder, name: str, disp: np.ndarray) -> dict:
 def test_a_learn2reg_submission_gets_the_challenge_numbers(tmp_path, ending):
     fields = learn2reg_task(tmp_path, ending)
     report = evaluate(tmp_path / "task.json", tmp_path / "out", fields=str(tmp_path / "fields"), progress=False)
-    assert set(report["cases"]) == set(fields)
+    assert by_name(report).keys() == fields.keys()
     for name, disp in fields.items():
-        theirs, ours = their_numbers(tmp_path, name, disp), report["cases"][name]
+        theirs, ours = their_numbers(tmp_path, name, disp), by_name(report)[name]
         # map_coordinates ends at the last voxel centre, we half a voxel beyond it: a few border voxels differ.
-        assert ours["dice"]["final"]["mean"] == pytest.approx(theirs["dice"], abs=0.01)
-        assert ours["tre_mm"]["final"]["mean"] == pytest.approx(theirs["tre"], rel=1e-4)
-        assert ours["field"]["sdlogj"] == pytest.approx(theirs["sdlogj"], rel=1e-3)
+        assert ours["dice/mean/final"] == pytest.approx(theirs["dice"], abs=0.01)
+        assert ours["tre_mm/mean/final"] == pytest.approx(theirs["tre"], rel=1e-4)
+        assert ours["field/sdlogj"] == pytest.approx(theirs["sdlogj"], rel=1e-3)
 
 
 def test_a_submission_is_written_and_read_again(tmp_path):
@@ -176,13 +176,9 @@ def test_a_submission_is_written_and_read_again(tmp_path):
                      submission_format="npz", **options)  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "sent").iterdir()) == ["disp_0001_0002.npz", "disp_0002_0003.npz"]
     second = evaluate(tmp_path / "task.json", tmp_path / "b", fields=str(tmp_path / "sent"), progress=False)
-    for name, metrics in first["cases"].items():
-        assert second["cases"][name]["tre_mm"]["final"]["mean"] == pytest.approx(
-            metrics["tre_mm"]["final"]["mean"], rel=1e-4
-        )
-        assert second["cases"][name]["dice"]["final"]["mean"] == pytest.approx(
-            metrics["dice"]["final"]["mean"], abs=2e-3
-        )
+    for name, metrics in by_name(first).items():
+        for key, tolerance in (("tre_mm/mean/final", {"rel": 1e-4}), ("dice/mean/final", {"abs": 2e-3})):
+            assert by_name(second)[name][key] == pytest.approx(metrics[key], **tolerance)
 
 
 def test_lists_saved_with_a_byte_order_mark(cases, heart_files, tmp_path):
@@ -190,8 +186,7 @@ def test_lists_saved_with_a_byte_order_mark(cases, heart_files, tmp_path):
     (tmp_path / "names.json").write_text('\ufeff{"1": "right ventricle"}', encoding="utf-8")
     cases.write_text(cases.read_text(encoding="utf-8"), encoding="utf-8-sig")
     report = evaluate(cases, tmp_path / "out", names=tmp_path / "names.json", progress=False)
-    assert set(report["cases"]) == {"true", "still"}
-    assert any(row["structure"] == "right ventricle" for row in report["summary"])
+    assert by_name(report).keys() == {"true", "still"} and "dice/right ventricle/final" in report["metrics"]
 
 
 def test_one_bad_case_does_not_stop_the_others(cases, heart_files, tmp_path, caplog, monkeypatch):
@@ -202,9 +197,10 @@ def test_one_bad_case_does_not_stop_the_others(cases, heart_files, tmp_path, cap
     lost = case_row(heart_files, "lost", "still.nii.gz") | {"moving": "lost.nii.gz"}
     write_cases(cases, [case_row(heart_files, "bad", "bad.nii.gz"), lost, *entries])
     report = evaluate(cases, tmp_path / "out", progress=False)
-    assert set(report["cases"]) == {"true", "still"} and "intent 0" in report["failed"]["bad"]
-    assert "lost.nii.gz does not exist" in report["failed"]["lost"]
-    assert "case bad" in caplog.text and summary_text(report).endswith("2 cases, 2 failed")
+    told = by_name(report)
+    assert (report["registered"], report["failed"]) == (2, 2) and "intent 0" in told["bad"]["error"]
+    assert "lost.nii.gz does not exist" in told["lost"]["error"]
+    assert "case bad" in caplog.text and summary_lines(report)[-1] == "2 pairs, 2 failed"
     assert run_main(monkeypatch, "evaluate", str(cases), "--output_dir", str(tmp_path / "out")) == ExitCode.SOME_FAILED
     write_cases(cases, [case_row(heart_files, n, "bad.nii.gz") for n in ("a", "b")])
     with pytest.raises(InputError, match=r"None of 2 cases could be evaluated; the first: .*intent 0"):
@@ -229,15 +225,15 @@ def test_what_is_refused(cases, heart_files, tmp_path):
     for name, content in lists.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     for arguments, options, message in (
-        (["columns.csv"], {}, "has the column 'feild'; the columns are name, transforms"),
-        (["empty.csv"], {}, "holds no list of cases"),
-        (["none.csv"], {}, "names no transforms"),
+        (["columns.csv"], {}, "unknown column 'feild'"),
+        (["empty.csv"], {}, "has no pairs"),
+        (["none.csv"], {}, "has no transforms"),
         (["gone.csv"], {}, "gone.nii.gz does not exist"),
         (["twice.csv"], {}, "two cases called 'a'"),
         (["half.csv"], {}, "only the fixed_label is named"),
-        (["words.json"], {}, "cannot be read"),
+        (["words.json"], {}, "not valid JSON"),
         (["task.json"], {"fields": str(tmp_path)}, "has none of eval_pairs"),
-        (["nowhere.csv"], {}, "cannot be read"),
+        (["nowhere.csv"], {}, "does not exist"),
         ([], {}, "Nothing to evaluate"),
         ([], {"transforms": field, "moving_label": label}, "only the moving_label is named"),
         ([], {"transforms": field, "fixed_landmarks": str(few), "moving_landmarks": heart_files["moving_landmarks"]},
@@ -266,17 +262,17 @@ def test_learn2reg_landmarks_count_voxels_of_their_own_image(tmp_path):
         fixed=str(tmp_path / "f_0001.nii.gz"), moving=str(tmp_path / "m_0002.nii.gz"),
         fixed_landmarks=str(tmp_path / "f.csv"), moving_landmarks=str(tmp_path / "m.csv"),
     )  # fmt: skip
-    assert report["cases"]["1"]["tre_mm"]["final"]["mean"] == pytest.approx(3.0, abs=1e-3)
+    assert report["pairs"][0]["tre_mm/mean/final"] == pytest.approx(3.0, abs=1e-3)
     expected = np.linalg.norm(apply_affine(moving.affine, [3, 4, 5]) - [6, 8, 13])
-    assert report["cases"]["1"]["tre_mm"]["initial"]["mean"] == pytest.approx(expected, abs=1e-3)
+    assert report["pairs"][0]["tre_mm/mean/initial"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_no_table_replaces_an_input(heart_files, tmp_path, monkeypatch):
     """Said before anything is measured."""
     monkeypatch.setattr("scripts.verbs.evaluate.measure_case", None)
-    path = tmp_path / "cases.csv"
+    path = tmp_path / "summary.csv"
     text = f"transforms,fixed,moving\n{heart_files['true_ddf']},{heart_files['fixed']},{heart_files['moving']}\n"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"cases\.csv"):
+    with pytest.raises(InputError, match=r"summary\.csv"):
         evaluate(path, tmp_path, progress=False)
-    assert path.read_text(encoding="utf-8") == text and [p.name for p in tmp_path.iterdir()] == ["cases.csv"]
+    assert path.read_text(encoding="utf-8") == text and [p.name for p in tmp_path.iterdir()] == ["summary.csv"]

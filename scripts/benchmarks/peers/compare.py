@@ -122,13 +122,14 @@ def measure_pair(
         grey = torch.stack([half.mean(dim=0) for half in torch.as_tensor(data["image"]).chunk(2)])
         found, seconds["seconds"] = registered(tool, grey, pair.working.spacing, kept_in)
         ddf = pair.on_fixed_grid(found)
-    row = flat_metrics(pair_metrics(pair, ddf), structures) | seconds
+    names = {str(value): name for value, name in enumerate(structures, start=1)}
+    row = flat_metrics(pair_metrics(pair, ddf), names) | seconds
     if pair.moving_mask is not None:
         carried = pair_metrics(replace(pair, moving_label=pair.moving_mask), ddf)["dice"]
         row |= {f"masks/mean/{stage}": scores["mean"] for stage, scores in carried.items()}
     if tool is None:
         itself = pair_metrics(replace(pair, moving=pair.fixed, moving_label=pair.fixed_mask), None)
-        row |= {key.replace("initial", "final"): v for key, v in flat_metrics(itself, structures).items()}
+        row |= {key.replace("initial", "final"): v for key, v in flat_metrics(itself, names).items()}
     return row
 
 

@@ -16,13 +16,13 @@ from monai.engines import SupervisedEvaluator
 from ...common.errors import InputError
 from ...common.fingerprint import file_sha256, fingerprint, settings
 from ..guard import check_output_dir, sole_writer
-from ..outcome import MEASURES, ExitCode
+from ..outcome import ExitCode
 from . import case
 from .one import PairRunner
 from .pairs import Entry
 from .progress import work
 from .ranks import by_fixed, gathered, process_group, shard_of, share
-from .summary import row_of, summarise, write_summary
+from .summary import row_of, summarise, summary_lines, write_summary
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -215,11 +215,9 @@ def finish_cohort(summary: Mapping[str, Any] | None) -> None:
         (case.REGISTERED, "registered"), (case.NOTHING_FOUND, "without matched regions"), (case.FAILED, "failed")
     )]  # fmt: skip
     logger.info("%d pairs: %s; see summary.csv", len(summary["pairs"]), ", ".join(counts))
-    for key, name in MEASURES:
-        stages = {s: summary["metrics"].get(f"{key}/mean/{s}") for s in ("initial", "aligned", "final")}
-        shown = [f"{s} {v['mean']:.4g} ± {v['sd']:.2g}" for s, v in stages.items() if v]
-        if shown:
-            logger.info("%s: %s", name, "  ".join(shown))
+    for line in summary_lines(summary):
+        if " mean " in line:
+            logger.info(line)
     if summary[case.FAILED]:
         sys.exit(ExitCode.SOME_FAILED)
     if summary[case.NOTHING_FOUND]:

@@ -15,6 +15,7 @@ import pandas as pd
 from ...common.errors import InputError
 from ...common.files import whole_file
 from ...data.tables import plain_cell, write_csv
+from ...metrics.assembly import STAGES
 from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page
 from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record, write_whole
@@ -44,6 +45,20 @@ def summarise(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> di
     rows = list(rows)
     counts = {status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)}
     return {**counts, **facts, "metrics": summarise_rows(rows, FACTS), "pairs": rows}
+
+
+def summary_lines(summary: Mapping[str, Any]) -> list[str]:
+    """The means of a summary to read: a line a metric, mean ± sd over the pairs, and the number of pairs."""
+    lines: dict[str, list[str]] = {}
+    for key, value in summary["metrics"].items():
+        name, _, stage = key.rpartition("/")
+        name, stage = (name, f"{stage} ") if stage in STAGES else (key, "")
+        if not name.startswith("tre_mm/") or name == "tre_mm/mean":  # the others describe the landmarks of one pair
+            lines.setdefault(name, []).append(f"{stage}{value['mean']:.4g} ± {value['sd']:.2g}")
+    counts = f"{len(summary['pairs']) - summary[FAILED]} pairs" + (
+        f", {summary[FAILED]} failed" if summary[FAILED] else ""
+    )
+    return [*(f"{name.replace('/', ' '):<28}{'   '.join(cells)}" for name, cells in lines.items()), counts]
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:

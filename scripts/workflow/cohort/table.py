@@ -32,7 +32,8 @@ class CohortTable:
     """
 
     def __init__(self, output_dir: str, structures: Sequence[str], method: dict | None = None) -> None:
-        self.output_dir, self.structures, self.method = Path(output_dir), list(structures), method
+        self.output_dir, self.method = Path(output_dir), method
+        self.names = {str(value): name for value, name in enumerate(structures, start=1)}
         self.rows: list[dict] = []
         self.began = self.started = 0.0
 
@@ -54,7 +55,7 @@ class CohortTable:
         name = batch.get("name") or f"{Path(pair.moving.path).name} to {Path(pair.fixed.path).name}"
         row = {"name": name, "status": REGISTERED, "moving": pair.moving.path, "fixed": pair.fixed.path}
         row |= {"seconds": round(time.perf_counter() - self.began, 3)}
-        self.rows.append(row | flat_metrics(output["metrics"], self.structures))
+        self.rows.append(row | flat_metrics(output["metrics"], self.names))
         shown = [f"{k} {self.rows[-1][k]:.4f}" for k in ("dice/mean/initial", "dice/mean/final") if k in self.rows[-1]]
         logger.info("%s: %s", name, "  ".join(shown))
 
