@@ -12,7 +12,13 @@ from monai.data import MetaTensor
 def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
     """A pair for MONAI engines: (image on the device, None, (), keyword arguments of the inferer)."""
     image = batch["image"].to(device, non_blocking=non_blocking)
-    return image, None, (), {"prompt": batch["prompt"]} if "prompt" in batch else {}
+    return image, None, (), _extra(batch, device)
+
+
+def _extra(batch: Mapping, device: torch.device | str) -> dict:
+    """Keyword arguments of the inferer: a prompt, and the weights of voxels where some are excluded."""
+    found = {key: batch[key] for key in ("prompt", "weight") if key in batch}
+    return found | ({"weight": plain(found["weight"])[0].to(device)} if "weight" in found else {})
 
 
 def pair_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
@@ -27,10 +33,11 @@ def pair_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = 
 
 
 def inference_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
-    """One loaded pair with masks: (MetaTensor (1, 4, *shape) with the affine of the working grid, None)."""
+    """One loaded pair with masks, as :func:`image_batch`: a MetaTensor (1, 4, *shape) moving, fixed and their masks."""
     grey = [half.mean(dim=1, keepdim=True) for half in plain(batch["image"]).chunk(2, dim=1)]
     image = torch.cat([*grey, plain(batch["masks"])[None]], dim=1)
-    return MetaTensor(image, affine=batch["image"].affine).to(device, non_blocking=non_blocking), None
+    image = MetaTensor(image, affine=batch["image"].affine).to(device, non_blocking=non_blocking)
+    return image, None, (), _extra(batch, device)
 
 
 def training_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):

@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.errors import InputError
-from ..spatial.affine import align
+from ..spatial.affine import Start, align
 from ..spatial.files import MAX_GB
-from ..spatial.geometry import Geometry, extent_text, overlap, resample, same_grid, told_apart
+from ..spatial.geometry import Geometry, extent_text, overlap, resample, resample_map, same_grid, told_apart
 from ..spatial.landmarks import contains, read_landmarks
+from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
+from .exclusion import filled, hidden_on, weights_on
 from .intensity import apply_window
 from .reader import Volume, check_intensities, read_volume
 
@@ -44,6 +46,9 @@ class Pair:
         fixed_landmarks: (L, 3) RAS mm, or None.
         moving_mask: masks of structures that a method may use, on the moving grid, or None.
         fixed_mask: the same on the fixed grid.
+        moving_exclude: not 0 where nothing may look at the moving image, on its grid, or None.
+        fixed_exclude: the same of the fixed image.
+        start: how the initial alignment was found, see :class:`scripts.spatial.affine.Start`.
         warnings: sentences about what is odd in the inputs. They have been logged.
     """
 
@@ -57,7 +62,14 @@ class Pair:
     fixed_landmarks: NDArray | None = None
     moving_mask: Volume | None = None
     fixed_mask: Volume | None = None
+    moving_exclude: Volume | None = None
+    fixed_exclude: Volume | None = None
+    start: str = "none"
     warnings: tuple[str, ...] = ()
+
+    def seen(self, role: str) -> Volume:
+        """The "moving" or "fixed" image as methods may see it: without what is excluded."""
+        return filled(getattr(self, role), getattr(self, f"{role}_exclude"))
 
     def on_fixed_grid(self, ddf: Tensor | None) -> Tensor | None:
         """A field (1, n, *working.shape) in working voxels as one on the fixed grid in its voxels; None stays None."""
@@ -82,11 +94,13 @@ class LoadPair(Transform):
         max_image_gb: largest image, see :func:`scripts.data.reader.read_volume`.
 
     Input: a dict with "moving" and "fixed", and optionally "moving_frame", "fixed_frame", "moving_label",
-    "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init". Images, labels and masks
-    are paths, or a :class:`scripts.data.reader.Volume` each. Empty values count as absent.
+    "fixed_label", "moving_mask", "fixed_mask", "moving_exclude", "fixed_exclude", "moving_landmarks",
+    "fixed_landmarks", "init". Images, labels and masks are paths, or a :class:`scripts.data.reader.Volume` each. Empty
+    values count as absent.
 
     Output: the same dict with "image", a MetaTensor (2C, *working.shape) in [0, 1], moving channels first, with the
-    affine of the working grid; and "pair", a :class:`Pair`.
+    affine of the working grid; "pair", a :class:`Pair`; and, where voxels are excluded, "weight" (2, *working.shape),
+    moving and fixed, 0 where nothing may look and 1 elsewhere.
 
     Raises:
         InputError: an input that cannot be used, or images that do not overlap.
@@ -134,25 +148,34 @@ class LoadPair(Transform):
             )
         labels = {
             f"{role}_{kind}": self._label(data, f"{role}_{kind}", image, said)
-            for kind in ("label", "mask")
+            for kind in ("label", "mask", "exclude")
             for role, image in (("moving", moving), ("fixed", fixed))
         }
         working = working_grid(fixed.geometry, self.max_size)
         working = oriented(working) if self.reorient else working
         try:
-            small = [self._windowed(v, min(working.spacing)) for v in (moving, fixed)]
-            transform = self._align(small, str(data.get("init") or self.init or "none"))
+            seen = [filled(v, labels[f"{r}_exclude"]) for v, r in ((moving, "moving"), (fixed, "fixed"))]
+            small = [self._windowed(v, min(working.spacing)) for v in seen]
+            start = self._align(small, str(data.get("init") or self.init or "none"), labels)
         except ValueError as error:
             raise InputError(str(error)) from error
+        for sentence in start.doubts:
+            logger.warning(sentence)
+        said.extend(start.doubts)
+        transform = start.matrix
         if not overlap(fixed.geometry, moving.geometry, transform):
             raise InputError(
                 f"The images do not overlap in space: {fixed.path} covers {extent_text(fixed.geometry)} and "
                 f"{moving.path} covers {extent_text(moving.geometry)}; try --init moments or check the headers."
             )
-        pair = Pair(moving, fixed, transform, working, **labels, **marks, warnings=tuple(dict.fromkeys(said)))
+        pair = Pair(
+            moving, fixed, transform, working, **labels, **marks, start=start.kind, warnings=tuple(dict.fromkeys(said))
+        )
         on_grid = resample(*small[0], working, transform, fill=0.0), resample(*small[1], working)
         stacked = torch.cat(same_channels(*on_grid))
-        return {**data, "image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
+        weight = weights_on(pair.moving_exclude, pair.fixed_exclude, working, transform)
+        found = {"image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
+        return {**data, **found, **({} if weight is None else {"weight": weight})}
 
     def _image(self, data: Mapping, role: str) -> Volume:
         frame = data.get(f"{role}_frame")
@@ -165,13 +188,21 @@ class LoadPair(Transform):
     def _windowed(self, volume: Volume, spacing: float) -> tuple[Tensor, Geometry]:
         return coarsen(apply_window(torch.from_numpy(volume.array), self.window), volume.geometry, spacing)
 
-    def _align(self, small: list[tuple[Tensor, Geometry]], init: str) -> NDArray:
-        """(4, 4) initial alignment of the windowed (moving, fixed) images."""
+    def _align(self, small: list[tuple[Tensor, Geometry]], init: str, labels: Mapping[str, Volume | None]) -> Start:
+        """Initial alignment of the windowed (moving, fixed) images."""
         if init == "affine" and small[1][1].ndim == 3:
             spacing = max(np.multiply(small[1][1].shape, small[1][1].spacing)) / self.affine_size
             small = [coarsen(*image, spacing) for image in small]
-        moving, fixed = ((image.mean(dim=0).numpy(), grid) for image, grid in small)
-        return align(*fixed, *moving, init)
+        moving, fixed = (
+            Scan(
+                image.mean(dim=0).numpy(),
+                grid,
+                hidden_on(labels[f"{role}_exclude"], grid),
+                label_on(labels[f"{role}_mask"], grid),
+            )
+            for role, (image, grid) in zip(("moving", "fixed"), small)
+        )
+        return align(fixed, moving, init)
 
     def _label(self, data: Mapping, key: str, image: Volume, said: list[str]) -> Volume | None:
         path = data.get(key)
@@ -229,6 +260,11 @@ def coarsen(image: Tensor, geometry: Geometry, spacing: float) -> tuple[Tensor, 
     return F.interpolate(image[None], shape, mode="area")[0], geometry.resized(shape)
 
 
+def label_on(labels: Volume | None, grid: Geometry) -> NDArray | None:
+    """Labels on a coarser grid over the same box, nearest voxel; None without."""
+    return None if labels is None else resample_map(labels.array[0], labels.geometry, grid)
+
+
 def same_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Repeats a grey image to three channels if the other one is in colour."""
     channels = max(len(a), len(b))
@@ -238,4 +274,4 @@ def same_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def one_pair(samples: list[dict]) -> dict:
     """Collates exactly one pair: the image gets a batch axis, everything else is unchanged."""
     sample = samples[0]
-    return {**sample, "image": sample["image"][None]}
+    return {**sample, **{key: sample[key][None] for key in ("image", "weight") if key in sample}}

@@ -17,7 +17,7 @@ from ..spatial.affine import INITS
 from ..spatial.transform_files import INVERSE
 
 IMAGES = ("moving", "fixed")
-FILES = (*IMAGES, *(f"{role}_{kind}" for kind in ("label", "mask", "landmarks") for role in IMAGES))
+FILES = (*IMAGES, *(f"{role}_{kind}" for kind in ("label", "mask", "exclude", "landmarks") for role in IMAGES))
 FRAMES = ("moving_frame", "fixed_frame")
 
 

@@ -100,7 +100,7 @@ class CompareIntensities(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         seen, said = SEEN[self.model], list(data.get("warnings", ()))
-        for volume in (data["pair"].moving, data["pair"].fixed):
+        for volume in map(data["pair"].seen, ("moving", "fixed")):
             how = unlike(volume, self.model, self.window)
             if how is not None:
                 said.append(f"{volume.path} differs from the training images of {seen.model} ({seen.images}): {how}.")

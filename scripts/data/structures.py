@@ -35,8 +35,8 @@ class AddMasks(Transform):
 
     Input: the output of :class:`scripts.data.pair.LoadPair`.
 
-    Output: the same dict with "masks" (2, *working.shape) float, moving and fixed labels on the working grid; "pair"
-    holds the masks on their own grids.
+    Output: the same dict with "masks" (2, *working.shape) float, moving and fixed labels on the working grid, 0 where
+    the images are excluded; "pair" holds the masks on their own grids.
 
     Raises:
         InputError: a mask with a label that has no name, or the source "label" without label maps.
@@ -51,10 +51,11 @@ class AddMasks(Transform):
         pair: Pair = data["pair"]
         moving, fixed = (self._mask(pair, role) for role in ("moving", "fixed"))
         pair = replace(pair, moving_mask=moving, fixed_mask=fixed)
-        return {**data, "pair": pair, "masks": on_working_grid(pair, moving, fixed)}
+        masks = on_working_grid(pair, moving, fixed)
+        return {**data, "pair": pair, "masks": masks * data["weight"] if "weight" in data else masks}
 
     def _mask(self, pair: Pair, role: str) -> Volume | None:
-        image: Volume = getattr(pair, role)
+        image = pair.seen(role)
         mask: Volume | None = getattr(pair, f"{role}_mask")
         if mask is None and self.source == "label":
             mask = getattr(pair, f"{role}_label")

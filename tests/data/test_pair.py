@@ -141,7 +141,7 @@ def test_an_affine_is_found_on_coarse_images(tmp_path, monkeypatch):
         "fixed": save(tmp_path / "f.nii.gz", array, affine),
     }
     shapes = []
-    monkeypatch.setattr(pair, "align", lambda *a: shapes.extend([a[0].shape, a[2].shape]) or align(*a))
+    monkeypatch.setattr(pair, "align", lambda *a: shapes.extend([a[0].image.shape, a[1].image.shape]) or align(*a))
     found = LoadPair(init="affine")(paths)["pair"].transform
     assert all(max(shape) <= 101 and shape[2] == 60 for shape in shapes)  # 4 mm is as fine as it needs
     corners = np.array([[x, y, z] for x in (60, 300) for y in (60, 240) for z in (40, 200)])

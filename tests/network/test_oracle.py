@@ -104,7 +104,7 @@ def test_features_are_those_of_each_image_before_the_warp():
 def test_the_masks_reach_the_network_at_inference():
     net, image = network(), pair()
     batch = {"image": MetaTensor(image[:, :2], affine=torch.eye(4)), "masks": image[0, 2:]}
-    inputs, _ = inference_batch(batch, "cpu")
+    inputs, *_ = inference_batch(batch, "cpu")
     with torch.no_grad():
         found = NetworkRegistration(RefineSettings(), progress=False)(inputs, net).ddf
         torch.testing.assert_close(found, slow_field(net, image), atol=1e-4, rtol=1e-3)

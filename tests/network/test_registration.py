@@ -72,7 +72,7 @@ def test_batches():
     batch = {
         "image": MetaTensor(torch.rand(1, 6, 4, 4, 4), affine=affine), "masks": torch.ones(2, 4, 4, 4)
     }  # fmt: skip
-    image, label = inference_batch(batch, "cpu")
+    image, label, _, _ = inference_batch(batch, "cpu")
     assert label is None and image.shape == (1, 4, 4, 4, 4)
     torch.testing.assert_close(image.affine.float(), affine)
     torch.testing.assert_close(image[0, 1].as_tensor(), batch["image"][0, 3:].mean(dim=0).as_tensor())

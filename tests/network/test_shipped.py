@@ -23,7 +23,7 @@ def test_validation_patients_improve_with_and_without_masks(bundle, real_data, t
     for pair in acdc_pairs(str(real_data), "validation", str(tmp_path))[4:6]:
         batch = one_pair([load(pair)])
         assert batch["masks"].any() == (masks is not None)
-        image, _ = inference_batch(batch, "cpu")
+        image, *_ = inference_batch(batch, "cpu")
         metrics = MeasurePair()({**batch, "pred": inferer(image, network)})["metrics"]
         assert metrics["dice"]["final"]["mean"] > metrics["dice"]["initial"]["mean"] + 0.1
         assert metrics["field"]["folds_percent"] < 0.1

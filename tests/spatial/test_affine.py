@@ -11,6 +11,7 @@ from scripts.data.phantoms.abdomen import abdomen_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.spatial.affine import align, read_linear
 from scripts.spatial.geometry import LPS, Geometry, apply_affine, resample
+from scripts.spatial.likeness import Scan
 from tests.conftest import oblique, rotation
 
 
@@ -33,7 +34,7 @@ def test_affine_is_found_again(ndim):
     truth[:3, :3] = rotation((0, 0, 1), 7) @ np.diag([1.06, 0.95, 1.0])
     truth[:3, 3] = center
     fixed = moved_copy(pair.moving, geometry, truth, geometry)
-    found = align(fixed, geometry, pair.moving, geometry, "affine")
+    found = align(Scan(fixed, geometry), Scan(pair.moving, geometry), "affine").matrix
     points = apply_affine(
         geometry.affine, np.random.default_rng(0).uniform(0.3, 0.7, (20, 3)) * [*pair.moving.shape, 0][:3]
     )
@@ -47,7 +48,7 @@ def test_the_same_images_give_the_same_affine():
     moving, fixed = (
         Geometry(i.shape, a) for i, a in ((pair.moving, pair.moving_affine), (pair.fixed, pair.fixed_affine))
     )
-    found = {align(pair.fixed, fixed, pair.moving, moving, "affine").tobytes() for _ in range(4)}
+    found = {align(Scan(pair.fixed, fixed), Scan(pair.moving, moving), "affine").matrix.tobytes() for _ in range(2)}
     assert len(found) == 1
 
 
@@ -56,7 +57,7 @@ def test_moments_bring_distant_images_together():
     geometry = Geometry(pair.moving.shape, pair.moving_affine)
     far = Geometry(geometry.shape, geometry.affine.copy())
     far.affine[:3, 3] += (300, -200, 100)
-    found = align(pair.moving, geometry, pair.moving, far, "moments")
+    found = align(Scan(pair.moving, geometry), Scan(pair.moving, far), "moments").matrix
     np.testing.assert_allclose(found[:3, 3], (300, -200, 100), atol=1e-3)
     np.testing.assert_allclose(found[:3, :3], np.eye(3), atol=1e-6)
 
@@ -67,7 +68,7 @@ def test_two_dimensional_slices_of_any_orientation():
     pair = cardiac_pair(1, (80, 80), (1.5, 1.5))
     fixed, moving = Geometry((80, 80), affine), Geometry((80, 80), affine.copy())
     moving.affine[:3, 3] += (40.0, 0, 25.0)
-    found = align(pair.moving, fixed, pair.moving, moving, "moments")
+    found = align(Scan(pair.moving, fixed), Scan(pair.moving, moving), "moments").matrix
     np.testing.assert_allclose(apply_affine(found, [[0.0, 20, 0]]), [[40.0, 20, 25.0]], atol=1e-3)
 
 
@@ -88,4 +89,4 @@ def test_files(tmp_path):
         read_linear(str(tmp_path / "junk.txt"))
     geometry = oblique((8, 8, 8), (1, 1, 1))
     with pytest.raises(ValueError, match="'rigid' is not a file"):
-        align(np.zeros((8, 8, 8)), geometry, np.zeros((8, 8, 8)), geometry, "rigid")
+        align(*[Scan(np.zeros((8, 8, 8)), geometry)] * 2, "rigid")
