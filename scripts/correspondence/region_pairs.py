@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from ..common.errors import InputError
 from ..common.staging import complete_result
 from ..data.segmentations import Segmentation, pack, read_segmentation
 from ..metrics.overlap import bounding_box
-from ..spatial.geometry import Geometry, apply_affine, resample
+from ..spatial.geometry import Geometry, apply_affine, corners, resample
 from ..spatial.transform_files import RECORD_NAME as RECORD
 
 FILES = {"moving": "moving_rois.seg.nrrd", "fixed": "fixed_rois.seg.nrrd"}
@@ -117,17 +116,11 @@ def quick_view(regions: Segmentation) -> NDArray:
     return labels
 
 
-def masks_tensor(regions: Segmentation) -> Tensor:
-    """All regions as coverage (K, *shape) uint8 0 or 255, the form of :class:`Registration`."""
-    return torch.stack([torch.from_numpy(regions.mask(k)) for k in range(len(regions.segments))]).to(torch.uint8) * 255
-
-
 def _box_around(box: tuple[slice, ...], to_target: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
     """The voxels of the target that a box of the working grid can reach."""
     n = len(shape)
-    ends = [(s.start - 1.0, s.stop) for s in box] + [(0.0,)] * (3 - n)
-    corners = apply_affine(to_target, np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))[:, :n]
-    low, high = np.floor(corners.min(axis=0)).astype(int), np.ceil(corners.max(axis=0)).astype(int) + 1
+    reached = apply_affine(to_target, corners([(s.start - 1.0, s.stop) for s in box]))[:, :n]
+    low, high = np.floor(reached.min(axis=0)).astype(int), np.ceil(reached.max(axis=0)).astype(int) + 1
     return tuple(slice(max(0, a), min(s, b)) for a, b, s in zip(low, high, shape))
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..common.errors import InputError
 from ..spatial.fields import DISPLACEMENT, VECTOR
 from ..spatial.files import check_size, readable
+from ..spatial.geometry import apply_affine, corners
 
 COLOUR = "RGB"  # name of the intent of a NIfTI file in colour
 UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes of NIfTI; 2 is mm, and 0 says nothing
@@ -97,11 +98,8 @@ def _affine(path: Path, image: nib.spatialimages.SpatialImage, zooms: NDArray, p
 def _apart_mm(image: nib.Nifti1Image) -> float:
     """Largest distance between the corners of an image placed by its two affines."""
     difference = image.get_sform() - image.get_qform()
-    corners = np.stack(np.meshgrid(*[(0.0, s - 1.0) for s in image.shape[:3]], indexing="ij"), axis=-1).reshape(
-        -1, min(3, image.ndim)
-    )
-    corners = np.pad(corners, ((0, 0), (0, 3 - corners.shape[1])))
-    return float(np.linalg.norm(corners @ difference[:3, :3].T + difference[:3, 3], axis=1).max())
+    index = corners([(0.0, s - 1.0) for s in image.shape[:3]])
+    return float(np.linalg.norm(apply_affine(difference, index), axis=1).max())
 
 
 def _displaces(header: nib.spatialimages.SpatialHeader, dtype: np.dtype) -> bool:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..common.files import whole_file
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a cell that begins so is computed, and can run programs
 
 
@@ -34,13 +36,5 @@ def plain_cell(value: Any) -> Any:
     """A value that a spreadsheet shows instead of computing it: text that begins like a formula gets an apostrophe."""
     if not isinstance(value, str):
         return value
-    formula = value.startswith(FORMULA) and not _is_number(value)
+    formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)
     return ("'" if formula else "") + value.replace("\r", " ")  # csv leaves it unquoted, and it would end the row
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -23,11 +23,7 @@ SAME_GRID_VOX = 1e-3  # fields on grids closer than this are read voxel by voxel
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """An affine map of points.
-
-    Attributes:
-        matrix: (4, 4) RAS mm to RAS mm.
-    """
+    """An affine map of points; ``matrix`` is (4, 4), RAS mm to RAS mm."""
 
     matrix: NDArray
 
@@ -36,9 +32,7 @@ class Linear:
 class Field:
     """A displacement field: ``point + u(point)``, u read linearly between voxels.
 
-    Attributes:
-        u_lps: (*grid.shape, 3) LPS mm.
-        grid: its grid. More than half a voxel outside it the displacement is 0, as in ITK and ANTs.
+    ``u_lps`` is (*grid.shape, 3) LPS mm. More than half a voxel outside the grid, u is 0, as in ITK and ANTs.
     """
 
     u_lps: NDArray
@@ -57,7 +51,7 @@ def inside_of(index: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
-    """Linear interpolation with repeated borders, as in ``sample``, but in the layout of :class:`GridMap`.
+    """Linear interpolation with repeated borders, as in ``sample``, in the layout of :class:`GridMap`.
 
     Args:
         image: (1, C, ..., X), first axis of the grid last.
@@ -83,15 +77,9 @@ def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Tensor:
-    """Displacement of a field at places of its grid.
+    """Displacement (3, ...) LPS mm of a field of n dimensions at voxels (n, ...) of its grid.
 
-    Args:
-        field: a field of n dimensions.
-        index: (n, ...) voxels of its grid.
-        beyond: outside the grid "zero", or "border" for the displacement of the nearest border voxel.
-
-    Returns:
-        (3, ...) LPS mm, in the type of ``index``.
+    Outside the grid it is 0, or with ``beyond="border"`` that of the nearest border voxel.
     """
     n = field.grid.ndim
     values = torch.from_numpy(np.moveaxis(np.asarray(field.u_lps, np.float32), -1, 0))[None]
@@ -103,15 +91,7 @@ def displacement_at(field: Field, index: Tensor, *, beyond: str = "zero") -> Ten
 
 
 def map_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
-    """Maps points through a chain, from the first step to the last.
-
-    Args:
-        steps: the chain.
-        points_ras: (L, 3) RAS mm.
-
-    Returns:
-        (L, 3) RAS mm.
-    """
+    """Maps points (L, 3) RAS mm through a chain, from the first step to the last."""
     points = np.asarray(points_ras, np.float64)
     for step in steps:
         if isinstance(step, Linear):

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..common.errors import InputError
 from ..common.files import existing
 from .files import check_size, readable
-from .geometry import LPS, Geometry
+from .geometry import LPS, Geometry, world_displacement
 
 METRES, MICRONS = 1, 3  # NIfTI unit codes
 VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as LPS, and flips the second, which is RAS
+SLAB_VOXELS = 2_000_000
 
 
 def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int = VECTOR) -> None:
@@ -39,12 +42,37 @@ def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int =
     check_finite(data)
     if intent == DISPLACEMENT:
         data = data * np.diag(LPS)[:3].astype(np.float32)
-    image = nib.Nifti1Image(data.reshape(*fixed.shape, *[1] * (4 - fixed.ndim), 3), fixed.affine)
+    nib.save(_image(data, fixed, intent), str(path))
+
+
+def stream_field(path: str | Path, ddf: Tensor, fixed: Geometry, transform: NDArray) -> None:
+    """Writes the file of :func:`write_field` from a field in voxels, slab by slab: it is never in memory twice.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        ddf: (1, n, *fixed.shape) fixed voxels.
+        fixed: its grid.
+        transform: (4, 4) fixed world to moving world, RAS mm, applied after the field.
+    """
+    image = _image(np.broadcast_to(np.float32(0), (*fixed.shape, 3)), fixed, VECTOR)
+    image.header.set_slope_inter(1, 0)
+    step = max(1, SLAB_VOXELS // int(np.prod(fixed.shape[:-1])))
+    with ImageOpener(str(path), "wb") as stream:
+        image.header.write_to(stream)
+        stream.write(b"\0" * (image.header.get_data_offset() - stream.tell()))
+        for component in range(3):  # the slowest axis of the file
+            for start in range(0, fixed.shape[-1], step):
+                u = world_displacement(ddf[0, ..., start : start + step].numpy(), fixed, transform, start)
+                stream.write(u[..., component].astype(np.float32).tobytes(order="F"))
+
+
+def _image(data: NDArray, fixed: Geometry, intent: int) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(np.expand_dims(data, tuple(range(fixed.ndim, 4))), fixed.affine)
     image.header.set_intent(intent, name=f"displacement {'LPS' if intent == VECTOR else 'RAS'} mm")
     image.header.set_xyzt_units("mm")
     image.set_sform(fixed.affine, 1)
     image.set_qform(fixed.affine, 1)
-    nib.save(image, str(path))
+    return image
 
 
 def check_finite(displacements: NDArray) -> None:

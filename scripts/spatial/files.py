@@ -34,15 +34,7 @@ UNREADABLE = (
 
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
-    """Turns whatever is raised while a file is read into one sentence.
-
-    Args:
-        path: of the file.
-        kind: what it should be.
-
-    Raises:
-        InputError: missing, truncated, damaged or another format.
-    """
+    """Turns whatever is raised while a file is read into one :class:`InputError` that says what it should be."""
     try:
         yield
     except InputError:
@@ -69,11 +61,7 @@ def check_size(path: str | Path, shape: tuple[int, ...], max_gb: float = MAX_GB)
 
 
 def load_array(path: str | Path, max_gb: float = MAX_GB) -> NDArray:
-    """The first array of an npz file, float32; its size is checked before it is decompressed.
-
-    Raises:
-        InputError: unreadable, damaged, too large or empty.
-    """
+    """The first array of an npz file, float32; its size is checked before it is decompressed."""
     path = existing(path, "an npz file")
     with readable(path, "npz"), zipfile.ZipFile(path) as archive:
         if not archive.namelist():
@@ -99,11 +87,7 @@ def load_numbers(path: str | Path) -> NDArray:
 
 
 def read_itk(path: str | Path, max_gb: float = MAX_GB) -> sitk.Image:
-    """An image of any format that ITK reads; size and data files are checked before the voxels are read.
-
-    Raises:
-        InputError: missing, damaged or another format, too large, or with voxels outside its own folder.
-    """
+    """An image of any format that ITK reads; size and data files are checked before the voxels are read."""
     path = existing(path, "an image")
     name = itk_name(path)
     check_data_files(path)
@@ -143,11 +127,7 @@ def check_data_files(path: Path) -> None:
 
 
 def load_itk_transform(path: str | Path) -> sitk.Transform:
-    """A transform of any format that ITK reads.
-
-    Raises:
-        InputError: missing, damaged or another format.
-    """
+    """A transform of any format that ITK reads."""
     name = itk_name(existing(path, "a transform"))
     try:
         with quiet_itk():
@@ -159,11 +139,7 @@ def load_itk_transform(path: str | Path) -> sitk.Transform:
 
 
 def itk_name(path: str | Path) -> str:
-    """A path as text for SimpleITK, which ends the whole process for a name that is not Unicode.
-
-    Raises:
-        InputError: such a name.
-    """
+    """A path as text for SimpleITK, which ends the whole process for a name that is not Unicode."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

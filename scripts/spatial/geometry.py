@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +43,7 @@ class Geometry:
 
     def corners_ras(self) -> NDArray:
         """The 4 or 8 corner voxels' outer corners, (K, 3) RAS mm."""
-        ends = [(-0.5, s - 0.5) for s in self.shape] + [(0.0,)] * (3 - self.ndim)
-        index = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
-        return apply_affine(self.affine, index)
+        return apply_affine(self.affine, corners([(-0.5, s - 0.5) for s in self.shape]))
 
     def resized(self, shape: tuple[int, ...]) -> Geometry:
         """The same box with another number of voxels."""
@@ -53,6 +52,11 @@ class Geometry:
             scale[i, i] = old / new
             scale[i, 3] = (old / new - 1) / 2
         return Geometry(tuple(shape), self.affine @ scale)
+
+
+def corners(ends: Sequence[tuple[float, float]]) -> NDArray:
+    """Corners (K, 3) of a box with these ends along its 2 or 3 axes; the third index of a plane is 0."""
+    return np.stack(np.meshgrid(*ends, *[(0.0,)] * (3 - len(ends)), indexing="ij"), axis=-1).reshape(-1, 3)
 
 
 def apply_affine(affine: NDArray, points: NDArray) -> NDArray:
@@ -83,9 +87,8 @@ def same_grid(a: Geometry, b: Geometry, tolerance_vox: float = HEADER_ROUNDING_V
     """Whether the voxels of two grids coincide: no corner is farther from its partner than ``tolerance_vox``."""
     if a.shape != b.shape:
         return False
-    corners = np.stack(np.meshgrid(*[(0.0, s - 1.0) for s in a.shape], indexing="ij"), axis=-1).reshape(-1, a.ndim)
-    corners = np.pad(corners, ((0, 0), (0, 3 - a.ndim)))
-    apart = apply_affine(np.linalg.inv(b.affine) @ a.affine, corners) - corners
+    index = corners([(0.0, s - 1.0) for s in a.shape])
+    apart = apply_affine(np.linalg.inv(b.affine) @ a.affine, index) - index
     return bool(np.abs(apart[:, : a.ndim]).max() < tolerance_vox)
 
 
@@ -109,20 +112,13 @@ def overlap(a: Geometry, b: Geometry, transform: NDArray) -> bool:
     A plane has no thickness, so 2-D grids are compared in the plane of the first.
     """
     to_index = np.linalg.inv(b.affine) @ transform @ a.affine
-    ends = [(-0.5, s - 0.5) for s in a.shape] + [(0.0,)] * (3 - a.ndim)
-    corners = apply_affine(to_index, np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3))
-    low, high = corners.min(axis=0)[: b.ndim], corners.max(axis=0)[: b.ndim]
+    index = apply_affine(to_index, corners([(-0.5, s - 0.5) for s in a.shape]))
+    low, high = index.min(axis=0)[: b.ndim], index.max(axis=0)[: b.ndim]
     return bool(np.all(high > -0.5) and np.all(low < np.asarray(b.shape) - 0.5))
 
 
 def voxel_map(fixed: Geometry, moving: Geometry, transform: NDArray) -> NDArray:
-    """(n, n + 1) matrix from fixed voxels to moving voxels through both affines.
-
-    Args:
-        fixed: grid of n dimensions.
-        moving: grid of n dimensions.
-        transform: (4, 4), fixed world to moving world, RAS mm.
-    """
+    """(n, n + 1) matrix from fixed to moving voxels; ``transform`` maps RAS mm of the fixed to the moving world."""
     full = np.linalg.inv(moving.affine) @ transform @ fixed.affine
     n = fixed.ndim
     return np.concatenate([full[:n, :n], full[:n, 3:]], axis=1)
@@ -178,17 +174,9 @@ def resample(
 def resample_map(
     labels: NDArray, moving: Geometry, fixed: Geometry, transform: NDArray | None = None, ddf: Tensor | None = None
 ) -> NDArray:
-    """Brings a label map to the fixed grid: nearest voxel, values unchanged, 0 outside.
+    """Brings labels (*moving.shape) to the fixed grid: nearest voxel, values and type unchanged, 0 outside.
 
-    Args:
-        labels: (*moving.shape) integers of any size.
-        moving: grid of the labels.
-        fixed: grid of the result.
-        transform: as for :func:`resample`.
-        ddf: likewise.
-
-    Returns:
-        (*fixed.shape) in the type of ``labels``.
+    The other arguments are those of :func:`resample`.
     """
     values = None
     if np.abs(labels).max(initial=0) > EXACT:  # large numbers of an atlas; their ranks are small
@@ -200,28 +188,32 @@ def resample_map(
     return found.astype(labels.dtype) if values is None else values[found.astype(np.int64)]
 
 
-def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None = None) -> NDArray:
+def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None = None, start: int = 0) -> NDArray:
     """Displacement in LPS mm, the initial transform included, as ITK defines it.
 
     Args:
-        ddf: (n, *fixed.shape) fixed voxels.
+        ddf: (n, *shape) fixed voxels: a whole field, or its slices from ``start`` along the last axis.
         fixed: grid of the field.
         transform: (4, 4) fixed world to moving world, RAS mm.
+        start: first slice.
 
     Returns:
-        (*fixed.shape, 3): u with moving point = fixed point + u, LPS mm.
+        (*shape, 3): u with moving point = fixed point + u, LPS mm.
     """
-    n = fixed.ndim
-    index = np.stack(np.meshgrid(*[np.arange(s, dtype=np.float64) for s in fixed.shape], indexing="ij"), axis=-1)
-    index = np.concatenate([index, np.zeros((*fixed.shape, 3 - n))], axis=-1)
-    shift = np.concatenate([np.moveaxis(np.asarray(ddf, np.float64), 0, -1), np.zeros((*fixed.shape, 3 - n))], axis=-1)
-    target = apply_affine(fixed.affine, index + shift)
+    n, shape = fixed.ndim, ddf.shape[1:]
+    axes = [np.arange(s, dtype=np.float64) for s in shape]
+    axes[-1] += start
+    index = np.zeros((*shape, 3))
+    index[..., :n] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    target = index.copy()
+    target[..., :n] += np.moveaxis(ddf, 0, -1)
+    target = apply_affine(fixed.affine, target)
     if transform is not None:
         target = apply_affine(transform, target)
     return (target - apply_affine(fixed.affine, index)) @ LPS[:3, :3].T
 
 
 def voxel_displacement(u_lps: NDArray, fixed: Geometry) -> NDArray:
-    """Inverse of :func:`world_displacement` without a transform: (n, *shape) fixed voxels from (*shape, 3) LPS mm."""
+    """Inverse of :func:`world_displacement` without a transform: (*shape, 3) LPS mm to (n, *shape) fixed voxels."""
     shift = np.asarray(u_lps, np.float64) @ LPS[:3, :3].T @ np.linalg.inv(fixed.affine[:3, :3]).T
     return np.moveaxis(shift[..., : fixed.ndim], -1, 0)

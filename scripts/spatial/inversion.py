@@ -3,13 +3,13 @@
 
 Chen et al., Medical Physics 2008, "A simple fixed-point approach to invert a deformation field". Plain iteration needs
 a field with a slope below 1. Here the best affine part is removed first and inverted exactly, and a point whose error
-grows takes smaller steps, so that fields with an initial alignment and strong local expansion converge, too.
+grows takes smaller steps, so that fields with an initial alignment and strong local expansion converge, too. On the
+phantoms' true fields the 95th percentile of the error is below 0.001 voxel (scripts.benchmarks.speed.warp).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,33 +28,8 @@ FIT_SIDE = 27  # places along each axis to which the affine part is fitted
 ROUNDING = 0.01  # voxels; rounding must not put a point on the border outside
 
 
-@dataclass(frozen=True)
-class Residual:
-    """Distance in mm between points and their images under a transform and its inverse.
-
-    Attributes:
-        mean: over the points that stay inside both grids.
-        p95: 95th percentile.
-        max: largest.
-        points: number of points measured.
-        outside: share of the points that leave the field, where the inverse is extrapolated.
-    """
-
-    mean: float
-    p95: float
-    max: float
-    points: int
-    outside: float
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Ready for JSON; lengths in mm."""
-        names = {"mean": "mean_mm", "p95": "p95_mm", "max": "max_mm", "points": "points", "outside": "outside_percent"}
-        values = {text: getattr(self, name) for name, text in names.items()}
-        return values | {"outside_percent": 100 * self.outside}
-
-
 class InverseField:
-    """The inverse of one field, evaluated at any points.
+    """The inverse of one field, at any points.
 
     Args:
         field: the field to invert.
@@ -141,15 +116,7 @@ class InverseField:
 
 
 def invert_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
-    """Maps points backwards through a chain, from the moving image to the fixed image.
-
-    Args:
-        steps: the chain, fixed to moving.
-        points_ras: (L, 3) RAS mm in the moving image.
-
-    Returns:
-        (L, 3) RAS mm in the fixed image.
-    """
+    """Maps points (L, 3) RAS mm backwards through a chain, from the moving image to the fixed image."""
     points = np.asarray(points_ras, np.float64)
     for step in reversed(steps):
         if isinstance(step, Linear):
@@ -161,7 +128,7 @@ def invert_points(steps: Sequence[Step], points_ras: NDArray) -> NDArray:
 
 def invert_chain(
     steps: Sequence[Step], fixed: Geometry, moving: Geometry, *, progress: bool = False
-) -> tuple[Field, Residual, Residual]:
+) -> tuple[Field, dict[str, float | int], dict[str, float | int]]:
     """The inverse of a chain as one field.
 
     Args:
@@ -171,8 +138,8 @@ def invert_chain(
         progress: shows a bar.
 
     Returns:
-        The inverse field on ``moving``; its residual at its own voxels, ``T(T^-1(y)) - y``; and at the voxels of
-        ``fixed``, ``T^-1(T(x)) - x``, with the inverse interpolated linearly.
+        The inverse field on ``moving``; its error at its own voxels, ``T(T^-1(y)) - y``; and at the voxels of
+        ``fixed``, ``T^-1(T(x)) - x``, with the inverse interpolated linearly; see :func:`summary`.
     """
     inverses = [InverseField(s) if isinstance(s, Field) else Linear(np.linalg.inv(s.matrix)) for s in reversed(steps)]
     u = np.empty((int(np.prod(moving.shape)), 3), np.float32)
@@ -194,16 +161,8 @@ def invert_chain(
 
 def round_trip(
     there: Sequence[Step], back: Sequence[Step], start: Geometry, end: Geometry, *, progress: bool = False
-) -> Residual:
-    """Error of a round trip, ``back(there(x)) - x``, at the voxels x of a grid.
-
-    Args:
-        there: chain from the start's world to the end's world.
-        back: chain the other way.
-        start: grid whose voxels are mapped.
-        end: points outside this grid are not counted.
-        progress: shows a bar.
-    """
+) -> dict[str, float | int]:
+    """Error ``back(there(x)) - x`` at the voxels x of ``start``, without those that are mapped outside ``end``."""
     errors = []
     for _, points in _voxels(start, progress, "check"):
         reached = map_points(there, points)
@@ -212,13 +171,12 @@ def round_trip(
     return summary(np.concatenate(errors))
 
 
-def summary(errors_mm: NDArray) -> Residual:
-    """Mean, 95th percentile and maximum of distances (L,), nan where a point left the field."""
+def summary(errors_mm: NDArray) -> dict[str, float | int]:
+    """ "mean_mm", "p95_mm", "max_mm", "points" of errors (L,) in mm, and "outside_percent", the share that is nan."""
     known = errors_mm[np.isfinite(errors_mm)]
-    if not len(known):
-        return Residual(float("nan"), float("nan"), float("nan"), 0, 1.0)
-    outside = 1 - len(known) / len(errors_mm)
-    return Residual(float(known.mean()), float(np.percentile(known, 95)), float(known.max()), len(known), outside)
+    spread = (known.mean(), np.percentile(known, 95), known.max()) if len(known) else [float("nan")] * 3
+    lengths = dict(zip(("mean_mm", "p95_mm", "max_mm"), map(float, spread)))
+    return {**lengths, "points": len(known), "outside_percent": 100 * (1 - len(known) / len(errors_mm))}
 
 
 def _voxels(grid: Geometry, progress: bool, text: str):

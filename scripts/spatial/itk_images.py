@@ -14,12 +14,9 @@ from .geometry import LPS, Geometry
 
 
 def itk_image(channels: NDArray, grid: Geometry, *, vector: bool | None = None) -> sitk.Image:
-    """A 3-D SimpleITK image; a 2-D grid gives a single slice.
+    """A 3-D SimpleITK image of channels (C, *grid.shape); a 2-D grid gives a single slice.
 
-    Args:
-        channels: (C, *grid.shape).
-        grid: its grid.
-        vector: one vector per voxel. None decides by the number of channels.
+    ``vector`` stores one vector per voxel; None does so for several channels.
     """
     data = channels.reshape(*channels.shape, *[1] * (3 - grid.ndim)).transpose(3, 2, 1, 0)
     vector = len(channels) > 1 if vector is None else vector
@@ -50,7 +47,7 @@ def channels_of(image: sitk.Image) -> tuple[NDArray, NDArray]:
 
 
 def write_itk(path: str | Path, image: sitk.Image) -> None:
-    """Writes an image in the format of its suffix, compressed, and reads it back: ITK ignores a disk that is full.
+    """Writes an image in the format of its suffix, compressed, and reads it back: ITK ignores a full disk.
 
     Raises:
         OSError: the file does not contain the image.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..common.errors import InputError
 from .affine import transform_matrix
 from .chain import Field, Linear, Step
-from .files import itk_name, load_itk_transform, quiet_itk
+from .files import itk_name, quiet_itk
 from .geometry import LPS, Geometry
 from .itk_images import channels_of, itk_image, placed
 
@@ -50,15 +50,10 @@ def to_itk(steps: Sequence[Step]) -> sitk.Transform:
 
 
 def from_itk(transform: sitk.Transform, reference: Geometry | None = None) -> list[Step]:
-    """The chain of an ITK transform.
+    """The chain of an ITK transform of 2 or 3 dimensions, which maps LPS points.
 
-    Args:
-        transform: of 2 or 3 dimensions, mapping LPS points.
-        reference: grid on which transforms that are neither affine nor a displacement field (B-splines, say) are
-            turned into one, the whole chain together.
-
-    Raises:
-        InputError: such a transform without a reference.
+    A chain with a part that is neither affine nor a displacement field (a B-spline, say) becomes one field on the grid
+    ``reference``; without it, :class:`InputError` is raised.
     """
     parts = _flat(transform)
     steps: list[Step] = []
@@ -77,24 +72,11 @@ def from_itk(transform: sitk.Transform, reference: Geometry | None = None) -> li
     return steps
 
 
-def read_itk_transform(path: str | Path, reference: Geometry | None = None) -> list[Step]:
-    """Reads an ITK transform file.
-
-    Args:
-        path: .h5, .tfm, .mat, .txt or .xfm; an affine, a displacement field, a B-spline or a composite of these.
-        reference: see :func:`from_itk`.
-
-    Raises:
-        InputError: ITK cannot read the file as a transform.
-    """
-    return from_itk(load_itk_transform(path), reference)
-
-
 def write_itk_transform(path: str | Path, steps: Sequence[Step]) -> None:
     """Writes a chain as an ITK transform file.
 
     Args:
-        path: .h5, .tfm or .txt for any chain, .mat for a single transform.
+        path: .h5, .tfm or .txt for any chain, .mat or .xfm for a single transform.
         steps: the chain.
 
     Raises:
@@ -125,7 +107,7 @@ def _same(a: sitk.Transform, b: sitk.Transform) -> bool:
     """Whether two transforms agree but for the rounding of a text file."""
     parts = _flat(a), _flat(b)
     return len(parts[0]) == len(parts[1]) and all(
-        np.allclose(x, y, rtol=1e-9, atol=1e-9) if x.shape == y.shape else False
+        x.shape == y.shape and np.allclose(x, y, rtol=1e-9, atol=1e-9)
         for pair in zip(*parts)
         for x, y in zip(*map(_values, pair))
     )

@@ -37,7 +37,7 @@ class Landmarks:
     Attributes:
         points_ras: (L, 3) RAS mm.
         labels: one per point, empty if the file has none.
-        frame: frame of the file: "ras", "lps" or "voxel".
+        frame: of the file: "ras", "lps" or "voxel".
     """
 
     points_ras: NDArray
@@ -48,7 +48,7 @@ class Landmarks:
 def read_landmark_file(
     path: str | Path, geometry: Geometry | None = None, frame: str | None = None, *, strict: bool = True
 ) -> Landmarks:
-    """Reads landmarks.
+    """Reads landmarks; raises :class:`InputError` for whatever is not clear or not usable.
 
     Args:
         path: ``.fcsv`` or ``.mrk.json`` of 3D Slicer, which name their own frame; or text with one landmark per row: 2
@@ -56,10 +56,6 @@ def read_landmark_file(
         geometry: grid of the image they belong to, needed for voxel indices.
         frame: "ras" (default), "lps" or "voxel", for text files whose column names do not tell.
         strict: refuses a frame that contradicts the file; otherwise the file is right.
-
-    Raises:
-        InputError: unknown frame, a frame that contradicts the file, unknown columns or units, a row without numbers,
-            decimal commas.
     """
     if frame is not None and frame not in FRAMES:
         raise InputError(f"Landmark frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
@@ -89,7 +85,7 @@ def write_landmark_file(path: str | Path, landmarks: Landmarks, geometry: Geomet
     Args:
         path: ``.fcsv``, ``.json`` (Slicer markups), otherwise CSV with the columns x, y, z and, if there are labels,
             label.
-        landmarks: what to write, CSV in their own frame. Slicer files are always in LPS.
+        landmarks: CSV is written in their own frame; Slicer files are always in LPS.
         geometry: grid of the image they lie in, needed for voxel indices.
     """
     path = Path(path)

@@ -19,19 +19,7 @@ from .warp import sample
 
 
 def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> NDArray:
-    """Reads landmarks of any format of :func:`scripts.spatial.landmark_files.read_landmark_file`.
-
-    Args:
-        path: text, .fcsv or .mrk.json.
-        geometry: grid of the image they belong to, needed for voxel indices.
-        frame: "ras" or "lps" in mm, or "voxel" indices, for files that do not name their frame.
-
-    Returns:
-        (L, 3) RAS mm.
-
-    Raises:
-        InputError: unknown frame, or a row that is not 2 or 3 numbers.
-    """
+    """The points (L, 3) RAS mm of a landmark file; ``frame`` is for files that do not name their own."""
     return read_landmark_file(path, geometry, frame, strict=False).points_ras
 
 
@@ -49,17 +37,13 @@ def contains(grid: Geometry, points_ras: NDArray) -> NDArray:
 def fixed_to_moving(
     points_ras: NDArray, ddf: Tensor | None, fixed: Geometry, transform: NDArray | None = None
 ) -> NDArray:
-    """Maps fixed landmarks to the moving image.
+    """Maps landmarks (L, 3) RAS mm of the fixed image to the moving image.
 
     Args:
         points_ras: (L, 3) RAS mm in the fixed image.
-        ddf: (1, n, *fixed.shape) fixed voxels, linear between voxels and 0 outside, as in ITK;
-            None for no deformation.
+        ddf: (1, n, *fixed.shape) fixed voxels, linear between voxels and 0 outside, as in ITK; None for no deformation.
         fixed: grid of the field.
         transform: (4, 4) fixed world to moving world, RAS mm.
-
-    Returns:
-        (L, 3) RAS mm in the moving image.
     """
     index = apply_affine(np.linalg.inv(fixed.affine), points_ras)
     if ddf is not None:

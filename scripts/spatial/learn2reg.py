@@ -58,11 +58,7 @@ def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = 
 
 
 def disp_array(path: str | Path) -> NDArray:
-    """The array of an npz (its first) or of a NIfTI file, float32.
-
-    Raises:
-        InputError: unreadable or truncated.
-    """
+    """The array of an npz (its first) or of a NIfTI file, float32."""
     path = Path(path)
     if path.suffix.lower() == ".npz":
         return load_array(path)
@@ -74,13 +70,7 @@ def disp_array(path: str | Path) -> NDArray:
 
 
 def displaced(disp: NDArray, fixed: Geometry, moving: Geometry) -> Field:
-    """World field of ``moving index = fixed index + disp``.
-
-    Args:
-        disp: (3, *fixed.shape) voxels of the moving image.
-        fixed: grid of the field.
-        moving: grid of the moving image.
-    """
+    """World field of ``moving index = fixed index + disp``, with ``disp`` (3, *fixed.shape) in moving voxels."""
     u = np.empty((*fixed.shape, 3), np.float32)
     rest = (moving.affine - fixed.affine) @ np.array([0, 0, 0, 1.0])
     for k in range(fixed.shape[2]):
@@ -94,12 +84,12 @@ def displaced(disp: NDArray, fixed: Geometry, moving: Geometry) -> Field:
 def write_learn2reg(
     path: str | Path, steps: Sequence[Step], fixed: Geometry, moving: Geometry, layout: str = "last"
 ) -> None:
-    """Writes a chain as a Learn2Reg field.
+    """Writes a chain between two 3-D grids as a Learn2Reg field.
 
     Args:
         path: ``.npz``, or ``.nii.gz`` for (X, Y, Z, 3) float32 with the fixed affine.
         steps: chain, fixed to moving.
-        fixed: 3-D grid of the fixed image.
+        fixed: grid of the fixed image.
         moving: grid of the moving image.
         layout: of an npz: "last" writes (X, Y, Z, 3) float32, which the present evaluation reads; "first" writes
             (3, X, Y, Z) float16, the form of 2020 and 2021.

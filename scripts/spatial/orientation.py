@@ -20,9 +20,6 @@ def oriented(grid: Geometry) -> Geometry:
 
     This is the order of axial DICOM slices and of the training data of the bundled networks. Axes oblique to the
     patient keep their order and direction, so the slices of a tilted stack stay as they are stored. 2-D grids stay.
-
-    Args:
-        grid: any grid.
     """
     if grid.ndim == 2:
         return grid

@@ -1,5 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Resampling of images and label maps through a chain of transforms in a single interpolation."""
+"""Resampling of images and label maps through a chain of transforms in a single interpolation.
+
+SimpleITK's filter gives the same values in the same time (1.0 to 1.4 times its seconds here, see docs/results.md). It
+needs the field in double precision and whole; this one works slab by slab and reads the field as it is stored.
+"""
 
 from __future__ import annotations
 
@@ -41,11 +45,7 @@ def resample_image(
         progress: shows a bar.
 
     Returns:
-        (C, *reference.shape), float32, or the type of the image for "nearest"; and the share of voxels inside the
-        image.
-
-    Raises:
-        ValueError: unknown interpolation.
+        (C, *reference.shape), float32 or, for "nearest", the type of the image; and the share of voxels inside it.
     """
     if interpolation not in INTERPOLATIONS:
         raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}.")
@@ -86,17 +86,8 @@ def resample_labels(
     """Resamples a label map: every label is interpolated linearly on its own, and the largest share wins.
 
     The borders are smoother than with "nearest", and it takes longer. Labels are handled one by one, so no one-hot copy
-    of the whole map is made.
-
-    Args:
-        labels: (*moving.shape) integers.
-        moving: grid of the labels.
-        reference: grid of the result.
-        steps: chain from the reference's world to the labels' world.
-        progress: shows a bar.
-
-    Returns:
-        (*reference.shape) in the type of ``labels``, 0 outside; and the share of voxels inside the map.
+    of the whole map is made. Arguments and result are those of :func:`resample_image` for labels (*moving.shape); the
+    value outside is 0.
     """
     source = np.asarray(labels, order="F").T
     result = np.zeros(tuple(reversed(reference.shape)), labels.dtype)

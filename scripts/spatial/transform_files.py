@@ -15,16 +15,10 @@ from ..common.files import there
 from ..common.staging import complete_result
 from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step
 from .fields import VECTOR, check_finite, read_field, write_field
-from .files import load_numbers, read_itk
+from .files import load_itk_transform, load_numbers, read_itk
 from .geometry import FARTHEST_MM, LPS, Geometry, same_grid, usable
 from .itk_images import write_itk
-from .itk_transforms import (
-    ITK_SUFFIXES,
-    field_of,
-    read_itk_transform,
-    vector_image,
-    write_itk_transform,
-)
+from .itk_transforms import ITK_SUFFIXES, field_of, from_itk, vector_image, write_itk_transform
 from .learn2reg import read_learn2reg, write_learn2reg
 
 NIFTI = (".nii", ".nii.gz")
@@ -55,7 +49,7 @@ def read_chain(
     *,
     learn2reg: bool = False,
 ) -> list[Step]:
-    """Reads a list of transforms.
+    """Reads a list of transforms; raises :class:`InputError` for a file that is missing, unreadable or no transform.
 
     Args:
         transforms: files in the order in which a fixed point passes through them, as in
@@ -65,9 +59,6 @@ def read_chain(
         fixed: grid of the fixed image, for Learn2Reg fields and B-splines.
         moving: grid of the moving image, for Learn2Reg fields; None takes the fixed one.
         learn2reg: NIfTI fields without an intent are Learn2Reg's, in voxels.
-
-    Raises:
-        InputError: a file is missing, unreadable or no transform.
     """
     names = transform_names(transforms)
     if not names:
@@ -140,11 +131,7 @@ def write_chain(
 
 
 def suffix_of(path: str | Path, known: Sequence[str]) -> str:
-    """The longest of the known suffixes that a path ends in.
-
-    Raises:
-        InputError: none fits.
-    """
+    """The longest of the known suffixes that a path ends in; :class:`InputError` if none fits."""
     name = Path(path).name.lower()
     fitting = [s for s in known if name.endswith(s)]
     if not fitting:
@@ -173,14 +160,12 @@ def _read(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg
         return [_read_nifti(path, fixed, moving, learn2reg)]
     if kind in VECTOR_IMAGES:
         return [_read_vector_image(path)]
-    if kind == ".txt":
-        matrix = load_numbers(path)
-        if not matrix.size:
-            return read_itk_transform(path, fixed)
+    matrix = load_numbers(path) if kind == ".txt" else np.empty(0)
+    if matrix.size:
         if matrix.shape != (4, 4) or not np.allclose(matrix[3], [0, 0, 0, 1]):
             raise InputError(f"{path} holds numbers of shape {matrix.shape}; an affine is 4 x 4 with 0 0 0 1 below.")
         return [Linear(matrix)]
-    return read_itk_transform(path, fixed)
+    return from_itk(load_itk_transform(path), fixed)
 
 
 def _read_nifti(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg: bool) -> Field:

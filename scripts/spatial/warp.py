@@ -51,9 +51,6 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding: 
 
     Returns:
         (B, C, ...) on the grid of the coordinates.
-
-    Raises:
-        ValueError: unknown mode or padding, or dimensions that do not agree.
     """
     if mode not in MODES or padding not in PADDINGS:
         raise ValueError(f"mode must be one of {MODES} and padding one of {PADDINGS}, got {mode!r} and {padding!r}.")
@@ -71,16 +68,9 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding: 
 
 
 def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
-    """Pulls an image back: ``image(x + ddf(x))``.
+    """Pulls an image (B, C, H, W[, D]) back, ``image(x + ddf(x))``, by a field (B, n, H, W[, D]) in voxels.
 
-    Args:
-        image: (B, C, H, W[, D]) on the grid of the field.
-        ddf: (B, 2 or 3, H, W[, D]), voxels.
-        mode: see :func:`sample`.
-        padding: see :func:`sample`.
-
-    Returns:
-        (B, C, H, W[, D]).
+    ``mode`` and ``padding`` are those of :func:`sample`.
     """
     check_ddf(ddf)
     if image.shape[2:] != ddf.shape[2:]:
@@ -91,12 +81,8 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding: str = "bor
 def compose(first: Tensor, second: Tensor) -> Tensor:
     """The field that warps like ``first`` and then ``second``: ``x -> second(x) + first(x + second(x))``.
 
-    With pull fields, ``warp(warp(image, first), second)`` equals ``warp(image, compose(first, second))`` up to
-    interpolation.
-
-    Args:
-        first: (B, n, ...) voxels, applied to the image first.
-        second: (B, n, ...) voxels, applied to the result.
+    With pull fields (B, n, ...) in voxels, ``warp(warp(image, first), second)`` equals
+    ``warp(image, compose(first, second))`` up to interpolation.
     """
     return second + warp(first, second)
 
@@ -122,16 +108,9 @@ def integrate(velocity: Tensor, steps: int = 6) -> Tensor:
 
 
 def resize_ddf(ddf: Tensor, shape: Sequence[int]) -> Tensor:
-    """Resizes a field to another number of voxels over the same box: resampled **and** rescaled.
+    """Resizes a field (B, n, ...) to another number of voxels over the same box: resampled **and** rescaled.
 
     Both grids span the same edges, as for resized images: voxel i of n lies at (i + 0.5) / n of the extent.
-
-    Args:
-        ddf: (B, n, ...) voxels of its grid.
-        shape: the new grid.
-
-    Returns:
-        (B, n, *shape) voxels of the new grid.
     """
     check_ddf(ddf)
     shape = tuple(shape)

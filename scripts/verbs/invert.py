@@ -60,4 +60,4 @@ def invert(
     field, there, around = invert_chain(steps, fixed_grid, moving_grid or fixed_grid, progress=progress)
     with whole_file(output, inputs) as path:
         write_chain(path, [field], field.grid, fixed_grid)
-    return {"output": str(output), "residual": there.as_dict(), "residual_fixed": around.as_dict()}
+    return {"output": str(output), "residual": there, "residual_fixed": around}

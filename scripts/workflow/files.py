@@ -15,8 +15,7 @@ from ..data.pair import Pair
 from ..data.segmentations import write_segmentation
 from ..data.writer import as_stored, save_nifti, save_picture
 from ..spatial.chain import Field
-from ..spatial.field_stream import stream_field
-from ..spatial.fields import write_field
+from ..spatial.fields import stream_field, write_field
 from ..spatial.geometry import resample, resample_map, world_displacement
 from ..spatial.inversion import invert_chain
 from ..spatial.landmarks import fixed_to_moving, write_landmarks
@@ -70,7 +69,7 @@ def write_fields(folder: Path, pair: Pair, ddf: Tensor, inverse: bool) -> dict:
     write_field(folder / "ddf.nii.gz", u, grid)
     found, there, around = invert_chain([Field(u, grid)], grid, pair.moving.geometry)
     write_field(folder / "inverse_ddf.nii.gz", found.u_lps, found.grid)
-    return {"inverse": {"residual": there.as_dict(), "residual_fixed": around.as_dict()}}
+    return {"inverse": {"residual": there, "residual_fixed": around}}
 
 
 def write_moved(folder: Path, pair: Pair, ddf: Tensor) -> None:

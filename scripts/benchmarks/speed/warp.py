@@ -187,12 +187,14 @@ def main(threads: int = 2, repeats: int = 7, seeds: int = 3, only: str | None = 
     write("|---|---|---|---|---|---|---|\n")
     for row in inverses(seeds):
         there, around = row["there"], row["around"]
-        write(f"| {row['name']} | {there.p95 / row['voxel']:.4f} | {there.p95:.4f} | {there.max:.3f} | ")
-        write(f"{around.p95 / row['voxel']:.4f} | {100 * there.outside:.1f} % | {row['seconds']:.1f} |\n")
+        write(
+            f"| {row['name']} | {there['p95_mm'] / row['voxel']:.4f} | {there['p95_mm']:.4f} | {there['max_mm']:.3f} | "
+        )
+        write(f"{around['p95_mm'] / row['voxel']:.4f} | {there['outside_percent']:.1f} % | {row['seconds']:.1f} |\n")
     write("\n| exponential of a random velocity field | p95 (voxel) | p95 around (voxel) |\n|---|---|---|\n")
     rows = velocities(seeds)
     for key, name in (("iterated", "fixed point"), ("integrated", "integral of the negative velocity")):
-        medians = [statistics.median(row[key][k].p95 for row in rows) for k in range(2)]
+        medians = [statistics.median(row[key][k]["p95_mm"] for row in rows) for k in range(2)]
         write(f"| {name} | {medians[0]:.4f} | {medians[1]:.4f} |\n")
 
 

@@ -7,9 +7,8 @@ import gzip
 import numpy as np
 import pytest
 
-from scripts.spatial import field_stream
-from scripts.spatial.field_stream import stream_field
-from scripts.spatial.fields import write_field
+from scripts.spatial import fields
+from scripts.spatial.fields import stream_field, write_field
 from scripts.spatial.geometry import world_displacement
 from tests.conftest import oblique, rotation, smooth_field
 
@@ -17,7 +16,7 @@ from tests.conftest import oblique, rotation, smooth_field
 @pytest.mark.parametrize("shape", [(12, 9), (12, 9, 7)])
 @pytest.mark.parametrize("slab_voxels", [1, 250, 10**6])
 def test_the_bytes_are_the_same(tmp_path, shape, slab_voxels, monkeypatch):
-    monkeypatch.setattr(field_stream, "SLAB_VOXELS", slab_voxels)
+    monkeypatch.setattr(fields, "SLAB_VOXELS", slab_voxels)
     grid = oblique(shape, (1.5, 2.0, 4.0)[: len(shape)])
     transform = np.eye(4)
     transform[:3, :3], transform[:3, 3] = rotation((1, 0, 2), 7), (4.0, -3.0, 2.0)
