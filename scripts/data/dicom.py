@@ -39,17 +39,10 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_dicom(path: Path, max_gb: float = MAX_GB) -> tuple[NDArray, NDArray]:
-    """Reads a folder with one DICOM series, or a file with one slice.
+    """The values (C, X, Y, Z) and the (4, 4) RAS affine of a folder with one DICOM series, or of a file with one slice.
 
-    Args:
-        path: a folder, whose other files are ignored, or a DICOM file.
-        max_gb: see :func:`scripts.spatial.files.check_size`.
-
-    Returns:
-        The values (C, X, Y, Z) and the (4, 4) RAS affine.
-
-    Raises:
-        InputError: not exactly one series, or not one stack of evenly spaced parallel slices; names the file.
+    Other files in the folder are ignored. Raises :class:`InputError`, which names the file, unless there is exactly one
+    stack of evenly spaced parallel slices.
     """
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     headers = [(p, h) for p in files if (h := _header(p)) is not None and p.name.upper() != "DICOMDIR"]

@@ -28,14 +28,11 @@ def stem_of(path: str | Path) -> str:
 
 
 def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
-    """The images to work on.
+    """The images to work on, as dicts with "path", and "case", a name that is unique in the list.
 
     Args:
         images: one image (a file or a DICOM folder), a list of them, a pattern such as "data/*.nii.gz", or a file with
             one path a line (.txt) or a JSON list (.json); paths in a file are relative to it.
-
-    Returns:
-        Dicts with "path", and "case", a name that is unique in the list.
 
     Raises:
         InputError: nothing is named, nothing matches, the list cannot be read, or an image is named twice.
@@ -76,15 +73,10 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
 
 
 class LoadVolume(Transform):
-    """Reads an image. An error is recorded instead of raised, so that the rest of a list is still done.
+    """Reads the image at "path". An error is recorded instead of raised, so that the rest of a list is still done.
 
-    Args:
-        header: see :func:`scripts.data.reader.read_volume`.
-        frame: of 4-D series.
-
-    Input: a dict with "path".
-
-    Output: the same with "volume", a :class:`scripts.data.reader.Volume`, or with "error", an :class:`InputError`.
+    ``header`` and ``frame`` are those of :func:`scripts.data.reader.read_volume`. Adds "volume", a
+    :class:`scripts.data.reader.Volume`, or "error", an :class:`InputError`.
     """
 
     def __init__(self, header: str = "auto", frame: int | None = None) -> None:

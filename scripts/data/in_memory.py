@@ -20,10 +20,7 @@ NAME = ImageMetaKey.FILENAME_OR_OBJ
 
 
 def image_of(data: Mapping[Hashable, Any], key: Hashable) -> tuple[NDArray, NDArray]:
-    """An image of a dictionary.
-
-    Returns:
-        The array (C, X, Y[, Z]), and its affine (4, 4), voxel index to RAS mm.
+    """The array (C, X, Y[, Z]) of an image of a dictionary, and its affine (4, 4), voxel index to RAS mm.
 
     Raises:
         InputError: a missing key, an image that is not loaded, or another number of axes.
@@ -55,7 +52,7 @@ def affine_of(meta: Mapping[str, Any]) -> NDArray:
 
 
 def on_grid(array: NDArray, meta: Mapping[str, Any], name: Any = None, operations: Sequence = ()) -> MetaTensor:
-    """An array on the grid of an image.
+    """An array (C, *shape) on the grid of an image.
 
     Args:
         array: (C, *shape).
@@ -68,11 +65,7 @@ def on_grid(array: NDArray, meta: Mapping[str, Any], name: Any = None, operation
 
 
 def points_of(data: Mapping[Hashable, Any], key: Hashable) -> NDArray:
-    """The points (..., 3) of a dictionary as (L, 3).
-
-    Raises:
-        InputError: a missing key or another number of coordinates.
-    """
+    """The points (..., 3) of a dictionary as (L, 3); :class:`InputError` if they are missing or have another shape."""
     if data.get(key) is None or np.shape(convert_to_numpy(data[key]))[-1:] != (3,):
         raise InputError(f'Points (..., 3) in RAS mm are needed under "{key}".')
     return convert_to_numpy(data[key], dtype=np.float64).reshape(-1, 3)

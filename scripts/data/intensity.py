@@ -23,15 +23,12 @@ def guess_window(image: Tensor) -> str:
 
 
 def apply_window(image: Tensor, window: str = "auto") -> Tensor:
-    """Maps intensities to [0, 1].
+    """Maps raw intensities (C, H, W[, D]) to float32 in [0, 1].
 
     Args:
-        image: (C, H, W[, D]) raw intensities.
-        window: "mr" clips at the 0.5 and 99.5 percentiles, "ct" at -125 and 275 HU, "none" takes 8-bit values
-            (or values already in [0, 1]) as they are, "auto" chooses by :func:`guess_window`.
-
-    Returns:
-        (C, H, W[, D]) float32 in [0, 1].
+        image: raw intensities.
+        window: "mr" clips at the 0.5 and 99.5 percentiles, "ct" at -125 and 275 HU, "none" takes 8-bit values (or
+            values already in [0, 1]) as they are, "auto" chooses by :func:`guess_window`.
 
     Raises:
         ValueError: an unknown window, or "none" for values outside 0..255.

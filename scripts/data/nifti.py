@@ -34,9 +34,6 @@ def read_nifti(
 
     Returns:
         The values (C, X, Y, Z), the (4, 4) RAS affine in mm, and the header if it is NIfTI.
-
-    Raises:
-        InputError: unreadable, too large, a displacement field, or an impossible voxel size.
     """
     with readable(path, "NIfTI"):
         image = nib.load(path)

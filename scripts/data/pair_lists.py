@@ -20,15 +20,11 @@ from .splits import split_of
 
 
 def read_pairs(path: str | Path) -> list[dict]:
-    """Reads a list of pairs for training or evaluation.
+    """Reads a list of pairs for training or evaluation, see :func:`scripts.data.pair_rows.pair_rows`.
 
-    Args:
-        path: CSV with a header line, or a JSON list of objects. Columns "moving" and "fixed"; optionally "name",
-            "moving_subject", "fixed_subject", "moving_label", "fixed_label", "moving_mask", "fixed_mask",
-            "moving_landmarks", "fixed_landmarks", "init". Relative paths start at the folder of the list.
-
-    Raises:
-        InputError: the list cannot be read, lacks a column, is empty, or names a file that does not exist.
+    Columns are "moving" and "fixed"; optionally "name", "moving_subject", "fixed_subject", "moving_label",
+    "fixed_label", "moving_mask", "fixed_mask", "moving_landmarks", "fixed_landmarks", "init". A missing file raises
+    :class:`InputError`.
     """
     pairs = pair_rows(path)
     for number, pair in enumerate(pairs, start=1):
@@ -44,11 +40,7 @@ def subjects(pairs: Sequence[dict]) -> set[str]:
 
 
 def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
-    """The training pairs, checked to share no subject with validation.
-
-    Raises:
-        InputError: a subject is in both.
-    """
+    """The training pairs; raises :class:`InputError` if they share a subject with the validation pairs."""
     common = subjects(training) & subjects(validation)
     if common:
         raise InputError(
@@ -77,11 +69,7 @@ def acdc_frames(folder: Path) -> dict[str, str]:
 
 
 def mask_file(folder: str, stem: str) -> Path:
-    """The mask file of an image: its own name, or the name that ``python -m scripts masks`` gives.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The mask file of an image: its own name, or the name that ``python -m scripts masks`` gives."""
     choices = [Path(folder) / f"{stem}{end}.nii.gz" for end in ("", "_masks")]
     for path in choices:
         if path.exists():
@@ -95,7 +83,7 @@ def acdc_pairs(data_dir: str, subset: str, cache_dir: str, crop: int = 128, mask
     Args:
         data_dir: folder with ``acdc/`` and ``splits/acdc.json``.
         subset: "training" or "validation".
-        cache_dir: the cropped files are kept here.
+        cache_dir: keeps the cropped files.
         crop: in-plane side in pixels, 0 for whole images; slices stay native.
         mask_dir: folder of uncropped masks, see :func:`mask_file`; None for pairs without masks.
     """
@@ -128,7 +116,7 @@ def abdomen_pairs(
     Args:
         data_dir: folder with ``abdomen_ct/`` and ``splits/abdomen_ct.json``.
         subset: "training" or "validation".
-        cache_dir: the affine matrices are kept here.
+        cache_dir: keeps the affine matrices.
         mask_dir: folder of masks, see :func:`mask_file`; None for pairs without masks.
         every: takes every n-th pair only.
     """
@@ -156,12 +144,5 @@ def abdomen_pairs(
 
 
 def phantom_pairs(sample_dir: str, count: int, first_seed: int = 0, sample: str = "cardiac") -> list[dict]:
-    """Phantom pairs, for training without data.
-
-    Args:
-        sample_dir: folder of the files.
-        count: number of pairs.
-        first_seed: seed of the first pair; validation needs other seeds.
-        sample: "cardiac" or "abdomen".
-    """
+    """``count`` phantom pairs, for training without data; validation needs another ``first_seed``."""
     return [pair_list(sample_dir, sample, seed)[0] for seed in range(first_seed, first_seed + count)]

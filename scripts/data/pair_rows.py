@@ -24,16 +24,13 @@ FRAMES = ("moving_frame", "fixed_frame")
 def pair_rows(
     path: str | Path, columns: Sequence[str] | None = None, needed: Sequence[str] = IMAGES
 ) -> list[dict[str, Any]]:
-    """Reads a list of pairs.
+    """Reads a list of pairs: the values of each by column, files as paths, frames as numbers, everything else as text.
 
     Args:
-        path: CSV with a header row, or JSON with a list of objects (or {"pairs": [...]}). Paths in it are relative to
-            its folder.
+        path: CSV or TSV with a header row, or JSON with a list of objects (or {"pairs": [...]}). Paths in it are
+            relative to its folder.
         columns: the keys that are accepted besides "name"; None accepts any.
         needed: columns that every row must fill.
-
-    Returns:
-        The values of each pair by column: files as paths, frames as numbers, everything else as text.
 
     Raises:
         InputError: the file is missing, malformed or empty, has an unknown column, or a row lacks a needed value.

@@ -46,7 +46,7 @@ class WorkingPrompt:
 
 
 class PlacePrompt(Transform):
-    """Adds "prompt", a :class:`WorkingPrompt`, to what :class:`scripts.data.pair.LoadPair` made.
+    """Adds "prompt", a :class:`WorkingPrompt`, to the output of :class:`scripts.data.pair.LoadPair`.
 
     Args:
         source: the image that the prompt belongs to.

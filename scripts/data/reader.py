@@ -107,7 +107,7 @@ def checked_volume(
     nifti: nib.Nifti1Header | None = None,
     said: Sequence[str] = (),
 ) -> Volume:
-    """An image from memory or from a file, refused where it cannot be registered.
+    """An image (C, X, Y[, Z]) from memory or from a file, refused where it cannot be registered.
 
     Args:
         array: (C, X, Y[, Z]).
@@ -115,9 +115,6 @@ def checked_volume(
         path: of its file, or its name in messages.
         nifti: its NIfTI header.
         said: sentences about what is odd in the image.
-
-    Raises:
-        InputError: neither grey nor colour, too few voxels, or an impossible voxel size.
     """
     said = list(said)
     if len(array) not in (1, 3, 4):
@@ -152,11 +149,7 @@ def checked_volume(
 
 
 def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
-    """The image as float32, checked to contain something to register.
-
-    Args:
-        volume: an image.
-        fill_nan: value for NaN and infinite voxels; None refuses them.
+    """The image as float32, checked to contain something to register; ``fill_nan`` replaces NaN and infinite voxels.
 
     Raises:
         InputError: NaN or infinite values, complex ones, or the same value everywhere.

@@ -25,11 +25,7 @@ MAKERS = {"cardiac": cardiac_pair, "abdomen": abdomen_pair}
 
 
 def write_phantom(folder: str | Path, pair: PhantomPair) -> dict[str, str]:
-    """Writes a phantom pair with labels, landmarks and the true field.
-
-    Args:
-        folder: made if missing.
-        pair: what to write; 2-D images get one slice.
+    """Writes a phantom pair with labels, landmarks and the true field; 2-D images get one slice.
 
     Returns:
         Paths by role: moving, fixed, moving_label, fixed_label, moving_landmarks, fixed_landmarks, true_ddf.
@@ -57,17 +53,14 @@ def write_phantom(folder: str | Path, pair: PhantomPair) -> dict[str, str]:
 
 
 def pair_list(sample_dir: str, sample: str = "cardiac", sample_seed: int = 0, **paths) -> list[dict]:
-    """The list of the one pair to register.
+    """The list of the one pair to register: the user's files, or a phantom if neither image is named.
 
     Args:
-        sample_dir: where a phantom pair is kept if neither image is given.
+        sample_dir: keeps the phantom pair.
         sample: "cardiac" or "abdomen", the kind of phantom.
         sample_seed: its seed.
         paths: moving, fixed, and optionally their labels, landmarks and frames, see
             :class:`scripts.data.pair.LoadPair`.
-
-    Raises:
-        InputError: only one of the two images is named, or an unknown phantom.
     """
     named = [role for role in ("moving", "fixed") if paths.get(role)]
     if len(named) == 1:
@@ -81,16 +74,7 @@ def pair_list(sample_dir: str, sample: str = "cardiac", sample_seed: int = 0, **
 
 
 def image_list(sample_dir: str, images: str | Sequence[str] | None = None, sample: str = "cardiac") -> list[dict]:
-    """The images to segment, see :func:`scripts.data.images.image_items`; a phantom pair if none is given.
-
-    Args:
-        sample_dir: where a phantom pair is kept if no image is given.
-        images: an image, a pattern, or a list.
-        sample: kind of the phantom.
-
-    Raises:
-        InputError: images that cannot be found, or an unknown phantom.
-    """
+    """The images to segment, see :func:`scripts.data.images.image_items`; a phantom pair if none is given."""
     if not images:
         folder = phantom_folder(sample_dir, sample, 0)
         images = [str(folder / "moving.nii.gz"), str(folder / "fixed.nii.gz")]
@@ -98,11 +82,7 @@ def image_list(sample_dir: str, images: str | Sequence[str] | None = None, sampl
 
 
 def phantom_folder(sample_dir: str, sample: str, seed: int) -> Path:
-    """The folder of a phantom pair, generated if it does not exist yet.
-
-    Raises:
-        InputError: an unknown phantom.
-    """
+    """The folder of a phantom pair, generated if it does not exist yet; :class:`InputError` for an unknown kind."""
     if sample not in MAKERS:
         raise InputError(f"sample must be one of {', '.join(MAKERS)}, got {sample!r}.")
     folder = Path(sample_dir) / f"{sample}_{seed}"

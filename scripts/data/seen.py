@@ -48,12 +48,7 @@ SEEN = {
 
 
 def quartiles(array: NDArray, window: str) -> tuple[float, ...]:
-    """The SHARES of the windowed intensities of an image.
-
-    Args:
-        array: (C, *shape) raw intensities; colours are averaged.
-        window: see :func:`scripts.data.intensity.apply_window`.
-    """
+    """The SHARES of the windowed intensities of an image (C, *shape); colours are averaged."""
     flat = array.reshape(len(array), -1)
     some = np.ascontiguousarray(flat[:, :: max(1, flat.shape[1] // SAMPLED)], np.float32)
     grey = apply_window(torch.from_numpy(some), window).mean(dim=0)
@@ -61,13 +56,7 @@ def quartiles(array: NDArray, window: str) -> tuple[float, ...]:
 
 
 def unlike(volume: Volume, model: str, window: str = "auto") -> str | None:
-    """How an image differs from the training images of a bundled model; None if it resembles them.
-
-    Args:
-        volume: an image, finite.
-        model: one of SEEN.
-        window: its intensity window.
-    """
+    """How a finite image differs from the training images of a bundled model of SEEN; None if it resembles them."""
     seen = SEEN[model]
     if window == "auto":
         window = guess_window(torch.from_numpy(np.asarray(volume.array, np.float32)))

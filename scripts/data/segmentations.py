@@ -47,13 +47,7 @@ class Segment:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Regions on one grid.
-
-    Attributes:
-        layers: (L, *geometry.shape) label maps, uint8 or uint16, 0 for the background.
-        geometry: their grid.
-        segments: the regions.
-    """
+    """Regions on one grid; ``layers`` (L, *geometry.shape) are label maps, uint8 or uint16, 0 for the background."""
 
     layers: NDArray
     geometry: Geometry
@@ -79,10 +73,6 @@ def pack(
         names: one per region.
         grid: of the masks.
         colours: one per region; :func:`pair_colours` if None.
-
-    Raises:
-        ValueError: more or fewer masks than names, or a mask of another shape.
-        InputError: more regions than a 16-bit label map can hold.
     """
     if len(names) > np.iinfo(np.uint16).max:
         raise InputError(f"{len(names)} regions do not fit into a 16-bit segmentation; keep fewer with --max_pairs.")
@@ -102,11 +92,9 @@ def pack(
 
 
 def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
-    """Writes a segmentation of 3D Slicer.
+    """Writes a segmentation of 3D Slicer, which tells it from an image by the suffix ``.seg.nrrd``.
 
-    Args:
-        path: ends in ``.seg.nrrd``, which is how Slicer tells a segmentation from an image.
-        segmentation: what to write; one on a 2-D grid becomes a single slice.
+    A segmentation on a 2-D grid becomes a single slice.
     """
     image = itk_image(segmentation.layers, segmentation.geometry)
     image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
@@ -150,11 +138,7 @@ def _extent(mask: NDArray) -> str:
 
 
 def read_segmentation(path: str | Path) -> Segmentation:
-    """Reads a segmentation of 3D Slicer, or one of :func:`write_segmentation`.
-
-    Raises:
-        InputError: the file is missing, damaged, or an image without segments.
-    """
+    """Reads a segmentation of 3D Slicer, or one of :func:`write_segmentation`."""
     try:
         image = read_itk(path)
         layers, affine = channels_of(image)

@@ -11,16 +11,7 @@ from ..common.errors import InputError
 
 
 def split_of(split_dir: str | Path | None, data: str, subset: str) -> list[str]:
-    """The subjects of one part of a split.
-
-    Args:
-        split_dir: folder of the files ``DATA.json``, each with the lists "training" and "validation".
-        data: "acdc" or "abdomen_ct".
-        subset: "training" or "validation".
-
-    Raises:
-        InputError: no folder was given, or it has no such file or list.
-    """
+    """The subjects of the part "training" or "validation" of the file ``DATA.json`` in a folder of splits."""
     if split_dir is None:
         raise InputError(f"No folder of splits was given; name the one that holds {data}.json with --split_dir.")
     path = Path(split_dir) / f"{data}.json"

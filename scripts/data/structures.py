@@ -24,7 +24,7 @@ MaskSource = Callable[[Volume, Sequence[str]], Any]
 
 
 class AddMasks(Transform):
-    """Adds the masks of both images.
+    """Adds the masks of both images to the output of :class:`scripts.data.pair.LoadPair`.
 
     Args:
         structures: names, lower case; structure i has the label i + 1.
@@ -33,13 +33,9 @@ class AddMasks(Transform):
             (:class:`scripts.data.reader.Volume`) and the names, and returns a label map on its grid, or an object with
             the attribute ``labels``.
 
-    Input: the output of :class:`scripts.data.pair.LoadPair`.
-
-    Output: the same dict with "masks" (2, *working.shape) float, moving and fixed labels on the working grid, 0 where
-    the images are excluded; "pair" holds the masks on their own grids.
-
-    Raises:
-        InputError: a mask with a label that has no name, or the source "label" without label maps.
+    "masks" (2, *working.shape) float are the moving and fixed labels on the working grid, 0 where the images are
+    excluded; "pair" holds the masks on their own grids. A label without a name, or "label" without label maps, raises
+    :class:`InputError`.
     """
 
     def __init__(self, structures: Sequence[str], source: str | MaskSource | None = None) -> None:

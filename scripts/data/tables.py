@@ -16,15 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a cell that begins so is com
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows; the columns are those of all rows, in order of appearance.
-
-    Args:
-        path: see :func:`scripts.common.files.whole_file`.
-        rows: values by column; a missing value is left empty.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Writes rows by column, complete or not at all; the columns are those of all rows, in order of appearance."""
     safe = [{plain_cell(k): plain_cell(v) for k, v in row.items()} for row in rows]
     with whole_file(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.DictWriter(stream, list(dict.fromkeys(k for row in safe for k in row)), lineterminator="\n")

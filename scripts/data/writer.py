@@ -26,13 +26,9 @@ EXTENT_KEYS = ("_Extent", "ReferenceImageExtentOffset")  # of Slicer segmentatio
 
 
 def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
-    """Writes an image in the format that its suffix says.
+    """Writes an image (C, *grid.shape) in the format that its suffix says.
 
-    Args:
-        path: NIfTI, NRRD, MetaImage or a picture.
-        array: (C, *grid.shape) in the type to store.
-        grid: its grid.
-        like: the image it derives from; NIfTI headers and the fields of NRRD files (label names) are kept.
+    ``like`` is the image it derives from: NIfTI headers and the fields of NRRD files (label names) are kept.
 
     Raises:
         InputError: a picture of a volume, or of values that are not 8 or 16-bit integers; values that are not finite.
@@ -81,11 +77,7 @@ def itk_metadata(path: str | Path) -> dict[str, str]:
 def save_nifti(path: Path, array: NDArray, grid: Geometry, header: nib.Nifti1Header | None = None) -> None:
     """Writes an array (*grid.shape) or, in colour, (*grid.shape, 3), as ITK does; a 2-D one has one slice.
 
-    Args:
-        path: ``.nii.gz``.
-        array: what to write, in the type to store.
-        grid: its grid, written as sform and qform.
-        header: of the image it derives from; descriptive fields and intent are kept.
+    Descriptive fields and intent of ``header``, that of the image it derives from, are kept.
     """
     check_finite(array, path.name)
     channels = array.shape[grid.ndim :]

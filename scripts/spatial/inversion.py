@@ -172,7 +172,7 @@ def round_trip(
 
 
 def summary(errors_mm: NDArray) -> dict[str, float | int]:
-    """ "mean_mm", "p95_mm", "max_mm", "points" of errors (L,) in mm, and "outside_percent", the share that is nan."""
+    """Errors (L,) in mm as mean_mm, p95_mm, max_mm, points (numbers) and outside_percent (share of nan)."""
     known = errors_mm[np.isfinite(errors_mm)]
     spread = (known.mean(), np.percentile(known, 95), known.max()) if len(known) else [float("nan")] * 3
     lengths = dict(zip(("mean_mm", "p95_mm", "max_mm"), map(float, spread)))

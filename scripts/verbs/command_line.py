@@ -37,12 +37,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class Command:
-    """What one command takes.
-
-    Args:
-        name: of the command.
-        program: what the user types before it.
-    """
+    """What the command ``name`` takes; ``program`` is what the user types before it."""
 
     def __init__(self, name: str, program: str) -> None:
         self.name, self.program = name, f"{program} {name}"
@@ -53,12 +48,7 @@ class Command:
         self.arguments = {a.name: a for a in self.signature.arguments}
 
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
-        """Arguments and options by name, with values of the right kind.
-
-        Raises:
-            InputError: an option that does not exist, a value of another kind, a word too many, or one that is missing.
-            SystemExit: after ``--help``, with code 0.
-        """
+        """Arguments and options by name, with values of the right kind; exits after ``--help``, with code 0."""
         words, deep = self._named(words)
         parser = self._parser(deep)
         given = vars(parser.parse_intermixed_args(words))
@@ -162,12 +152,7 @@ def default_text(value: Any) -> str:
 
 
 def parse(words: Sequence[str], program: str) -> tuple[str, dict[str, Any]]:
-    """Command and arguments that the words ask for.
-
-    Raises:
-        InputError: what cannot be used, in one sentence.
-        SystemExit: after ``--help``, with code 0.
-    """
+    """Command and arguments that the words ask for; exits after ``--help``, with code 0."""
     if not words or words[0] in ("--help", "-h"):
         parser = _Parser(program, description="SAM registration: aligns two medical images.", add_help=False)
         commands = parser.add_argument_group("commands", f"{program} COMMAND --help shows the options of a command.")

@@ -35,7 +35,7 @@ def measure_case(
     """Measures one case.
 
     Args:
-        case: what to read.
+        case: what to read, see :mod:`scripts.verbs.cases`.
         points_frame: of landmarks in text files.
         learn2reg: fields and landmarks are voxels, images are compared voxel by voxel whatever their headers say, and
             the Jacobian determinant leaves out two voxels at every border.
@@ -44,9 +44,6 @@ def measure_case(
     Returns:
         metrics ready for JSON ("dice", "hd95_mm" and more by stage and structure; "tre_mm" by stage; "region_dice" by
         stage and pair, of a result folder; "field"), the chain, and the fixed grid.
-
-    Raises:
-        InputError: whatever cannot be used, in one sentence.
     """
     labels = {r: _label(case.get(f"{r}_label")) for r in ("fixed", "moving")}
     grids = {r: _grid(case.get(r), labels[r]) for r in ("fixed", "moving")}

@@ -106,11 +106,7 @@ def resolve(
     preset: str = "default",
     **options: Any,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Config files and values of a call of :func:`register`.
-
-    Raises:
-        InputError: an unknown method or preset, no output folder, or both or neither of two images and a list.
-    """
+    """Config files and values of a call of :func:`register`; :class:`InputError` for a call that makes no sense."""
     if method not in (*METHODS, AUTO):
         raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}, {AUTO}.")
     if pairs is not None and (moving is not None or fixed is not None):
@@ -145,11 +141,7 @@ def _chosen(values: Mapping[str, Any], preset: str, options: Mapping[str, Any]) 
 
 
 def preset_files(name: str, method: str) -> list[str]:
-    """The config overlay of a preset of a method, none for "default".
-
-    Raises:
-        InputError: the method has no such preset.
-    """
+    """The config overlay of a preset of a method, none for "default"; raises :class:`InputError` if there is none."""
     folder = "presets" if method == "samreg" else f"presets/{method}"
     known = sorted(p.stem for p in (CONFIGS / folder).glob("*.json"))
     if name != "default" and name not in known:

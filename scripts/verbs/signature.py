@@ -37,13 +37,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a function takes.
-
-    Attributes:
-        arguments: in order.
-        summary: first paragraph of the docstring.
-        free: it also takes the options of its configs.
-    """
+    """What a function takes; ``free`` says that it also takes the options of its configs."""
 
     arguments: tuple[Argument, ...]
     summary: str

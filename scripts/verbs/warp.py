@@ -120,11 +120,7 @@ def warp(
 
 
 def whole_numbers(volume: Volume) -> np.ndarray:
-    """The array of a label map, in an integer type.
-
-    Raises:
-        InputError: colour, or values that are not whole numbers.
-    """
+    """The array of a label map, in an integer type; :class:`InputError` for colour or other values."""
     if len(volume.array) != 1:
         raise InputError(f"{volume.path} has {len(volume.array)} values a voxel; a label map has one.")
     if volume.array.dtype.kind in "iu":

@@ -41,11 +41,7 @@ def warp_regions(
     learn2reg: bool,
     inputs: Iterable[str | Path],
 ) -> dict:
-    """Moves a segmentation with overlapping regions; the arguments are those of :func:`scripts.verbs.warp.warp`.
-
-    Raises:
-        InputError: the output is not a segmentation, or nothing says its grid.
-    """
+    """Moves a segmentation with overlapping regions; the arguments are those of :func:`scripts.verbs.warp.warp`."""
     if not str(output).lower().endswith(SUFFIX):
         raise InputError(f"{input} contains overlapping regions, which only a {SUFFIX} file can hold; got {output}.")
     regions = read_segmentation(input)

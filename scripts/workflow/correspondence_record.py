@@ -37,15 +37,9 @@ def correspondence_record(
     parameters: Mapping[str, Any],
     method: Mapping[str, str | None],
 ) -> dict[str, Any]:
-    """The content of correspondence.json.
+    """The content of correspondence.json; ``metrics`` are those of :func:`scripts.metrics.pair.pair_metrics`.
 
-    Args:
-        pair: the images.
-        result: the registration.
-        metrics: of :func:`scripts.metrics.pair.pair_metrics`.
-        warnings: about the images and the run; doubts about the result are added.
-        parameters: settings of the run.
-        method: "name", and "reason" where it was chosen automatically.
+    To the ``warnings`` about the images and the run, doubts about the result are added.
     """
     record = {
         "moving": pair.moving.path,

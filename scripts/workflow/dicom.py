@@ -21,11 +21,7 @@ ROLES = ("moving", "fixed")
 
 
 def check_dicom(moving: str | Path, fixed: str | Path) -> tuple[Series, Series]:
-    """Both series, if DICOM results can be written for them.
-
-    Raises:
-        InputError: no DICOM folders, series that cannot be used, or series of two patients.
-    """
+    """Both series, if DICOM results can be written for them; :class:`InputError` says why not."""
     series = read_series(moving), read_series(fixed)
     patients = [s.first.get("PatientID", "") for s in series]
     if patients[0] != patients[1]:
@@ -40,21 +36,11 @@ def check_dicom(moving: str | Path, fixed: str | Path) -> tuple[Series, Series]:
 
 
 def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -> list[str]:
-    """Writes what a result folder contains as DICOM objects, into its folder ``dicom``.
+    """Writes what a result folder contains as DICOM objects into its folder ``dicom``; returns their relative paths.
 
     ``moved/`` is the moved image as a derived series, ``moving_regions.dcm`` and ``fixed_regions.dcm`` are the paired
     regions as Segmentation objects, and ``registration.dcm`` is the field as a Deformable Spatial Registration object.
-
-    Args:
-        output_dir: the result folder.
-        moving: folder of the moving series.
-        fixed: folder of the fixed series.
-
-    Returns:
-        the paths written, relative to ``output_dir``.
-
-    Raises:
-        InputError: see :func:`check_dicom`, or the folder cannot be written.
+    ``moving`` and ``fixed`` are the folders of the series.
     """
     # highdicom takes a second to import, and needs a newer pydicom than MONAI Label can have.
     from ..data.dicom_objects.segmentation import tracking_uids, write_segmentation_object

@@ -50,13 +50,7 @@ def write_regions(folder: Path, pair: Pair, result: Registration) -> None:
 
 
 def write_fields(folder: Path, pair: Pair, ddf: Tensor, inverse: bool) -> dict:
-    """Writes the field and, on request, its inverse.
-
-    Args:
-        folder: where to write.
-        pair: the images.
-        ddf: (1, n, *fixed.shape) fixed voxels.
-        inverse: also write the field that pulls the fixed image to the moving grid.
+    """Writes the field (1, n, *fixed.shape), fixed voxels, and on request its inverse, which pulls the fixed image.
 
     Returns:
         the error of the inverse under "inverse", or nothing.

@@ -62,14 +62,8 @@ def sole_writer(folder: str | Path) -> Iterator[Path]:
 def hold(folder: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
     """Locks an output folder until the program ends: how a config that MONAI's own command runs begins.
 
-    Does nothing where this thread has locked it, nor in any but the first of several processes that share the work.
-
-    Args:
-        folder: of the results.
-        inputs: files and folders that no result may overwrite; None is ignored.
-
-    Raises:
-        InputError: see :func:`sole_writer`; or a result would overwrite an input.
+    Does nothing if this thread has locked it, nor in any but the first of several processes that share the work. Raises
+    :class:`InputError` as :func:`sole_writer` does, or if a result would overwrite one of the ``inputs``.
     """
     check_inputs(Path(folder), inputs)
     if int(os.environ.get("RANK", "0")) or Path(folder).resolve() in _folders():

@@ -45,15 +45,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
-    """The items, if writing their masks replaces no file of the user.
-
-    Args:
-        items: see :func:`scripts.data.images.image_items`.
-        output_dir: folder of the results.
-
-    Raises:
-        InputError: a label map would replace an image of the list, or a file that this command did not write.
-    """
+    """The items of :func:`scripts.data.images.image_items`, if writing their masks replaces no file of the user."""
     inputs = {Path(item["path"]).resolve() for item in items}
     for item in items:
         path, record = output_paths(output_dir, item["case"])
@@ -75,13 +67,8 @@ class FindDone(Transform):
         names: structures.
         modality: see :meth:`scripts.masks.source.MaskSource.forward`.
 
-    Input: the output of :class:`scripts.data.images.LoadVolume`.
-
-    Output: the same with "key", and "done", the record, if the masks are complete; or with "error" if the label map
-    was edited since.
-
-    Raises:
-        InputError: on construction, for a name that the source does not have.
+    Adds "key" to the output of :class:`scripts.data.images.LoadVolume`, and "done", the record, if the masks are
+    complete, or "error" if the label map was edited since.
     """
 
     def __init__(
@@ -120,9 +107,7 @@ def item_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = 
 class MaskInferer:
     """Makes the masks of one item. A failure is recorded, so that the rest of a list is still done.
 
-    Args:
-        names: structures.
-        modality: see :meth:`scripts.masks.source.MaskSource.forward`.
+    ``names`` and ``modality`` are those of :meth:`scripts.masks.source.MaskSource.forward`.
     """
 
     def __init__(self, names: str | Sequence[str], modality: str = "auto") -> None:
@@ -141,16 +126,11 @@ class MaskInferer:
 
 
 class SaveMasks(Transform):
-    """Writes the masks of one image; the postprocessing of the evaluator.
+    """Writes the masks that ``source`` made of one image; the postprocessing of the evaluator.
 
-    Args:
-        output_dir: folder of the results.
-        source: made the masks.
-
-    Input: a dict with "path", "case", "key" and "pred" (Masks, an exception, or None if "done").
-
-    Output: the same with "record". In the folder: ``CASE_masks.nii.gz`` on the image's grid, and ``CASE_masks.json``
-    with the value and the volume in ml of each structure.
+    Input: a dict with "path", "case", "key" and "pred" (Masks, an exception, or None if "done"). Adds "record". In
+    ``output_dir``: ``CASE_masks.nii.gz`` on the image's grid, and ``CASE_masks.json`` with the value and the volume in
+    ml of each structure.
     """
 
     def __init__(self, output_dir: str | Path, source: MaskSource) -> None:
@@ -190,13 +170,7 @@ class SaveMasks(Transform):
 
 
 class MaskSummary:
-    """Handler of the evaluator: a progress bar during the run, a table at the end.
-
-    Args:
-        total: number of images.
-        progress: shows the bar.
-        write: receives the lines of the table.
-    """
+    """Handler of the evaluator: a progress bar over ``total`` images, and a table for ``write`` at the end."""
 
     def __init__(self, total: int, progress: bool = True, write: Callable[[str], None] = logger.info) -> None:
         self.total, self.progress, self.write = total, progress, write
@@ -228,11 +202,7 @@ class MaskSummary:
 
 
 def end_masks(summary: MaskSummary) -> None:
-    """Ends the program with exit code 4 if some images failed.
-
-    Raises:
-        InputError: every image failed.
-    """
+    """Ends the program with exit code 4 if some images failed; :class:`InputError` if all did."""
     failed = [r for r in summary.records if r["status"].startswith("failed")]
     if failed and len(failed) == len(summary.records):
         raise InputError(failed[0]["status"].removeprefix("failed: "))

@@ -11,12 +11,7 @@ from ..metrics.pair import pair_metrics
 
 
 class MeasurePair(Transform):
-    """Computes the metrics that :class:`scripts.workflow.outputs.SaveRegistration` writes, on the native grid.
-
-    Input: a dict with "pair" and "pred" (a registration).
-
-    Output: the same dict with "metrics".
-    """
+    """Adds the "metrics" that :class:`scripts.workflow.outputs.SaveRegistration` writes, on the native grid."""
 
     def __call__(self, data: Mapping) -> dict:
         pair = data["pair"]

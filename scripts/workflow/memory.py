@@ -23,23 +23,13 @@ WORTH_SAYING_MB = 1000
 
 
 def writing_mb(pair: Pair, regions: int = REGIONS) -> float:
-    """Memory that registering and writing a pair needs beyond its images, in units of 2**20 bytes.
-
-    Args:
-        pair: the images.
-        regions: number of region pairs.
-    """
+    """Memory that registering and writing a pair needs beyond its images, in units of 2**20 bytes."""
     fixed, working = (int(np.prod(grid.shape)) for grid in (pair.fixed.geometry, pair.working))
     return (FIXED_BYTES * fixed + (WORKING_BYTES + 2 * regions) * working) / 2**20
 
 
 class CheckMemory(Transform):
-    """Says how much memory a large pair needs, and warns if less is available.
-
-    Input: the output of :class:`scripts.data.pair.LoadPair`.
-
-    Output: the same dict, with a sentence under "warnings" if the pair may not fit.
-    """
+    """Says how much memory a large pair needs, and adds a sentence to "warnings" if less is available."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pair: Pair = data["pair"]

@@ -161,14 +161,10 @@ def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volum
 
 
 def is_heart(labels: NDArray, spacing: tuple[float, ...]) -> bool:
-    """Whether a label map has the form of a heart, as masks of something else have not.
+    """Whether labels (X, Y, Z), 1 to 3 as in HEART, have the form of a heart, unlike masks of something else.
 
-    The three structures have volumes that hearts have and are in one piece each, and in the slices myocardium
-    lies all around the cavity of the left ventricle.
-
-    Args:
-        labels: (X, Y, Z), values 1 to 3 as in HEART.
-        spacing: mm; slices are cut along the axis of the thickest voxels.
+    The three structures have volumes that hearts have and are in one piece each, and in the slices, cut along the axis
+    of the thickest voxels, myocardium lies all around the cavity of the left ventricle.
     """
     for value in (1, 2, 3):
         pieces, _ = ndimage.label(labels == value)

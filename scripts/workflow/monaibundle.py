@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The bundle under MONAI Label's generic app ``monaibundle``, which sends one image and expects a label map back.
 
-That app runs ``configs/inference.json`` by itself: preprocessing, inferer, postprocessing. It sets ``use_click`` in the
-config, which tells the config that it is at work.
+That app runs the parts of ``configs/inference.json``: preprocessing, inferer, postprocessing. It sets ``use_click`` in
+the config, which tells the config that it is at work.
 """
 
 from __future__ import annotations
@@ -21,11 +21,7 @@ from ..spatial.geometry import resample_map
 
 
 class RequestedPair(Transform):
-    """The image of a request becomes the fixed one; the parameter "moving" of the request names the other.
-
-    Raises:
-        InputError: the request names no moving image.
-    """
+    """The image of a request becomes the fixed one; the parameter "moving" of the request must name the other."""
 
     def __call__(self, data: Mapping) -> dict:
         if not isinstance(data.get("moving"), str):
@@ -46,10 +42,8 @@ class NetworkInput(Transform):
 class CarriedLabels(Transform):
     """The labels of the moving image on the grid of the fixed one, as the answer to a request.
 
-    Input: a dict with "masks" (2, *shape), "pair" and "pred" (:class:`Registration`).
-
-    Output: the same with "pred" (1, X, Y, Z), the label map named by the parameter "moving_label" or else the masks of
-    structures that the network used, and "image_meta_dict" with its affine.
+    "pred" becomes the label map (1, X, Y, Z) named by the parameter "moving_label", or else the masks of structures
+    that the network used; "image_meta_dict" has its affine.
     """
 
     def __call__(self, data: Mapping) -> dict:

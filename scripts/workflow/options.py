@@ -152,14 +152,8 @@ def sam_overlay(name: Any) -> str | None:
 def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
     """Refuses options that the configs do not have, and values of another kind.
 
-    MONAI adds an unknown key to a config without a word, so a mistyped option would do nothing.
-
-    Args:
-        files: paths of config files.
-        options: values by key; keys may lead into the config, as in "evaluator#amp".
-
-    Raises:
-        InputError: the first option that cannot be used.
+    MONAI adds an unknown key to a config without a word, so a mistyped option would do nothing. Keys may lead into the
+    config, as in "evaluator#amp".
     """
     from monai.bundle import ConfigParser  # loads torch, which --help does not need
 
@@ -180,16 +174,13 @@ def no_option(key: str, known: Iterable[str]) -> InputError:
 
 
 def check_value(name: str, value: Any, default: Any = None, kind: str | None = None) -> None:
-    """Refuses a value that is not of the option's kind.
+    """Refuses a value that is not of the option's kind; an expression of a config passes.
 
     Args:
         name: of the option.
-        value: as given; an expression of a config passes.
+        value: as given.
         default: of the option. A number may be None only where its default is None or an expression.
         kind: by default that of :data:`OPTIONS`, and of other options that of their default.
-
-    Raises:
-        InputError: with the name, the kind and the value.
     """
     by_default = {bool: "switch", int: "number", float: "number"}.get(type(default), "value")
     kind = kind or KINDS.get(name, by_default)
@@ -229,14 +220,7 @@ def read_value(text: str, kind: str = "value") -> Any:
 
 
 def check_command_line(words: Sequence[str]) -> None:
-    """Refuses what :func:`check_options` refuses among the words of MONAI's command ``run``.
-
-    Args:
-        words: as the shell gives them, after ``run``.
-
-    Raises:
-        InputError: the first option that cannot be used.
-    """
+    """Refuses what :func:`check_options` refuses among the words after ``run`` of MONAI's command."""
     from monai.bundle import run
 
     options: dict[str, Any] = {}

@@ -80,11 +80,8 @@ def unwrapped() -> Iterator[None]:
 def plain_errors() -> None:
     """An :class:`InputError` that ends MONAI's command or a program of this package prints one sentence; exit code 1.
 
-    Called first by every config. Other programs keep their ``sys.excepthook`` and their logging.
-    Where MONAI's command runs the config, its options are checked, because MONAI takes unknown ones without a word.
-
-    Raises:
-        InputError: an option of the command line that the config does not have, or a value of another kind.
+    Called first by every config. Other programs keep their ``sys.excepthook`` and their logging. If MONAI's command
+    runs the config, its options are checked, because MONAI takes unknown ones without a word.
     """
     program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
     if not program.startswith(("monai.bundle", f"{NAME}.")):
@@ -112,9 +109,7 @@ def quiet_engines() -> None:
 def finish(evaluator, need_regions: bool = True) -> None:
     """Logs what was written; ends the program with ``NOTHING_FOUND`` if no pair of regions was found.
 
-    Args:
-        evaluator: the evaluator, after it has run one pair.
-        need_regions: False for methods that find a field without regions.
+    ``evaluator`` has run one pair; ``need_regions`` is False for methods that find a field without regions.
     """
     output = evaluator.state.output
     result, metrics = output["pred"], output["metrics"]

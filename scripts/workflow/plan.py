@@ -36,13 +36,8 @@ _IDENTITY = np.eye(4)
 def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     """The plan as text: inputs with their grids, outputs, model and settings. Nothing is written.
 
-    Args:
-        configs: file names in ``configs/``, later ones over earlier ones.
-        options: values by key of the config.
-
-    Raises:
-        InputError: an unknown option, an unusable setting, or an image that cannot be read. In a list, images that
-            cannot be read are named in the text instead.
+    An unknown option, an unusable setting, or an image that cannot be read raises :class:`InputError`; in a list,
+    images that cannot be read are named in the text instead.
     """
     configs = with_sam_overlay(configs, options)
     check_options(config_paths(configs), options)
@@ -72,12 +67,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
 def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """A line for every image and label map of a pair, and one for the working grid.
 
-    Args:
-        item: paths and frames, see :class:`scripts.data.pair.LoadPair`.
-        wanted: "max_size", "header" and "max_image_gb", as for LoadPair.
-
-    Raises:
-        InputError: a file cannot be read, or one image is 2-D and the other 3-D.
+    ``wanted`` has "max_size", "header" and "max_image_gb", as for :class:`scripts.data.pair.LoadPair`.
     """
     volumes: dict[str, Volume] = {}
     lines = []

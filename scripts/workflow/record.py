@@ -10,13 +10,10 @@ from ..common.fingerprint import settings
 
 
 def recorded(**parts: Any) -> dict[str, Any]:
-    """The settings of the parts of a run, ready for JSON.
+    """The settings of the parts of a run by name, ready for JSON.
 
     Objects are recorded with their class and their public attributes, defaults included, so that no option has to be
     listed by hand; see :func:`scripts.common.fingerprint.settings`.
-
-    Args:
-        parts: objects or plain values of the config by name.
     """
     return settings(parts)
 

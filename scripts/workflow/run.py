@@ -33,14 +33,11 @@ def read_configs(configs: Sequence[str]) -> dict[str, Any]:
 
 
 def make_workflow(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
-    """A workflow with some of its values replaced, not yet run.
+    """A workflow with some of its values replaced, not yet run; :class:`InputError` for options that cannot be used.
 
     Args:
         configs: file names in ``configs/``, later ones over earlier ones.
         options: values by key of the config; ``device`` may be "auto".
-
-    Raises:
-        InputError: an option that the configs do not have, or a value of another kind.
     """
     configs = with_sam_overlay(configs, options)
     check_options(config_paths(configs), options)
@@ -64,8 +61,7 @@ def make_workflow(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigW
 def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
     """Makes a workflow, see :func:`make_workflow`, and runs it as the only writer of its output folder.
 
-    Returns:
-        the finished workflow; its parts are attributes, e.g. ``workflow.evaluator.state.output``.
+    The parts of the finished workflow are attributes, e.g. ``workflow.evaluator.state.output``.
 
     Raises:
         InputError: the input cannot be used, or another run writes into the folder.

@@ -21,14 +21,7 @@ SOP_CLASS = "1.2.840.10008.5.1.4.1.1.66.3"
 
 
 def write_deformable(path: str | Path, u_lps: NDArray, grid: Geometry, moving: Series, fixed: Series) -> None:
-    """Writes a field.
-
-    Args:
-        path: of the object.
-        u_lps: (X, Y, Z, 3) LPS mm, fixed to moving.
-        grid: of the field.
-        moving: the series that moves, the standard's source.
-        fixed: the series that stays.
+    """Writes a field (X, Y, Z, 3), LPS mm from the fixed to the moving series.
 
     Raises:
         InputError: the grid is not right-angled, which the standard cannot express.
@@ -62,14 +55,7 @@ def write_deformable(path: str | Path, u_lps: NDArray, grid: Geometry, moving: S
 
 
 def read_deformable(dataset: Dataset) -> tuple[NDArray, Geometry]:
-    """The field of a Deformable Spatial Registration object.
-
-    Returns:
-        (X, Y, Z, 3) LPS mm, and its grid.
-
-    Raises:
-        InputError: there is not exactly one grid, or a matrix besides it.
-    """
+    """The field (X, Y, Z, 3), LPS mm, of a Deformable Spatial Registration object with one grid, and this grid."""
     items = [i for i in dataset.DeformableRegistrationSequence if "DeformableRegistrationGridSequence" in i]
     if len(items) != 1 or "PreDeformationMatrixRegistrationSequence" in items[0]:
         raise InputError("The registration object needs one deformation grid and no matrices.")

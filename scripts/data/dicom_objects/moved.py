@@ -22,20 +22,10 @@ WINDOW = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation")
 
 
 def write_moved(folder: str | Path, moved: NDArray, grid: Geometry, moving: Series, fixed: Series) -> list[Path]:
-    """Writes the series, one file for each slice.
-
-    Args:
-        folder: for the files; made if missing.
-        moved: (X, Y, Z) intensities of the moving image on the fixed grid.
-        grid: of ``moved``.
-        moving: where the intensities come from.
-        fixed: whose slices they now lie on.
-
-    Returns:
-        the files.
+    """Writes the moved image (X, Y, Z) as a series, one file for each slice of the fixed series.
 
     Raises:
-        InputError: another grid than that of the fixed series.
+        InputError: ``grid``, that of the image, is not the grid of the fixed series.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -34,9 +34,6 @@ def write_segmentation_object(
         tracking: a UID for each region, see :func:`tracking_uids`.
         number: of the new series.
         description: of the new series.
-
-    Raises:
-        InputError: the regions are on another grid.
     """
     if len(regions.layers) == 1:  # a label map, which takes a fraction of the memory
         pixels = on_slices(regions.layers[0], regions.geometry, series)

@@ -89,18 +89,9 @@ def read_series(folder: str | Path) -> Series:
 
 
 def on_slices(array: NDArray, grid: Geometry, series: Series) -> NDArray:
-    """A volume as frames of a series.
+    """A volume (..., X, Y, Z) as frames (..., Z, rows, columns) of a series.
 
-    Args:
-        array: (..., X, Y, Z) on ``grid``.
-        grid: the grid of the series; its third axis may run the other way.
-        series: gives the order of the frames.
-
-    Returns:
-        (..., Z, rows, columns).
-
-    Raises:
-        InputError: another grid.
+    The third axis of its grid may run against that of the series; another grid raises :class:`InputError`.
     """
     if grid.ndim == 3 and not same_grid(grid, series.geometry):
         flip = np.diag([1.0, 1.0, -1.0, 1.0])
@@ -112,15 +103,7 @@ def on_slices(array: NDArray, grid: Geometry, series: Series) -> NDArray:
 
 
 def new_object(source: Series, sop_class: str, modality: str, number: int, description: str) -> FileDataset:
-    """An empty object in the study of a series, as a new series.
-
-    Args:
-        source: whose patient, study and frame of reference it shares.
-        sop_class: its SOP class UID.
-        modality: of its series.
-        number: of its series.
-        description: of its series.
-    """
+    """An empty object in the study of a series, with its patient, study and frame of reference, as a new series."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class
     meta.MediaStorageSOPInstanceUID = generate_uid()

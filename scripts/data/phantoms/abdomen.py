@@ -112,15 +112,12 @@ def abdomen_pair(
 
     Args:
         seed: anatomy, deformation, textures and noise.
-        shape: voxels of the moving image (and the fixed one unless ``fixed_shape`` is given).
+        shape: voxels of the moving image (and of the fixed one unless ``fixed_shape`` is given).
         spacing: mm.
         noise: Gaussian noise in HU.
         orientation: rotation (3, 3) of both grids in space.
         fixed_shape: voxels of the fixed image.
         fixed_spacing: mm of the fixed image.
-
-    Raises:
-        ValueError: shape or spacing is not 2-D or 3-D.
     """
     _check_grid(shape, spacing)
     planar = len(shape) == 2

@@ -100,16 +100,13 @@ def cardiac_pair(
 
     Args:
         seed: anatomy, motion, textures and noise.
-        shape: voxels of the moving image (and the fixed one unless ``fixed_shape`` is given).
+        shape: voxels of the moving image (and of the fixed one unless ``fixed_shape`` is given).
         spacing: mm.
         noise: Rician noise, on a scale where blood is about 650.
         bias: relative amplitude of the coil sensitivity.
         orientation: rotation (3, 3) of both grids in space.
         fixed_shape: voxels of the fixed image.
         fixed_spacing: mm of the fixed image.
-
-    Raises:
-        ValueError: shape or spacing is not 2-D or 3-D.
     """
     _check_grid(shape, spacing)
     rng = np.random.default_rng(seed)

@@ -67,12 +67,8 @@ def radial(
 def flow(centers: NDArray, velocities: NDArray, width_mm: float, *, planar: bool = False, steps: int = 8) -> Motion:
     """Flow of a sum of Gaussian velocity bumps for unit time (Runge-Kutta 4): a diffeomorphism.
 
-    Args:
-        centers: (K, 3) mm.
-        velocities: (K, 3) mm per unit time.
-        width_mm: standard deviation of each bump.
-        planar: leaves z alone.
-        steps: integration steps.
+    Bumps have centers (K, 3) in mm, velocities (K, 3) in mm per unit time and the standard deviation ``width_mm``;
+    ``planar`` leaves z alone.
     """
     velocities = np.asarray(velocities, float).copy()
     if planar:

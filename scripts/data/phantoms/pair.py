@@ -19,7 +19,7 @@ class PhantomPair:
 
     Attributes:
         moving: (X, Y[, Z]) float32.
-        fixed: (X, Y[, Z]) float32, another grid if asked for.
+        fixed: (X, Y[, Z]) float32, perhaps on another grid.
         moving_label: anatomical labels of the moving image, uint8.
         fixed_label: anatomical labels of the fixed image, uint8.
         moving_tissue: every tissue numbered, uint8: exact masks of all visible regions.
@@ -92,11 +92,7 @@ def grid_affine(imaging: Imaging, orientation: NDArray) -> NDArray:
 
 
 def render(scene: list[Tissue], points: NDArray, imaging: Imaging, texture_seed: int, rng: np.random.Generator):
-    """Renders a scene at points given in the scene's own frame.
-
-    Returns:
-        image float32, tissue numbers uint8, labels uint8, all of ``imaging.shape``.
-    """
+    """Renders a scene at points (N, 3) of its own frame: image float32, tissue numbers and labels uint8."""
     tissue = paint(scene, points)
     values = intensities(scene, tissue, points, imaging.background, texture_seed).reshape(imaging.shape)
     sigma = (imaging.blur, imaging.blur, 0.0)[: len(imaging.shape)]

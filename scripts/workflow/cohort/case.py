@@ -46,11 +46,9 @@ def last_record(folder: Path) -> dict | None:
 
 
 def describe_inputs(item: Mapping[str, Any], known: Mapping[str, dict] | None = None) -> dict[str, Any]:
-    """What each file of a pair contains, by column: path, size, modification time and SHA-256; other values unchanged.
+    """Path, size, modification time and SHA-256 of each file of a pair, by column; other values unchanged.
 
-    Args:
-        item: paths and frames.
-        known: the same of an earlier run; a file of the same path, size and time is not read again.
+    ``known`` is the same of an earlier run: a file of the same path, size and time is not read again.
     """
     described: dict[str, Any] = {}
     for key, value in item.items():

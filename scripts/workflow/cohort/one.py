@@ -44,20 +44,10 @@ class PairRunner:
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self._keep_error)
 
     def one(self, entry: Entry, key: str, worker: str) -> dict[str, Any]:
-        """Registers one pair; its folder appears when everything in it is written.
+        """Registers one pair and returns its record; its folder appears when everything in it is written.
 
-        A failure does not replace the complete result of an earlier run: it is noted beside it.
-
-        Args:
-            entry: the pair.
-            key: of the settings, see :meth:`scripts.workflow.cohort.run.Cohort.settings_key`.
-            worker: name of the worker, in whose folder the results are prepared.
-
-        Returns:
-            the record of the pair.
-
-        Raises:
-            InputError: the disk is full.
+        A failure does not replace the complete result of an earlier run: it is noted beside it. A full disk raises
+        :class:`InputError`. ``key`` is that of the settings, and the results are prepared in the folder of ``worker``.
         """
         with self.full_disk_is_said():
             stage = self._stage(entry, worker)

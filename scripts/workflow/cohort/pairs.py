@@ -31,14 +31,11 @@ class Entry:
 
 
 def read_entries(path: str | Path | None, columns: Sequence[str]) -> list[Entry]:
-    """Reads the list of a cohort.
+    """Reads the list of a cohort, in its order; a pair without a name is called after its two files.
 
     Args:
         path: see :func:`scripts.data.pair_rows.pair_rows`.
         columns: the keys that the method reads besides "name"; "moving" and "fixed" are needed.
-
-    Returns:
-        the pairs in the order of the list; a pair without a name is called after its two files.
 
     Raises:
         InputError: the file is missing or malformed, has an unknown column, a row without images, or names that are

@@ -70,9 +70,6 @@ def shard_of(text: str | None, environ: Mapping[str, str] = os.environ) -> tuple
         text: "i/n"; None takes the task of a Slurm array or the completion index of a Kubernetes job with
             ``JOB_COMPLETIONS``; "none" takes the whole list even there.
         environ: environment variables.
-
-    Raises:
-        InputError: no shard.
     """
     if text is None and environ.get("SLURM_ARRAY_TASK_ID", "").isdigit():
         task, first, last, step = (

@@ -68,11 +68,7 @@ class Cohort:
         self.runner = PairRunner(evaluator, preprocessing, self.output_dir, seed)
 
     def run(self) -> dict[str, Any] | None:
-        """Registers every pair that is not done.
-
-        Returns:
-            the summary (see :func:`scripts.workflow.cohort.summary.summarise`); None in all processes of torchrun but
-            the first.
+        """Registers every pair that is not done; returns the summary, and None in all but the first process of torchrun.
 
         Raises:
             InputError: the output folder is in use, cannot be written, or the disk is full.
@@ -104,12 +100,9 @@ class Cohort:
         return done
 
     def finish(self, began: float, done: int, **facts: Any) -> dict[str, Any]:
-        """Writes and returns the summary of all pairs.
+        """Writes and returns the summary of all pairs, with further ``facts``.
 
-        Args:
-            began: ``time.perf_counter()`` at the start of the run.
-            done: pairs that were done before it.
-            facts: further entries.
+        ``began`` is ``time.perf_counter()`` at the start of the run, ``done`` the number of pairs done before it.
         """
         records = (case.last_record(self.output_dir / e.name) for e in self.entries)
         facts = {"method": self.method, "done_before": done, "seconds": round(time.perf_counter() - began, 1), **facts}
@@ -206,8 +199,7 @@ class Cohort:
 def finish_cohort(summary: Mapping[str, Any] | None) -> None:
     """Logs the result of a cohort; exits with ``SOME_FAILED`` or ``NOTHING_FOUND`` if pairs failed or have no regions.
 
-    Args:
-        summary: of :meth:`Cohort.run`; None in all processes but the first.
+    ``summary`` is that of :meth:`Cohort.run`: None in all processes but the first.
     """
     if summary is None:
         return

@@ -30,17 +30,11 @@ _one_at_a_time = threading.Lock()  # a model and its evaluator serve one pair
 
 
 def run_on_scheduler(configs: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Registers every pair that is not done on the workers of a Dask scheduler.
+    """Registers every pair that is not done on the workers of a Dask scheduler, and returns the summary.
 
     The workers must see the images and the output folder under the same paths, and import this package. Dask gives the
-    pair of a worker that died to another one; after ``MOST_KILLS`` deaths the pair counts as failed.
-
-    Args:
-        configs: file names in ``configs/``.
-        options: values by key of the config; "scheduler" is the address, e.g. tcp://10.0.0.1:8786.
-
-    Returns:
-        the summary, see :func:`scripts.workflow.cohort.summary.summarise`.
+    pair of a worker that died to another one; after ``MOST_KILLS`` deaths the pair counts as failed. The option
+    "scheduler" is the address, e.g. tcp://10.0.0.1:8786.
 
     Raises:
         InputError: no Dask, no scheduler at this address, or what a cohort cannot use.
@@ -80,10 +74,7 @@ def run_on_scheduler(configs: Sequence[str], options: Mapping[str, Any]) -> dict
 
 
 def register_pair(configs: list[str], options: dict[str, Any], entry: Entry, key: str) -> dict[str, Any]:
-    """The task of a worker: registers one pair.
-
-    Returns:
-        "name", "status" and, of a failure, "error".
+    """The task of a worker: registers one pair and returns "name", "status" and, of a failure, "error".
 
     Raises:
         InputError: this worker has other weights or another version than the client, or its disk is full.

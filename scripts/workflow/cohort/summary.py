@@ -34,13 +34,8 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def summarise(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of many pairs, ready for JSON.
 
-    Args:
-        rows: of :func:`row_of`, in the order of the list.
-        facts: further entries of the summary.
-
-    Returns:
-        "registered", "nothing_found", "failed": numbers of pairs; "metrics": mean, sd (population) and n by key;
-        "pairs": the rows.
+    It has the numbers of pairs by status, ``facts``, "metrics" (mean, sd of the population and n by key) and "pairs",
+    the rows of :func:`row_of` in the order of the list.
     """
     rows = list(rows)
     counts = {status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)}
@@ -81,10 +76,7 @@ def summarise_folder(output_dir: str | Path, table: str | Path | None = None) ->
         table: the table to write, ``.csv`` or ``.parquet``; ``summary.csv`` in the folder if None.
 
     Returns:
-        as :func:`summarise`, but "pairs" is the number of pairs.
-
-    Raises:
-        InputError: no results, a table of another kind, or one that cannot be written.
+        as :func:`summarise`, but "pairs" is the number of pairs, and "table" the file.
     """
     folder = Path(output_dir)
     path = folder / "summary.csv" if table is None else Path(table)

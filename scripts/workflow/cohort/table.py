@@ -23,12 +23,8 @@ class CohortTable:
     """Collects the metrics of every pair that an evaluator measures, over all processes under torchrun.
 
     The means are put into ``engine.state.metrics``, where MONAI's handlers for MLflow and TensorBoard find them.
-
-    Args:
-        output_dir: folder of ``metrics.csv``, which has the rows only, ``summary.csv``, ``summary.json`` and
-            ``report.html``.
-        structures: name of each label value, from 1.
-        method: "name" and "reason", for the summary.
+    ``output_dir`` gets ``metrics.csv``, which has the rows only, ``summary.csv``, ``summary.json`` and ``report.html``;
+    ``structures`` name the label values from 1; ``method`` is for the summary.
     """
 
     def __init__(self, output_dir: str, structures: Sequence[str], method: dict | None = None) -> None:

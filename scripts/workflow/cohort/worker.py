@@ -31,10 +31,8 @@ SHARD, ONLY = "shard", "only"
 class Worker:
     """This process in the folder of a cohort. Use as a context: a clean end leaves nothing behind.
 
-    Args:
-        output_dir: folder of the cohort.
-        shared: other workers may register pairs of the same cohort at the same time.
-        lease_s: seconds without a sign of life after which a worker counts as dead.
+    ``shared`` says that other workers may register pairs of the same cohort at the same time; after ``lease_s`` seconds
+    without a sign of life a worker counts as dead.
     """
 
     def __init__(self, output_dir: Path, shared: bool = False, lease_s: float = LEASE_S) -> None:
@@ -81,11 +79,8 @@ class Worker:
     def recover(self, alone: bool) -> None:
         """Clears what dead workers left: replaced results come back, half-made ones are deleted and their names noted.
 
-        Args:
-            alone: this process has the lock of the folder, so that no other one without a shard can be alive.
-
-        Raises:
-            InputError: other workers are alive, and this one is meant to be alone; or the other way round.
+        ``alone``: this process has the lock of the folder, so that no other one without a shard can be alive. Raises
+        :class:`InputError` if other workers are alive, and this one is meant to be alone; or the other way round.
         """
         alive, dead = self.others()
         if alone:
@@ -106,8 +101,7 @@ class Worker:
     def claimed(self, name: str) -> Iterator[int | None]:
         """Claims a pair for the time of the context.
 
-        Yields:
-            how many workers died with this pair, or None where another worker that is alive has it.
+        Yields how many workers died with this pair, or None if another worker that is alive has it.
         """
         claims = self._claims(name)
         generation = len(claims)
