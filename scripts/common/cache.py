@@ -38,12 +38,7 @@ class DiskCache:
         self.max_bytes, self.suffix = max_gb * 1e9, suffix
 
     def read(self, key: str, device: torch.device | str = "cpu") -> Any | None:
-        """The value of a key, its tensors on a device; None if there is none.
-
-        Args:
-            key: hexadecimal, for example from :func:`scripts.common.fingerprint.fingerprint`.
-            device: where to put tensors.
-        """
+        """The value of a hexadecimal key, its tensors on a device; None if there is none."""
         for path in sorted(self.folder.glob(f"{key}.*{self.suffix}")) if self.folder else ():
             try:
                 if f"{key}.{file_sha256(path)}{self.suffix}" == path.name:
@@ -60,12 +55,7 @@ class DiskCache:
         return None
 
     def write(self, key: str, value: Any) -> None:
-        """Keeps a value under a key.
-
-        Args:
-            key: see :meth:`read`.
-            value: tensors, numbers, text, and lists and dicts of these.
-        """
+        """Keeps a value under a key: tensors, numbers, text, and lists and dicts of these."""
         if self.folder is None:
             return
         part = None

@@ -56,15 +56,7 @@ def existing(path: str | Path, what: str, *, folder: bool = False) -> Path:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark.
-
-    Args:
-        path: of the file.
-        what: it should be, for the message.
-
-    Raises:
-        InputError: see :func:`existing`; or it is too large, or not UTF-8.
-    """
+    """The text of a UTF-8 file, with or without a byte order mark; ``what`` says in the message what it should be."""
     path = existing(path, what)
     if path.stat().st_size > TEXT_BYTES:
         raise InputError(f"{path} is larger than {TEXT_BYTES >> 20} MB, too large for {what}.")

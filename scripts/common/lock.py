@@ -23,10 +23,9 @@ HOLDER = ".lock.holder"  # a separate file, because Windows lets nobody read a l
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Holds the lock of an existing folder. The system frees it when the process ends, even if it is killed.
+    """Holds the lock of an existing folder; :class:`InputError` if another process holds it.
 
-    Raises:
-        InputError: another process holds it, or the folder cannot be written.
+    The system frees the lock when the process ends, even if it is killed.
     """
     folder = Path(folder)
     lock, holder = FileLock(folder / NAME, timeout=0), folder / HOLDER

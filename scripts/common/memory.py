@@ -23,11 +23,7 @@ def peak_memory_mb() -> float:
 
 
 def available_memory_mb(cgroup: Path = CGROUP) -> float:
-    """Memory that this process can get without swapping, in units of 2**20 bytes; containers have a limit of their own.
-
-    Args:
-        cgroup: where Linux shows the limits of a container.
-    """
+    """Memory that this process can get without swapping, in units of 2**20 bytes; containers have a limit."""
     available = psutil.virtual_memory().available
     for limit, usage in CGROUP_FILES:
         try:

@@ -32,11 +32,9 @@ def staged(folder: Path, record: str, known: Collection[str]) -> Iterator[Path]:
 
     Args:
         folder: of the result; it exists. Files that belong to no result are left alone.
-        record: name of the file that describes a result; a folder without it contains no result.
+        record: name of the file that describes a result; a folder without it contains no result. The folder to write
+            into, which the context yields, must contain it in the end.
         known: names of all files that a result can contain; old ones that the new result lacks are deleted.
-
-    Yields:
-        the folder to write into; it must contain the record in the end.
     """
     recover(folder, record, known)
     part = Path(tempfile.mkdtemp(prefix=OWN_PREFIX, dir=folder))

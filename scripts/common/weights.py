@@ -23,11 +23,7 @@ UNREADABLE = (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingErro
 
 
 def save_tensors(content: Any, path: str | Path) -> None:
-    """Saves with ``torch.save``; the file is replaced only by a complete one.
-
-    Raises:
-        InputError: it cannot be written, e.g. because the disk is full.
-    """
+    """Saves with ``torch.save``; the file is replaced only by a complete one."""
     try:
         with whole_file(path) as part:
             torch.save(content, part)
@@ -37,21 +33,16 @@ def save_tensors(content: Any, path: str | Path) -> None:
 
 
 def export_weights(model: nn.Module, path: str | Path) -> None:
-    """Saves the parameters of a model in half precision; a tensor with several names is stored once.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Saves the parameters of a model in half precision; a tensor with several names is stored once."""
     state = model.state_dict()
     once = {(v.data_ptr(), v.shape): v.half() if v.is_floating_point() else v for v in state.values()}
     save_tensors({k: once[v.data_ptr(), v.shape] for k, v in state.items()}, path)
 
 
 def check_bundled(path: Path) -> None:
-    """Compares a file in ``models/`` with its checksum; files elsewhere, or without a checksum, are the user's own.
+    """Compares a file in ``models/`` with its checksum; :class:`InputError` if it has changed since it was released.
 
-    Raises:
-        InputError: the file has changed since it was released.
+    Files elsewhere, or without a checksum, are the user's own.
     """
     path = path.resolve()
     if not path.is_relative_to(MODELS) or not CHECKSUMS.exists():
@@ -71,12 +62,8 @@ def check_bundled(path: Path) -> None:
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict:
     """Reads a file that ``torch.save`` wrote, without running code from it.
 
-    Args:
-        path: of the file; the released ones in ``models/`` are compared with their checksums.
-        device: where the tensors are put.
-
-    Raises:
-        InputError: missing, damaged, or not a checkpoint.
+    The released files in ``models/`` are compared with their checksums. Raises :class:`InputError` for a file that is
+    missing, damaged, or not a checkpoint.
     """
     path = Path(path)
     if not path.exists():
@@ -94,15 +81,8 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, name: str) -> None:
     """Loads a state dict that must fit exactly.
 
-    Args:
-        model: where to load it.
-        state: tensors by key.
-        path: of the file, for the message.
-        name: of the model, for the message.
-
-    Raises:
-        InputError: entries that are not dense tensors, another architecture (names the first keys that differ), or
-            values that are not finite.
+    ``path`` and ``name``, that of the model, are for the message. Raises :class:`InputError` for entries that are not
+    dense tensors, another architecture (names the first keys that differ), or values that are not finite.
     """
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path} is not a dict of tensors by name; save the state dict of the model alone.")
@@ -121,11 +101,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path
 
 
 def start_from(model: nn.Module, path: str | None) -> nn.Module:
-    """Loads the weights that a training starts from, e.g. those of an earlier one; None keeps them random.
-
-    Raises:
-        InputError: the file is missing, unreadable, or of another architecture.
-    """
+    """Loads the weights that a training starts from, e.g. those of an earlier one; None keeps them random."""
     if path is not None:
         load_weights(model, read_checkpoint(path), path, "the network of this training")
     return model

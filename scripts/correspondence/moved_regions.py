@@ -19,25 +19,15 @@ from .region_pairs import RegionPairs
 def move_regions(regions: Segmentation, grid: Geometry, steps: Sequence[Step]) -> tuple[Segmentation, float]:
     """Takes the regions of the moving image to another grid: nearest voxel, overlaps kept.
 
-    Args:
-        regions: on the grid of the moving image.
-        grid: of the fixed image.
-        steps: chain from the world of the fixed image to that of the moving image.
-
-    Returns:
-        The regions on the grid, and the share of its voxels that lie in the moving image.
+    ``steps`` lead from the world of the grid to that of the moving image. Also returns the share of the grid's voxels
+    that lie in the moving image.
     """
     layers, inside = resample_image(regions.layers, regions.geometry, grid, steps, interpolation="nearest")
     return Segmentation(layers, grid, regions.segments), inside
 
 
 def region_dice(pairs: RegionPairs, stages: Mapping[str, Sequence[Step]]) -> dict[str, dict]:
-    """Dice of each region pair by stage and number, and their mean, under "region_dice".
-
-    Args:
-        pairs: the exact regions.
-        stages: chain of each stage.
-    """
+    """Dice of each region pair by stage and number, and their mean, under "region_dice"."""
     result = {}
     for stage, steps in stages.items():
         moved, _ = move_regions(pairs.moving, pairs.fixed.geometry, steps)

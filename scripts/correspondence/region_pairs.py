@@ -43,11 +43,7 @@ class RegionPairs:
 
 
 def read_region_pairs(folder: str | Path) -> RegionPairs:
-    """Reads the exact region pairs of a result folder.
-
-    Raises:
-        InputError: the folder contains no complete result, no region pairs, or files that do not belong together.
-    """
+    """Reads the exact region pairs of a result folder; :class:`InputError` if it has none or they do not fit."""
     place = complete_result(folder, RECORD)
     if place is None:
         raise InputError(f"{folder} contains no complete result of a registration; give the folder of one.")

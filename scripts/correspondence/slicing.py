@@ -82,9 +82,6 @@ def plan_slices(working: Geometry, axis: int | str = "auto", spacing_mm: float =
         working: grid of the image.
         axis: slice axis 0, 1 or 2, or "auto": the axis of the thickest voxels, the superior one among equals.
         spacing_mm: least distance between the slices shown; maps on the others are interpolated. 0 shows all.
-
-    Raises:
-        InputError: no such axis.
     """
     codes = nib.aff2axcodes(working.affine)
     if working.ndim == 2:

@@ -27,16 +27,10 @@ def contour_axes(spacing: Sequence[float]) -> list[int]:
 
 
 def signed_distance(mask: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    """Signed distance to the contour in voxels, negative inside, clamped to ``BAND``.
+    """Signed distance (*shape) float32 to the contour of a mask in voxels, negative inside, clamped to ``BAND``.
 
-    Unlike a mask, it is linear across the contour, so interpolated values cross zero at the true place.
-
-    Args:
-        mask: (*shape) bool.
-        axes: along which distances are measured.
-
-    Returns:
-        (*shape) float32.
+    Unlike a mask, it is linear across the contour, so interpolated values cross zero at the true place. Distances are
+    measured along ``axes``.
     """
     sampling = [1.0 if axis in axes else 1e4 for axis in range(mask.ndim)]
     sides = []

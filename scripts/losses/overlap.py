@@ -12,15 +12,7 @@ from .pair import LossPair
 
 
 def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - Dice of soft masks.
-
-    Args:
-        a: (K, *shape) in [0, 1].
-        b: same shape.
-        smooth: keeps two empty masks at 0.
-
-    Returns:
-        (K,) losses in [0, 1].
+    """1 - Dice (K,) of soft masks (K, *shape) in [0, 1]; ``smooth`` keeps two empty masks at 0.
 
     Reference:
         equation 10 of Xu et al., IPMI 2025.
@@ -30,17 +22,10 @@ def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
 
 
 def roi_loss(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error plus Dice loss of each pair of masks, L_roi of equation 2 of Huang et al. 2024.
+    """Mean squared error plus Dice loss (K,) of masks (K, *shape) in [0, 1], L_roi of equation 2 of Huang et al. 2024.
 
     The denominator sums squares (Milletari et al., 3DV 2016). For binary masks this is the Dice coefficient; for
     fractional masks it is largest where the masks agree, so an image registered with itself does not move.
-
-    Args:
-        a: (K, *shape) in [0, 1].
-        b: same shape.
-
-    Returns:
-        (K,).
     """
     a, b = a.flatten(1), b.flatten(1)
     overlap = (2 * (a * b).sum(dim=1) + 1e-5) / (a.square().sum(dim=1) + b.square().sum(dim=1) + 1e-5)

@@ -14,16 +14,7 @@ from torch.nn import functional as F
 
 
 def structure_masks(labels: Tensor, structures: int, shape: tuple[int, ...] | None = None) -> Tensor:
-    """One mask for each structure, averaged down to a feature grid so that small structures keep a weight.
-
-    Args:
-        labels: (*shape) labels; 1 to ``structures`` count.
-        structures: number K.
-        shape: grid of the result; that of the labels if None.
-
-    Returns:
-        (K, *shape) float in [0, 1].
-    """
+    """Masks (K, *shape) in [0, 1] of labels 1 to K, averaged down to ``shape`` so that small ones keep a weight."""
     values = torch.arange(1, structures + 1, device=labels.device).view(-1, *[1] * labels.ndim)
     masks = (labels[None].round() == values).float()
     return masks if shape is None or shape == tuple(labels.shape) else F.interpolate(masks[None], shape, mode="area")[0]

@@ -13,11 +13,7 @@ from .pair import LossPair, structure_masks
 
 
 def prototypes(features: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Masked average pooling of each structure.
-
-    Args:
-        features: (C, *shape).
-        masks: (K, *shape) in [0, 1].
+    """Masked average pooling of features (C, *shape) under masks (K, *shape) in [0, 1].
 
     Returns:
         (K, C) prototypes, and (K,) bool, False if the mask is empty and the prototype has no meaning.
@@ -56,11 +52,7 @@ def prototype_contrast(features: Tensor, masks: Tensor, temperature: float = 1.0
 def prototype_alignment(moving: Tensor, fixed: Tensor, moving_masks: Tensor, fixed_masks: Tensor) -> Tensor:
     """Sum of 1 - cosine similarity of the two prototypes, over the structures in both images.
 
-    Args:
-        moving: (C, *shape) features.
-        fixed: (C, *shape) features.
-        moving_masks: (K, *shape) in [0, 1].
-        fixed_masks: (K, *shape) in [0, 1].
+    Features are (C, *shape), masks (K, *shape) in [0, 1].
 
     Reference:
         equation 5 of Xu et al., IPMI 2025.

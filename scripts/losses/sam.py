@@ -13,7 +13,7 @@ from torch.nn import functional as F
 def mask_cost(
     logits: Tensor, targets: Tensor, focal_weight: float = 10.0, gamma: float = 1.0, alpha: float = 0.5
 ) -> Tensor:
-    """Focal + Dice loss of every output against every target.
+    """Focal + Dice loss (B, O, T) of every output against every target.
 
     Args:
         logits: (B, O, N) mask logits.
@@ -21,9 +21,6 @@ def mask_cost(
         focal_weight: weight of the focal term against Dice (20 in Kirillov et al. 2023, section A).
         gamma: focusing parameter of the focal loss (Lin et al. 2017); 2 there, less gives steeper edges sooner.
         alpha: weight of foreground pixels.
-
-    Returns:
-        (B, O, T) costs.
     """
     p = logits.sigmoid()
     on = alpha * (1 - p) ** gamma * F.softplus(-logits)

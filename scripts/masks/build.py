@@ -30,9 +30,6 @@ def build_source(
         source: "cardiac", "abdomen", "sat", "bundle:PATH_OR_NAME" or "files:PATTERN".
         options: arguments of the source by name; None values count as not given.
         cache_dir: folder in which masks are kept; None computes them every time.
-
-    Raises:
-        InputError: an unknown source, an option that it does not have, or a value that it cannot use.
     """
     kind, colon, argument = str(source).partition(":")
     given = {key: value for key, value in (options or {}).items() if value is not None}

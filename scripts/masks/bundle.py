@@ -146,11 +146,7 @@ class BundleSource(MaskSource):
 
 
 def check_owner(root: Path) -> None:
-    """Refuses a bundle that belongs to another user; Windows has no such owner and nothing is refused.
-
-    Raises:
-        InputError: the folder is not the user's own.
-    """
+    """Refuses a bundle that belongs to another user; Windows has no such owner and nothing is refused."""
     if hasattr(os, "getuid") and root.stat().st_uid != os.getuid():
         raise InputError(
             f"The bundle {root} runs its own code and belongs to another user of this computer; if you trust it, add "
@@ -159,11 +155,7 @@ def check_owner(root: Path) -> None:
 
 
 def find_bundle(bundle: str, download_dir: Path) -> Path:
-    """The folder of a bundle, downloaded if it is a name of the model zoo.
-
-    Raises:
-        InputError: no such folder, and it cannot be downloaded by this name.
-    """
+    """The folder of a bundle, downloaded if it is a name of the model zoo."""
     for place in (Path(bundle), download_dir / bundle):
         if (place / "configs").is_dir():
             return place.resolve()

@@ -25,15 +25,7 @@ def mask_key(source: MaskSource, volume: Volume, names: tuple[str, ...], modalit
 
 
 class CachedSource(MaskSource):
-    """A cache in front of a source.
-
-    Args:
-        source: makes the masks that are not in the cache.
-        cache_dir: folder of the cache; its files can be deleted at any time.
-
-    Raises:
-        InputError: the folder cannot be made.
-    """
+    """A cache in the folder ``cache_dir``, whose files can be deleted at any time, in front of a source."""
 
     def __init__(self, source: MaskSource, cache_dir: str | Path) -> None:
         super().__init__()

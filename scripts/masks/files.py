@@ -21,14 +21,7 @@ from .source import Masks, MaskSource, paint_labels
 
 
 def read_labels(path: str | Path, volume: Volume) -> NDArray:
-    """A label map on the grid of an image, resampled by nearest voxel if it is on another grid.
-
-    Args:
-        path: of the label map.
-        volume: the image.
-
-    Returns:
-        (*volume.geometry.shape) float32 values.
+    """A label map on the grid of an image, float32, resampled by nearest voxel if it is on another grid.
 
     Raises:
         InputError: unreadable, of other dimensions, or elsewhere in space.
@@ -77,11 +70,7 @@ class FilesSource(MaskSource):
         self.offered = tuple(self.values)
 
     def path_of(self, image: str | Path) -> Path:
-        """Label map of an image.
-
-        Raises:
-            InputError: the pattern contains more than the folder and the stem of the image.
-        """
+        """Label map of an image; :class:`InputError` if the pattern contains more than the folder and the stem."""
         try:
             return Path(self.pattern.format(folder=Path(image).parent, stem=stem_of(image)))
         except (KeyError, IndexError, ValueError) as error:

@@ -15,12 +15,7 @@ CLASSES_AT_ONCE = 4  # classes resampled together; all together would take sever
 
 
 def as_volume(image: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
-    """A 2-D image as a volume of one slice; 3-D images unchanged.
-
-    Args:
-        image: (C, X, Y[, Z]).
-        geometry: its grid.
-    """
+    """A 2-D image (C, X, Y) as a volume of one slice; 3-D images unchanged."""
     if geometry.ndim == 3:
         return image, geometry
     return image[..., None], Geometry((*geometry.shape, 1), geometry.affine)
@@ -58,12 +53,10 @@ def arranged(geometry: Geometry, layout: str) -> Geometry:
 
 
 def model_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None, ...]) -> Geometry:
-    """The grid of a network that covers the box of an image.
+    """The grid of a network that covers the box of a 3-D image.
 
-    Args:
-        geometry: 3-D grid of the image.
-        layout: see :func:`arranged`.
-        spacing_mm: voxel size along the arranged axes; None keeps that of the image.
+    ``layout`` is that of :func:`arranged`; ``spacing_mm`` the voxel size along the arranged axes, None keeps that of
+    the image.
     """
     grid = arranged(geometry, layout)
     shape = tuple(
@@ -74,15 +67,9 @@ def model_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None, 
 
 
 def native_labels(scores: Tensor, grid: Geometry, native: Geometry) -> Tensor:
-    """The class of the highest score at every native voxel.
+    """The class of the highest score at every native voxel, (*native.shape) uint8.
 
-    Args:
-        scores: (K, *grid.shape) probabilities or logits, class 0 the background.
-        grid: 3-D grid of the scores.
-        native: 3-D grid of the result.
-
-    Returns:
-        (*native.shape) uint8.
+    Scores are (K, *grid.shape) probabilities or logits on a 3-D grid, class 0 the background.
     """
     best = torch.full(native.shape, -torch.inf, device=scores.device)
     labels = torch.zeros(native.shape, dtype=torch.uint8, device=scores.device)

@@ -80,21 +80,13 @@ NAMES = tuple(SYNONYMS)
 
 
 def canonical(word: str) -> str:
-    """The project's name for a structure; other words are only tidied up.
-
-    Args:
-        word: in any case, with spaces, hyphens or underscores.
-    """
+    """The project's name for a structure, with any case, hyphens or underscores; other words are tidied up."""
     tidy = " ".join(word.lower().replace("_", " ").replace("-", " ").split())
     return _CANONICAL.get(tidy, tidy)
 
 
 def split_names(words: str | Iterable[str]) -> tuple[str, ...]:
-    """Names from a list, a tuple, or a string with commas.
-
-    Raises:
-        InputError: no name, or something other than text.
-    """
+    """Names from a list, a tuple, or a string with commas."""
     parts = words.split(",") if isinstance(words, str) else list(words or ())
     if not all(isinstance(p, str) for p in parts):
         raise InputError(f'Names must be words, got {parts!r}; give e.g. --names "liver,spleen".')
@@ -105,15 +97,7 @@ def split_names(words: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def resolve(words: str | Iterable[str], offered: Sequence[str], source: str) -> tuple[str, ...]:
-    """The requested structures in the words of a source.
-
-    Args:
-        words: of the user.
-        offered: names of the source.
-        source: its name, for the message.
-
-    Returns:
-        entries of ``offered``, in the order of the words.
+    """The requested structures as entries of ``offered``, the names of a source, in the order of the words.
 
     Raises:
         InputError: a name that the source does not have (near matches are listed), or a name given twice.

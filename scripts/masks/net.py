@@ -77,11 +77,7 @@ NETS = {
 
 
 def net_spec(name: str) -> NetSpec:
-    """The description of a bundled network.
-
-    Raises:
-        InputError: no such network.
-    """
+    """The description of a bundled network."""
     if name not in NETS:
         raise InputError(f"There is no bundled network {name!r}; choose one of {', '.join(NETS)}.")
     return NETS[name]

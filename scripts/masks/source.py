@@ -65,11 +65,7 @@ class MaskSource(nn.Module, ABC):
         """The masks for names in the words of the source; arguments as for :meth:`forward`."""
 
     def resolve(self, names: Sequence[str] | str) -> tuple[str, ...]:
-        """The names in the words of the source.
-
-        Raises:
-            InputError: a name that the source does not have, a name given twice, or more than 255 names.
-        """
+        """The names in the words of the source."""
         if self.any_name:
             wanted = tuple(dict.fromkeys(canonical(name) for name in split_names(names)))
         else:
@@ -99,11 +95,7 @@ class MaskSource(nn.Module, ABC):
 
 
 def modality_of(volume: Volume, modality: str = "auto") -> str:
-    """The modality of an image: as given, or "ct" or "mr" guessed from its intensities.
-
-    Raises:
-        InputError: an unknown modality.
-    """
+    """The modality of an image: as given, or "ct" or "mr" guessed from its intensities."""
     if modality not in MODALITIES:
         raise InputError(f"modality must be one of {', '.join(MODALITIES)}, got {modality!r}.")
     if modality != "auto":
@@ -124,12 +116,7 @@ def warn_modality(source: str, trained: str, volume: Volume, modality: str) -> N
 
 
 def paint_labels(shape: Sequence[int], binary: Sequence[NDArray]) -> NDArray:
-    """Label map of masks in order; where two overlap, the later one wins.
-
-    Args:
-        shape: of the result.
-        binary: boolean arrays of that shape.
-    """
+    """Label map of boolean masks in order; where two overlap, the later one wins."""
     labels = np.zeros(tuple(shape), np.uint8)
     for number, mask in enumerate(binary, start=1):
         labels[mask] = number

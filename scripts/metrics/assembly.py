@@ -48,16 +48,13 @@ def common_values(moving: NDArray, fixed: NDArray) -> list[int]:
 def label_metrics(
     moved: Iterable[tuple[str, NDArray]], fixed: NDArray, values: Sequence[int], spacing: Sequence[float]
 ) -> dict[str, dict]:
-    """Every measure of ``LABEL_METRICS``.
+    """Every measure of ``LABEL_METRICS``, by measure, stage and label value, with the "mean" over the values.
 
     Args:
         moved: name of each stage and the moving labels on the fixed grid at that stage.
         fixed: labels of the fixed image.
         values: label values to compare.
         spacing: mm of the fixed grid.
-
-    Returns:
-        by measure, stage and label value; "mean" over the values.
     """
     result: dict[str, dict] = {}
     target = _whole(fixed)
@@ -72,9 +69,8 @@ def label_metrics(
 def landmark_metrics(moved: Iterable[tuple[str, NDArray]], moving: NDArray) -> dict[str, dict]:
     """Landmark error in mm by stage, under "tre_mm".
 
-    Args:
-        moved: name of each stage and (L, 3) mm, the fixed landmarks mapped into the moving image at that stage.
-        moving: (L, 3) mm, their true positions there.
+    ``moved`` has the name of each stage and (L, 3) mm, the fixed landmarks mapped into the moving image at that stage;
+    ``moving`` (L, 3) mm are their true positions there.
     """
     result = {}
     for stage, points in moved:
@@ -90,12 +86,9 @@ def landmark_metrics(moved: Iterable[tuple[str, NDArray]], moving: NDArray) -> d
 
 
 def field_metrics(ddf: Tensor, spacing: Sequence[float], margin: int = 0) -> dict[str, dict]:
-    """Regularity and length of a field, under "field".
+    """Regularity and length of a field (1, n, *shape) in voxels of ``spacing`` mm, under "field".
 
-    Args:
-        ddf: (1, n, *shape) voxels.
-        spacing: mm of its grid.
-        margin: see :func:`scripts.metrics.jacobian.regularity`.
+    ``margin`` is that of :func:`scripts.metrics.jacobian.regularity`.
     """
     scale = torch.tensor(spacing, device=ddf.device, dtype=ddf.dtype).view(1, -1, *[1] * len(spacing))
     lengths = torch.cat([(part * scale).norm(dim=1) for part in ddf.split(16, dim=2)], dim=1)

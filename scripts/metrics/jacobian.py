@@ -16,15 +16,9 @@ SLAB_VOXELS = 1_000_000  # a 3 x 3 matrix per voxel of a whole CT would not fit 
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
-    """Determinant of the Jacobian of ``x + ddf(x)`` by central differences (one-sided at the border).
+    """Determinant (B, *shape) of the Jacobian of ``x + ddf(x)`` by central differences (one-sided at the border).
 
-    It is the same in voxels and in millimetres, because the voxel size cancels.
-
-    Args:
-        ddf: (B, n, *shape) voxels; an axis of one voxel does not deform.
-
-    Returns:
-        (B, *shape).
+    It is the same in voxels and in millimetres, because the voxel size cancels. An axis of one voxel does not deform.
     """
     return torch.cat(list(_slabs(ddf, ddf.dtype)), dim=1)
 

@@ -15,13 +15,7 @@ from torch import Tensor
 
 
 def dice(a: Tensor, b: Tensor, values: Sequence[int]) -> dict[int, float]:
-    """Dice of each label value; nan where neither map contains it.
-
-    Args:
-        a: integer labels.
-        b: integer labels of the same shape.
-        values: label values to compare.
-    """
+    """Dice of each label value of two maps of integers; nan where neither map contains it."""
     scores = {}
     for value in values:
         x, y = a == value, b == value
@@ -33,11 +27,7 @@ def dice(a: Tensor, b: Tensor, values: Sequence[int]) -> dict[int, float]:
 def hd95(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
     """95th-percentile Hausdorff distance in mm of each label value; nan where either map lacks it.
 
-    Args:
-        a: integer labels (H, W[, D]).
-        b: integer labels of the same shape.
-        values: label values to compare.
-        spacing: mm along each axis.
+    The maps (H, W[, D]) hold integers; ``spacing`` is mm along each axis.
     """
     return _per_label(compute_hausdorff_distance, a, b, values, spacing, percentile=95)
 
@@ -53,8 +43,8 @@ def assd(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) 
 def centroid_error(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequence[float]) -> dict[int, float]:
     """Distance in mm between the centroids of each label value; nan where either map lacks it.
 
-    The target registration error of Huang et al. 2024 (section 5) for images without landmarks. The arguments are
-    those of :func:`hd95`.
+    The target registration error of Huang et al. 2024 (section 5) for images without landmarks. The arguments are those
+    of :func:`hd95`.
     """
     errors = {}
     for value in values:
@@ -65,11 +55,7 @@ def centroid_error(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequenc
 
 
 def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> NDArray:
-    """Distance in mm of each pair of landmarks.
-
-    Args:
-        moved_points: (L, 3) fixed landmarks mapped into the moving image by the registration, mm.
-        moving_points: (L, 3) their true positions there, mm.
+    """Distance in mm of (L, 3) fixed landmarks mapped into the moving image from the true ones there.
 
     Raises:
         ValueError: different numbers of landmarks.

@@ -41,12 +41,7 @@ def mean_sd(values: Iterable[float]) -> dict[str, float | int]:
 
 
 def summarise_rows(rows: Sequence[Mapping[str, Any]], without: Sequence[str] = ()) -> dict[str, dict]:
-    """:func:`mean_sd` of every column of numbers, in the order in which the columns appear.
-
-    Args:
-        rows: one per pair; a row may lack columns.
-        without: columns to leave out.
-    """
+    """:func:`mean_sd` of every column of numbers, in the order in which the columns appear; rows may lack columns."""
     keys = dict.fromkeys(k for row in rows for k in row if k not in without)
     columns = {k: [row[k] for row in rows if row.get(k) is not None] for k in keys}
     return {k: mean_sd(values) for k, values in columns.items() if values}

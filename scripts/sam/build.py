@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The registry of Segment Anything models, and the one builder of them all.
 
-Registration asks four things of a model: to encode slices, to propose what there is to segment, to draw the mask of a
-prompt, and to describe a mask by the embedding under it. :func:`scripts.sam.everything.encode`, everything mode
+Registration asks four things of a model: to encode slices, to propose objects, to draw the mask of a prompt, and to
+describe a mask by the embedding under it. :func:`scripts.sam.everything.encode`, everything mode
 (:class:`~scripts.sam.everything.EverythingMode` for models that take points, :class:`~scripts.sam.boxes.BoxEverything`
 for those that take boxes only), :class:`~scripts.sam.prompts.EncodedSlices` and
 :func:`scripts.roi.regions.slice_prototypes` do so for any :class:`segment_anything.modeling.Sam` with the attributes

@@ -27,8 +27,8 @@ class CachedEverything:
     after (filter, linking, matching, dense field) is not part of the key and may change between runs.
 
     Args:
-        everything: what finds the masks.
-        folder: where they are kept; None keeps nothing.
+        everything: finds the masks.
+        folder: keeps the entries; None keeps nothing.
         max_gb: largest size of the folder in 1e9 bytes; the longest unused entries are deleted first. 0 keeps nothing.
     """
 

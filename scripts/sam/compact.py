@@ -111,7 +111,7 @@ def to_grid(x: Tensor, tokens: int) -> Tensor:
 
 
 def compact_sam(img_size: int = 256, tokens: int = 24, embed_dim: int = 128, mlp_dim: int = 512, **encoder) -> Sam:
-    """Builds the compact SAM with random weights.
+    """Builds the compact SAM with random weights; it works in segment_anything's own predictor and mask generator.
 
     Args:
         img_size: side of the square input in pixels.
@@ -119,9 +119,6 @@ def compact_sam(img_size: int = 256, tokens: int = 24, embed_dim: int = 128, mlp
         embed_dim: channels of the embedding and width of the decoder.
         mlp_dim: hidden width of the decoder's perceptrons.
         encoder: further arguments of :class:`CompactEncoder`.
-
-    Returns:
-        A ``segment_anything.modeling.Sam``, usable with the package's own predictor and mask generator.
     """
     return Sam(
         image_encoder=CompactEncoder(img_size, tokens, embed_dim, **encoder),

@@ -83,7 +83,7 @@ def with_output_tokens(decoder: MaskDecoder, sparse: Tensor) -> Tensor:
 
 
 def draw_masks(decoder: MaskDecoder, tokens: DecodedTokens, size: tuple[int, int], outputs: slice) -> Tensor:
-    """Upscales the image tokens four times and draws the chosen masks.
+    """Upscales the image tokens of B prompts four times and draws the chosen masks.
 
     Args:
         decoder: the decoder that made the tokens.

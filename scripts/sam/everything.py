@@ -92,11 +92,7 @@ class EverythingMode:
 
     @torch.no_grad()
     def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
-        """Finds the masks of every slice.
-
-        Args:
-            sam: the model; decides the device.
-            slices: (N, 3, H, W) in 0..255.
+        """Finds the masks of every slice (N, 3, H, W) in 0..255; the model decides the device.
 
         Raises:
             InputError: the model takes no points.

@@ -62,20 +62,12 @@ def _package() -> ModuleType:
 
 
 def weights_path() -> Path:
-    """The weights file in the installed package.
-
-    Raises:
-        InputError: the package is not installed.
-    """
+    """The weights file in the installed package; :class:`InputError` if the package is missing."""
     return Path(str(files(_package()) / "asset" / "lite_medsam.pth"))
 
 
 def lite_medsam() -> LiteMedSAM:
-    """Builds LiteMedSAM with random weights; call :func:`fuse` once the weights are loaded.
-
-    Raises:
-        InputError: the package that defines the encoder is not installed.
-    """
+    """Builds LiteMedSAM with random weights; call :func:`fuse` once the weights are loaded."""
     encoder = import_module(f"{_package().__name__}._vendor.tiny_vit_sam").TinyViT
     return LiteMedSAM(
         encoder(**ENCODER),

@@ -45,12 +45,7 @@ class Prompt:
 
 
 class EncodedSlices:
-    """A stack of slices with the embedding of each, made when first asked for and then kept.
-
-    Args:
-        sam: the model.
-        stack: (N, 3, H, W) in 0..255.
-    """
+    """A stack of slices (N, 3, H, W) in 0..255; the embedding of each is made when first needed and then kept."""
 
     def __init__(self, sam: Sam, stack: Tensor) -> None:
         self.sam, self.stack = sam, stack
@@ -86,8 +81,7 @@ class EncodedSlices:
     def proposed(self, position: int, box: Tensor) -> SliceMasks | None:
         """Masks of everything that a model with a proposal head proposes, and of one more box (4,) in pixels.
 
-        Returns:
-            the masks, best first; None for a model without such a head.
+        They are sorted, best first. None for a model without such a head.
         """
         if not hasattr(self.sam, "proposals"):
             return None
@@ -99,11 +93,7 @@ class EncodedSlices:
 
     @torch.no_grad()
     def masks(self, position: int, prompt: Prompt) -> SliceMasks:
-        """Masks for one prompt, best first: several for a single point, one for anything more definite.
-
-        Args:
-            position: slice number.
-            prompt: what to segment.
+        """Masks for one prompt on a slice, best first: several for a single point, one for anything more definite.
 
         Raises:
             InputError: a kind of prompt that the model does not understand, or a box that is empty or outside.
@@ -180,8 +170,7 @@ class EncodedSlices:
 def checked_box(box: Tensor, size: tuple[int, int]) -> Tensor:
     """The box (4,) with its corners in order, cut off at the borders of a slice of ``size`` (rows, columns).
 
-    Raises:
-        InputError: the box has no area, or none of it on the slice.
+    A box without area, or outside the slice, raises :class:`InputError`.
     """
     corners = box.float().view(2, 2)
     low, high = corners.amin(dim=0), corners.amax(dim=0)

@@ -83,14 +83,7 @@ def cell_centres(cells: int, device: torch.device) -> Tensor:
 
 
 def proposal_head(path: str | Path | None = None) -> ProposalHead:
-    """The trained detector in evaluation mode.
-
-    Args:
-        path: its weights; ``models/proposals.pt`` if None.
-
-    Raises:
-        InputError: the file is missing, unreadable or of another model.
-    """
+    """The trained detector in evaluation mode; its weights are in ``models/proposals.pt`` if ``path`` is None."""
     path = Path(path or WEIGHTS)
     head = ProposalHead()
     load_weights(head, read_checkpoint(path), path, "the proposal head")

@@ -110,14 +110,8 @@ def low_size(masks: SliceMasks) -> tuple[int, int]:
 def upsample(logits: Tensor, scaled: tuple[int, int], stride: float, size: tuple[int, int]) -> Tensor:
     """Logits (K, h, w) as (K, *size), by the two bilinear maps of ``Sam.postprocess_masks``.
 
-    Up to the model's input, whose padding is cut off, and from there to the size asked for. A size below that of the
-    cells is reached directly.
-
-    Args:
-        logits: low-resolution logits, padding removed up to a cell.
-        scaled: (H', W') pixels of the input that show the picture.
-        stride: input pixels to a cell.
-        size: of the answer.
+    The first leads to the pixels of the model's input that show the picture, ``scaled``, without its padding; the
+    second to the size asked for. A size below that of the cells, ``stride`` input pixels each, is reached directly.
     """
     cells = scaled[0] / stride, scaled[1] / stride
     through = scaled if size[0] > cells[0] and size[1] > cells[1] else size

@@ -8,15 +8,9 @@ from torch import Tensor
 
 
 def pairwise_overlap(a: Tensor, b: Tensor, measure: str) -> Tensor:
-    """Overlap of every mask of one set with every mask of another.
+    """Overlap (K, L) in [0, 1] of every mask (K, h, w) bool of one set with every mask (L, h, w) of another.
 
-    Args:
-        a: (K, h, w) bool.
-        b: (L, h, w) bool.
-        measure: "iou", or "smaller" for the intersection over the smaller mask.
-
-    Returns:
-        (K, L) in [0, 1].
+    ``measure`` is "iou", or "smaller" for the intersection over the smaller mask.
     """
     a, b = a.flatten(1).float(), b.flatten(1).float()
     common = a @ b.T
@@ -26,16 +20,7 @@ def pairwise_overlap(a: Tensor, b: Tensor, measure: str) -> Tensor:
 
 
 def keep_distinct(masks: Tensor, threshold: float, measure: str = "iou") -> Tensor:
-    """Chooses masks greedily in their order: those that overlap no mask chosen before beyond the threshold.
-
-    Args:
-        masks: (K, h, w) bool, best first.
-        threshold: overlap above which the later mask is removed.
-        measure: see :func:`pairwise_overlap`.
-
-    Returns:
-        (K,) bool.
-    """
+    """Chooses masks (K, h, w), best first: (K,) bool, those that overlap no mask chosen before beyond the threshold."""
     beats = (pairwise_overlap(masks, masks, measure) > threshold).triu(1)
     keep = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
     while True:  # reaches the greedy answer after as many rounds as the longest chain of suppressions

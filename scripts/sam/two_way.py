@@ -2,10 +2,11 @@
 """segment_anything's two-way transformer for many prompts on one image: same weights, same result, far less work.
 
 A prompt has a handful of tokens and the image hundreds or thousands. The package projects every image token to keys,
-values and queries, anew for every prompt. In the first layer all prompts still see one image: its projections are
-made once. Later they move to the side of the few tokens (``q . (W x) = (W' q) . x``), so that image tokens are only
-multiplied with (tokens x heads) vectors. In the last reading of the image every token stands for itself: it is left
-to the caller, who knows which tokens are worth it. Tested against ``TwoWayTransformer.forward``.
+values and queries again for every prompt. In the first layer all prompts still see one image, whose projections are
+computed once. Later ones move to the side of the few tokens (``q . (W x) = (W' q) . x``), so that image tokens are only
+multiplied with (tokens x heads) vectors. In the last attention to the image every token stands for itself; the caller
+computes it for the tokens that are worth it. Tested against ``TwoWayTransformer.forward``; docs/results.md has the
+seconds of everything mode beside those of the package (``python -m scripts.benchmarks.speed.everything``).
 """
 
 from __future__ import annotations
@@ -91,10 +92,10 @@ class ReadyPrompts:
 def two_way(
     transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, tokens: Tensor, early: int, group: int, few: int
 ) -> Iterator[ReadyPrompts]:
-    """What ``transformer(image.expand(B, ...), image_pe.expand(B, ...), tokens)`` computes, in groups of prompts.
+    """Computes ``transformer(image.expand(B, ...), image_pe.expand(B, ...), tokens)`` in groups of prompts.
 
-    The first reading of the image is done for all B prompts together; image tokens of a prompt's own exist for one
-    group at a time. For inference only: no gradients.
+    The first attention to the image is computed for all B prompts together; image tokens of a prompt's own exist for
+    one group at a time. For inference only: no gradients.
 
     Args:
         transformer: of any depth.
@@ -102,8 +103,8 @@ def two_way(
         image_pe: (C, h, w) positional encoding.
         tokens: (B, T, C) output and prompt tokens.
         early: how many of the first tokens of every prompt are finished at once.
-        group: prompts whose tokens are worked on together.
-        few: prompts of a group whose image tokens are worked on together, best as many as fit the cache.
+        group: prompts whose tokens are processed together.
+        few: prompts of a group whose image tokens are processed together, best as many as fit the cache.
 
     Yields:
         groups of b <= group prompts; ``tokens(slice(None))`` and ``image`` are what the transformer returns.

@@ -22,11 +22,7 @@ OUTSIDE = -20.0  # logit beyond a window
 def token_windows(boxes: Tensor, side: int, cells: int, context: float) -> Tensor:
     """Windows (K, 4) int64 in cells, x0, y0, x1, y1, of boxes (K, 4) in pixels of the input of ``side`` pixels.
 
-    Args:
-        boxes: in pixels of the input.
-        side: of the input in pixels.
-        cells: of the embedding along a side.
-        context: share of the box's sides that is added on each side.
+    The embedding has ``cells`` a side; ``context`` is the share of the box's sides that is added on each side.
     """
     grown = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2) * context * boxes.new_tensor([-1, -1, 1, 1])
     places = (boxes + grown) * (cells / side / STEP)

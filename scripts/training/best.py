@@ -16,16 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class KeepBest:
-    """Saves the weights when the key metric of the evaluator improves.
+    """Saves the weights of a model in half precision when the key metric of the evaluator improves.
 
     MONAI's ``CheckpointSaver`` forgets the best value on resume; this handler keeps its state in
-    :class:`scripts.training.resume.Resume`.
-
-    Args:
-        model: whose weights are saved, in half precision.
-        path: the file.
-        metric: name of the metric; higher is better.
-        writer: whether this process writes the file; one of many does.
+    :class:`scripts.training.resume.Resume`. Of a metric, higher is better; of many processes, one is the ``writer``.
     """
 
     def __init__(self, model: nn.Module, path: str, metric: str, writer: bool = True) -> None:

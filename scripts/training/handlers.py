@@ -24,12 +24,7 @@ def has_tensorboard() -> bool:
 
 
 class On:
-    """Attaches any callable to an event, such as Ignite's ``TimeLimit``.
-
-    Args:
-        event: an Ignite event.
-        handler: called with the engine.
-    """
+    """Attaches any callable that takes the engine to an event, such as Ignite's ``TimeLimit``."""
 
     def __init__(self, event: EventEnum | Events, handler: Callable[[Engine], None]) -> None:
         self.event, self.handler = event, handler
@@ -39,11 +34,7 @@ class On:
 
 
 class ClipGradients:
-    """Clips the norm of all gradients between the backward pass and the optimiser step.
-
-    Args:
-        max_norm: largest norm that is left unchanged.
-    """
+    """Clips the norm of all gradients between the backward pass and the optimiser step."""
 
     def __init__(self, max_norm: float) -> None:
         self.max_norm = max_norm

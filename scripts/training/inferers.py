@@ -20,8 +20,7 @@ class KeywordInferer:
 class AutocastInferer(SimpleInferer):
     """Runs the network in a lower precision on any device; MONAI's engines autocast on CUDA only.
 
-    Args:
-        amp: dtype of autocast, e.g. "bfloat16", or None.
+    ``amp`` is the dtype of autocast, e.g. "bfloat16", or None.
     """
 
     def __init__(self, amp: str | None = None) -> None:

@@ -21,18 +21,12 @@ from ..spatial.geometry import resample
 
 
 def labelled_items(dataset_dir: str | Path | None, dataset: str, part: str = "training") -> list[dict[str, str]]:
-    """The labelled images of a split.
+    """The labelled images of a split, dicts with the paths "image" and "label", and "subject".
 
     Args:
         dataset_dir: folder with ``splits/`` and a folder for each data set.
         dataset: "acdc" (both labelled frames of each patient) or "abdomen_ct" (one image a subject).
         part: "training" or "validation".
-
-    Returns:
-        dicts with paths "image" and "label", and "subject".
-
-    Raises:
-        InputError: no folder, no such data set, or no labelled images.
     """
     if dataset_dir is None:
         raise InputError("Training a segmentation network needs labelled images; give their folder with --dataset_dir.")
@@ -54,10 +48,7 @@ def labelled_items(dataset_dir: str | Path | None, dataset: str, part: str = "tr
 def inner_part(items: Sequence[dict], held_out: int, fold: int = 0) -> tuple[list[dict], list[dict]]:
     """Splits training items by subject, so that settings can be chosen without using the validation subjects.
 
-    Args:
-        items: with "subject".
-        held_out: one in this many subjects is held out; 0 holds out none.
-        fold: first subject that is held out.
+    One in ``held_out`` subjects is held out, from number ``fold``; 0 holds out none.
     """
     names = sorted({item["subject"] for item in items})
     out = set(names[fold::held_out]) if held_out else set()
@@ -67,12 +58,7 @@ def inner_part(items: Sequence[dict], held_out: int, fold: int = 0) -> tuple[lis
 class PrepareLabelled(Transform):
     """Reads an image with its label map onto the grid of a bundled network.
 
-    Args:
-        net: name of the network.
-
-    Input: a dict with paths "image" and "label".
-
-    Output: "image" (1, X, Y, Z) float16 in [0, 1] and "label" (1, X, Y, Z) uint8.
+    "image" is (1, X, Y, Z) float16 in [0, 1] and "label" (1, X, Y, Z) uint8.
     """
 
     def __init__(self, net: str) -> None:

@@ -42,21 +42,13 @@ class Resume:
         engine.add_event_handler(Events.COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
-        """Saves every object and the engine.
-
-        Raises:
-            InputError: the file cannot be written; the one before is unchanged.
-        """
+        """Saves every object and the engine; if the file cannot be written, the one before is unchanged."""
         if self.writer:
             states = {name: obj.state_dict() for name, obj in {**self.objects, "engine": engine}.items()}
             save_tensors(states, self.path)
 
     def load(self, engine: Engine) -> None:
-        """Restores every object.
-
-        Raises:
-            InputError: the file is damaged, or belongs to another network or configuration.
-        """
+        """Restores every object; :class:`InputError` if the file is damaged or belongs to another training."""
         if not self.path.exists():
             return
         states = read_checkpoint(self.path, engine.state.device)

@@ -123,12 +123,9 @@ class SATSource(MaskSource):
 
 
 def prepare(image: Tensor, native: Geometry, modality: str) -> tuple[Geometry, Tensor]:
-    """The image as in the training of SAT.
+    """The image (1, *native.shape), raw intensities on a 3-D grid, as in the training of SAT.
 
-    Args:
-        image: (1, *native.shape) raw intensities.
-        native: 3-D grid.
-        modality: "ct" clips to -500..1000 HU, other images to the 0.5 and 99.5 percentiles.
+    "ct" clips to -500..1000 HU, other images to the 0.5 and 99.5 percentiles.
 
     Returns:
         the grid (RAS, 1 x 1 x 3 mm, cropped to the foreground) and the image there, (1, X, Y, Z), mean 0, variance 1.

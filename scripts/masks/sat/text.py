@@ -22,12 +22,7 @@ DROPPED = ("atlas_tower", "temperature")  # parts of its training that segmentat
 
 
 class TextEncoder(nn.Module):
-    """BioLORD (an MPNet), mean pooling, a projection, and the embedding of the modality.
-
-    Args:
-        tower: a ``transformers`` model with ``last_hidden_state``.
-        tokenizer: its tokenizer.
-    """
+    """BioLORD (an MPNet from ``transformers``), mean pooling, a projection, and the embedding of the modality."""
 
     def __init__(self, tower: nn.Module, tokenizer: Any) -> None:
         super().__init__()
@@ -50,11 +45,7 @@ class TextEncoder(nn.Module):
 
 
 def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> TextEncoder:
-    """Loads SAT's text encoder.
-
-    Args:
-        checkpoint: the released text encoder.
-        tower: name or folder of the sentence encoder, for its configuration and tokenizer.
+    """Loads SAT's text encoder; ``tower`` is the name or folder of the sentence encoder's configuration and tokenizer.
 
     Raises:
         InputError: ``transformers`` is not installed, the sentence encoder cannot be loaded, or the weights do not fit.
@@ -98,11 +89,7 @@ class Prompts:
         self.cache, self.checkpoint, self.tower = Path(cache), checkpoint, tower
 
     def __call__(self, names: Sequence[str], modality: str) -> Tensor:
-        """Embeddings (N, 768) of names for images of one modality.
-
-        Raises:
-            InputError: a name is not in the file and the text encoder cannot be loaded.
-        """
+        """Embeddings (N, 768) of names for images of one modality."""
         kept: dict[str, np.ndarray] = {}
         if self.cache.exists():
             try:

@@ -77,11 +77,7 @@ class RandMaskErrors(Randomizable, Transform):
 
 
 class RandSwap(Randomizable, Transform):
-    """Swaps the moving and the fixed image with their masks and labels.
-
-    Args:
-        prob: probability.
-    """
+    """Swaps the moving and the fixed image with their masks and labels, with the probability ``prob``."""
 
     def __init__(self, prob: float = 0.25) -> None:
         self.prob = prob

@@ -13,12 +13,8 @@ from monai.transforms import Transform
 class CropAroundMasks(Transform):
     """Crops a pair to the box of the masks of both images, enlarged by a margin. No structure is cut.
 
-    Args:
-        margin_mm: on each side of the box; None keeps whole images.
-        keys: tensors (2, *shape) to crop.
-
-    Input: the output of :class:`scripts.data.structures.PairTensors`; "masks" and "spacing" (mm) give the box. A pair
-    without masks is not cropped.
+    ``margin_mm`` is added on each side; None keeps whole images. ``keys`` are tensors (2, *shape) of the output of
+    :class:`scripts.data.structures.PairTensors`. A pair without masks is not cropped.
     """
 
     def __init__(

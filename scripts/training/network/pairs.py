@@ -15,9 +15,7 @@ from ...network.pair_network import PairNetwork
 class PairTraining(nn.Module):
     """Wraps the network for training, also under ``DistributedDataParallel``, which needs a single forward pass.
 
-    Args:
-        network: the network to train.
-        amp: dtype of autocast for the network, e.g. "bfloat16", or None.
+    ``amp`` is the dtype of autocast for the network, e.g. "bfloat16", or None.
     """
 
     def __init__(self, network: PairNetwork, amp: str | None = None) -> None:

@@ -38,9 +38,6 @@ def student_of(teacher: Sam, tokens: int = 24, width: int | None = None, **compa
         width: channels of its embedding; None takes those of the teacher, and with them the weights of its prompt
             encoder and mask decoder. With another width these are random, and must be trained afterwards.
         compact: further arguments of :func:`scripts.sam.compact.compact_sam`.
-
-    Raises:
-        InputError: a width that its attention cannot split into 8 heads.
     """
     width = feature_width(teacher) if width is None else width
     if width < 16 or width % 16:
@@ -59,12 +56,12 @@ class TeacherFeatures(Transform):
 
     Args:
         teacher: the model, on its device.
-        student: whose input and embedding sizes are needed.
+        student: gives the sizes of input and embedding.
 
     Input: a dict with "picture", a file.
 
-    Output: "image" (3, S, S) uint8, the picture as the student gets it, with zeros where there is none; "scaled" (2,)
-    rows and columns that it fills; "features" (C, T, T) float16, the teacher's embedding at the student's tokens.
+    Output: "image" (3, S, S) uint8, the picture as the student gets it, padded with zeros; "scaled" (2,) rows and
+    columns that it fills; "features" (C, T, T) float16, the teacher's embedding at the student's tokens.
     """
 
     def __init__(self, teacher: Sam, student: Sam) -> None:
@@ -150,9 +147,6 @@ def hold_out(images: list[list[str]], share: float) -> tuple[list[dict], list[di
 
     Returns:
         two lists of items for :class:`TeacherFeatures`.
-
-    Raises:
-        InputError: fewer than two pictures, or a share outside (0, 1).
     """
     if not 0 < share < 1:
         raise InputError(f"validation_share must lie between 0 and 1, got {share}.")

@@ -1,10 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Training a Segment Anything model on pairs of views: prompts, correction rounds, and features that match.
 
-Follows Kirillov et al. 2023 (appendix A: simulated prompts, three masks for an ambiguous point, focal + Dice,
-quality head by mean squared error) with two changes for little data: a point is taught all masks that contain it at
-once, each by an output of its own, and the embedding is trained to match between views, because registration compares
-it.
+Follows Kirillov et al. 2023 (appendix A: simulated prompts, three masks for an ambiguous point, focal + Dice, quality
+head by mean squared error) with two changes for little data: a point is trained with all masks that contain it at once,
+each by an output of its own, and the embedding is trained to match between views, because registration compares it.
 """
 
 from __future__ import annotations
@@ -203,11 +202,8 @@ def jittered_boxes(masks: Tensor, jitter: float = 0.08) -> Tensor:
 def prototype_contrast(features: Tensor, masks: Tensor, valid: Tensor, classes: Tensor) -> Tensor:
     """Contrast of mask prototypes: the same mask in the other view and the same class anywhere are positives.
 
-    Args:
-        features: (2B, C, h, w), views of one slice next to each other.
-        masks: (2B, M, m, m) in [0, 1].
-        valid: (2B, M) bool.
-        classes: (B, M).
+    Features (2B, C, h, w) and masks (2B, M, m, m) in [0, 1] hold the views of a slice next to each other; ``valid`` is
+    (2B, M) bool, ``classes`` (B, M).
     """
     pooled = F.adaptive_avg_pool2d(masks, features.shape[2:]).flatten(2)
     prototypes = torch.einsum("vmn,vcn->vmc", pooled, features.flatten(2)) / pooled.sum(dim=2, keepdim=True).clamp_min(
@@ -232,11 +228,7 @@ def prototype_contrast(features: Tensor, masks: Tensor, valid: Tensor, classes: 
 def dense_contrast(features: Tensor, points: Tensor, visible: Tensor, img_size: int) -> Tensor:
     """Contrast of single places: a point and its twin in the other view against all other points of the batch.
 
-    Args:
-        features: (2B, C, h, w).
-        points: (B, 2, N, 2) pixels (x, y).
-        visible: (B, N) bool.
-        img_size: side of the views in pixels.
+    Features are (2B, C, h, w), points (B, 2, N, 2) pixels (x, y) of views of ``img_size``, ``visible`` (B, N) bool.
     """
     batch, _, count, _ = points.shape
     grid = (points / img_size * 2 - 1).flatten(0, 1)[:, :, None]

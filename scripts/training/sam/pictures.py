@@ -33,18 +33,15 @@ def cut_slices(
     most: int = 32,
     progress: bool = True,
 ) -> list[list[str]]:
-    """Writes slices of every image as PNG files; slices written before are reused.
+    """Writes slices of every image as PNG files, and reuses those written before: one list of files an image.
 
     Args:
         images: a folder of images, one image, a pattern, or a list, see :func:`scripts.data.images.image_items`.
-        folder: where the pictures go, one folder an image, named by file, date and settings.
+        folder: gets the pictures, one folder an image, named by file, date and settings.
         window: see :func:`scripts.data.intensity.apply_window`.
         axis: 0, 1, 2 or "auto", see :func:`scripts.correspondence.slicing.plan_slices`.
         most: slices an image, at even distances.
         progress: shows a progress bar.
-
-    Returns:
-        one list of files an image; images without anything to see are left out.
 
     Raises:
         InputError: no image, one that cannot be used, or nothing to see in any.

@@ -33,10 +33,7 @@ REGION = 0.15  # weight of a class-agnostic region beside that of a structure
 def slice_items(slices: Mapping[str, list[Slice]], shares: Mapping[str, float], seed: int = 0) -> list[dict[str, Any]]:
     """The slices of all sources in a random order, of which every first part holds the sources in their shares.
 
-    Args:
-        slices: by source.
-        shares: of the sources, positive.
-        seed: of the order, and of the view of each slice.
+    ``seed`` is that of the order, and of the view of each slice.
     """
     ranked = []
     for source in slices:
@@ -117,12 +114,9 @@ def object_masks(item: Slice, layers: Tensor, rng: np.random.Generator) -> tuple
 
 
 def cached_part(dataset: PersistentDataset, budget_s: float, progress: bool = True) -> Subset:
-    """The items of a dataset that are in its cache already or are computed, in their order, within a time budget.
+    """The items of a dataset that are in its cache or are computed, in their order, within a time budget in seconds.
 
-    Args:
-        dataset: a dataset that caches.
-        budget_s: seconds; the first item is computed in any case.
-        progress: shows a progress bar.
+    The first item is computed in any case.
     """
     began, done = time.monotonic(), []
     for index in tqdm(range(len(dataset)), desc="embeddings", unit="slice", disable=not progress):

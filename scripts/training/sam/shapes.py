@@ -39,16 +39,12 @@ def blob_radius(rng: np.random.Generator, size: int) -> tuple[NDArray, float]:
 
 
 def shape_image(rng: np.random.Generator, size: int = 256) -> tuple[NDArray, NDArray, list[tuple[int, ...]]]:
-    """Draws one image.
-
-    Args:
-        rng: source of everything random.
-        size: side in pixels.
+    """Draws one image of random shapes, ``size`` pixels a side.
 
     Returns:
         image uint8 (size, size); layers int16 (2, size, size), first the visible part of each shape, then the
-        background regions, 0 where a layer has nothing; groups of shape numbers that form one larger object
-        (a ring with what it encloses).
+        background regions, 0 where a layer is empty; groups of shape numbers that form one larger object (a ring with
+        what it encloses).
     """
     background = partition(rng, size, int(rng.integers(2, 6)), int(rng.integers(2, 5)))
     shapes = np.zeros((size, size), np.int16)

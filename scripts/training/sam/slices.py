@@ -89,11 +89,7 @@ def volume_slices(
 
 
 def acdc_subject(folder: Path, class_offset: int = 100, most: int = 0) -> list[Slice]:
-    """Short-axis slices of both labelled frames of an ACDC patient; the epicardium and the whole heart are groups.
-
-    Raises:
-        InputError: the folder has no labelled images.
-    """
+    """Short-axis slices of both labelled frames of an ACDC patient; the epicardium and the whole heart are groups."""
     slices = []
     labels = sorted(folder.glob("*_gt.nii*"))
     if not labels:
@@ -106,11 +102,7 @@ def acdc_subject(folder: Path, class_offset: int = 100, most: int = 0) -> list[S
 
 
 def abdomen_subject(image: Path, class_offset: int = 200, most: int = 0) -> list[Slice]:
-    """Axial, coronal and sagittal slices of an abdominal CT with 13 organs.
-
-    Raises:
-        InputError: the image or its label map is missing.
-    """
+    """Axial, coronal and sagittal slices of an abdominal CT with 13 organs."""
     label = image.with_name(image.name.replace("img", "label"))
     for path in (image, label):
         if not path.exists():
@@ -166,12 +158,7 @@ def load_slices(path: Path) -> list[Slice]:
 
 
 def cached_subjects(cache_dir: str | Path, subjects: dict[str, Callable[[], list[Slice]]]) -> list[Slice]:
-    """Makes the slices of every subject, or reads them where they were made before.
-
-    Args:
-        cache_dir: one file a subject is kept here.
-        subjects: file name (without ending) to a function that makes its slices.
-    """
+    """Makes the slices of every subject, by file name, or reads them from the cache, which keeps one file a subject."""
     paths = {name: Path(cache_dir) / f"{name}.npz" for name in subjects}
     missing = [name for name, path in paths.items() if not path.exists()]
     random.Random(os.getpid()).shuffle(missing)  # processes of one training share the work, each begins elsewhere

@@ -68,7 +68,7 @@ class Cohort:
         self.runner = PairRunner(evaluator, preprocessing, self.output_dir, seed)
 
     def run(self) -> dict[str, Any] | None:
-        """Registers every pair that is not done; returns the summary, and None in all but the first process of torchrun.
+        """Registers every pair that is not done; the summary, or None in all but the first process of torchrun.
 
         Raises:
             InputError: the output folder is in use, cannot be written, or the disk is full.
