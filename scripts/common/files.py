@@ -84,7 +84,7 @@ def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[
     check_not_input(path, inputs)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path.parent)
+        sweep(path.parent)
         folder = Path(tempfile.mkdtemp(prefix=BESIDE, dir=path.parent))
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); give another output.") from error
@@ -120,7 +120,7 @@ def _flush(part: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Deletes what processes that were killed more than a day ago left behind."""
     for old in folder.glob(f"{BESIDE}*"):
         with contextlib.suppress(OSError):

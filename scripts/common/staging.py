@@ -13,15 +13,14 @@ import contextlib
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PREFIX = ".writing-"
-OWN_PREFIX = ".writing-result-"  # written under the lock of the folder, so none is in use when another writer starts
+from .files import BESIDE, sweep
+
+OWN_PREFIX = f"{BESIDE}result-"  # written under the lock of the folder, so none is in use when another writer starts
 COMMITTED = ".committed"
-ABANDONED_SECONDS = 24 * 3600  # any other file still being written after a day belongs to a process that was killed
 
 
 @contextmanager
@@ -62,10 +61,10 @@ def recover(folder: Path, record: str, known: Collection[str]) -> None:
         # Without its record the copy no longer counts as a result.
         (committed / record).unlink()
     _remove(committed)
-    for left in folder.glob(f"{PREFIX}*"):
+    for left in folder.glob(f"{OWN_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if left.name.startswith(OWN_PREFIX) or time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                _remove(left)
+            _remove(left)
+    sweep(folder)
 
 
 def complete_result(folder: str | Path, record: str) -> Path | None:

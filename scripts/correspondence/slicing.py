@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import nibabel as nib
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..spatial.geometry import Geometry
@@ -116,8 +115,3 @@ def _display(codes: tuple[str, str]) -> tuple[bool, tuple[bool, bool]]:
     transposed = sideways[0] or (not any(sideways) and codes[0] in "PA")
     row, column = (codes[1], codes[0]) if transposed else codes
     return transposed, (row in "AS", column in "RA")
-
-
-def resize_stack(stack: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of maps (N, h, w)."""
-    return F.interpolate(stack[:, None].float(), size, mode="bilinear", align_corners=False)[:, 0]

@@ -44,6 +44,20 @@ def read_dicom(path: Path, max_gb: float = MAX_GB) -> tuple[NDArray, NDArray]:
     Other files in the folder are ignored. Raises :class:`InputError`, which names the file, unless there is exactly one
     stack of evenly spaced parallel slices.
     """
+    ordered = series_files(path)
+    first = _header(ordered[0])
+    check_size(path, (int(first.Rows), int(first.Columns), len(ordered)), max_gb)
+    reader = sitk.ImageSeriesReader()
+    try:
+        with quiet_itk():
+            reader.SetFileNames([itk_name(p) for p in ordered])
+            return channels_of(reader.Execute())
+    except RuntimeError as error:
+        raise InputError(f"{path} has DICOM files with damaged or unknown pixel data; convert it to NIfTI.") from error
+
+
+def series_files(path: Path) -> list[Path]:
+    """The files of the one series of a folder, or the one file, in the order of their slices; all are checked."""
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     headers = [(p, h) for p in files if (h := _header(p)) is not None and p.name.upper() != "DICOMDIR"]
     if not headers:
@@ -53,15 +67,7 @@ def read_dicom(path: Path, max_gb: float = MAX_GB) -> tuple[NDArray, NDArray]:
     series = sorted({str(h.get("SeriesInstanceUID", "")) for _, h in headers})
     if len(series) > 1:
         raise InputError(f"{path} holds {len(series)} DICOM series ({', '.join(series)}); give a folder with one.")
-    ordered = _stack(path, headers) if len(headers) > 1 else [headers[0][0]]
-    check_size(path, (int(headers[0][1].Rows), int(headers[0][1].Columns), len(ordered)), max_gb)
-    reader = sitk.ImageSeriesReader()
-    try:
-        with quiet_itk():
-            reader.SetFileNames([itk_name(p) for p in ordered])
-            return channels_of(reader.Execute())
-    except RuntimeError as error:
-        raise InputError(f"{path} has DICOM files with damaged or unknown pixel data; convert it to NIfTI.") from error
+    return _stack(path, headers) if len(headers) > 1 else [headers[0][0]]
 
 
 def _header(path: Path) -> Dataset | None:

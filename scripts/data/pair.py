@@ -20,7 +20,7 @@ from ..common.errors import InputError
 from ..spatial.affine import Start, align
 from ..spatial.files import MAX_GB
 from ..spatial.geometry import Geometry, extent_text, overlap, resample, resample_map, same_grid, told_apart
-from ..spatial.landmarks import contains, read_landmarks
+from ..spatial.landmark_files import contains, read_landmarks
 from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
 from .exclusion import filled, hidden_on, weights_on

@@ -13,7 +13,7 @@ import numpy as np
 from ..common.errors import InputError
 from ..spatial.fields import write_field
 from ..spatial.geometry import Geometry, world_displacement
-from ..spatial.landmarks import write_landmarks
+from ..spatial.landmark_files import write_landmarks
 from .images import image_items
 from .phantoms.abdomen import abdomen_pair
 from .phantoms.cardiac import cardiac_pair

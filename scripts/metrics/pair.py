@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..data.pair import Pair
 from ..spatial.geometry import resample_map
-from ..spatial.landmarks import fixed_to_moving
-from .assembly import common_values, field_metrics, label_metrics, landmark_metrics, plain
+from ..spatial.landmark_files import fixed_to_moving
+from ..spatial.warp import warp
+from .assembly import common_values, field_metrics, label_metrics, landmark_metrics, mean_known, plain
+from .overlap import dice
 
 
 def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
@@ -47,3 +52,17 @@ def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
     if ddf is not None:
         result |= field_metrics(ddf, pair.fixed.geometry.spacing)
     return plain(result)
+
+
+def moved_dice(output: Mapping, structures: int, moved: bool = True) -> float:
+    """Mean Dice over the structures and the batch.
+
+    Args:
+        output: of an evaluator: "pred" is the DDF (B, n, *shape) in voxels, "label" (B, 2, *shape) moving and fixed.
+        structures: labels 1 to this number are measured, except those that neither image contains.
+        moved: False measures before the registration.
+    """
+    ddf, labels = output["pred"], torch.as_tensor(output["label"]).float()
+    moving = warp(labels[:, 0:1], ddf.float(), mode="nearest") if moved else labels[:, 0:1]
+    pairs = zip(moving[:, 0].round(), labels[:, 1].round())
+    return mean_known(score for a, b in pairs for score in dice(a, b, range(1, structures + 1)).values())

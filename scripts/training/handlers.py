@@ -1,16 +1,19 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Small handlers that MONAI and Ignite lack, or lack in a form that a config can use."""
+"""Small handlers and inferers that MONAI and Ignite lack, or lack in a form that a config can use."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import EventEnum
 from monai.engines.utils import IterationEvents
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
 
 logger = logging.getLogger(__name__)
 
@@ -68,3 +71,25 @@ class LogTerms:
         if engine.state.iteration % self.every == 0:
             terms = "  ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
             logger.info("epoch %d iteration %d  %s", engine.state.epoch, engine.state.iteration, terms)
+
+
+class KeywordInferer:
+    """Passes a batch, a dict, to the network as keyword arguments."""
+
+    def __call__(self, inputs: dict[str, Any], network: nn.Module) -> Any:
+        return network(**inputs)
+
+
+class AutocastInferer(SimpleInferer):
+    """Runs the network in a lower precision on any device; MONAI's engines autocast on CUDA only.
+
+    ``amp`` is the dtype of autocast, e.g. "bfloat16", or None.
+    """
+
+    def __init__(self, amp: str | None = None) -> None:
+        super().__init__()
+        self.amp = getattr(torch, amp) if amp else None
+
+    def __call__(self, inputs: Tensor, network: nn.Module, *args, **kwargs) -> Tensor:
+        with torch.autocast(inputs.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
+            return network(inputs, *args, **kwargs).float()

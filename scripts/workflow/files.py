@@ -18,7 +18,7 @@ from ..spatial.chain import Field
 from ..spatial.fields import stream_field, write_field
 from ..spatial.geometry import resample, resample_map, world_displacement
 from ..spatial.inversion import invert_chain
-from ..spatial.landmarks import fixed_to_moving, write_landmarks
+from ..spatial.landmark_files import fixed_to_moving, write_landmarks
 
 ROLES = ("moving", "fixed")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..common.errors import InputError
 from ..common.lock import locked
-from .output_folder import check_inputs
+from ..correspondence.region_pairs import RECORD
 
 STORE = ".cache"  # folder in the output folder where masks are kept by default
 _held = threading.local()  # .folders: those that this thread has locked
@@ -75,3 +75,33 @@ def hold(folder: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
 
 def _folders() -> set[Path]:
     return _held.__dict__.setdefault("folders", set())
+
+
+_MASKS = [f"{role}_{what}" for role in ("moving", "fixed") for what in ("rois", "regions")]
+# The files behind each name of the option "keep".
+OUTPUTS = {
+    "rois": tuple(name + kind for name in _MASKS for kind in (".seg.nrrd", ".nii.gz", ".png")),
+    "ddf": ("ddf.nii.gz",),
+    "inverse_ddf": ("inverse_ddf.nii.gz",),
+    "moved": ("moved.nii.gz", "moved.png"),
+    "moved_label": ("moved_label.nii.gz",),
+    "moved_landmarks": ("moved_landmarks.csv",),
+    "overview": ("overview.png",),
+    "report": ("report.html",),
+}
+FILES = frozenset(name for names in OUTPUTS.values() for name in names)
+
+
+def check_inputs(folder: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raises :class:`InputError` if a result in ``folder`` would overwrite an input or lie among the files of one."""
+    outputs = [folder / name for name in (*FILES, RECORD)]
+    for name in inputs:
+        if name is None or not os.path.exists(name):
+            continue
+        if os.path.isdir(name):
+            if folder.exists() and os.path.samefile(name, folder):
+                raise InputError(f"{folder} is an input as well as the output folder; give another --output_dir.")
+            continue
+        for output in outputs:
+            if output.exists() and os.path.samefile(name, output):
+                raise InputError(f"The input {name} would be overwritten by the result; give another --output_dir.")

@@ -26,8 +26,7 @@ from ..report.overview import overview
 from ..report.panels import panels
 from .correspondence_record import check_finite, correspondence_record
 from .files import write_fields, write_moved, write_moved_label, write_moved_landmarks, write_regions
-from .guard import sole_writer
-from .output_folder import FILES, OUTPUTS, check_inputs
+from .guard import FILES, OUTPUTS, check_inputs, sole_writer
 from .record import flat_settings
 
 logger = logging.getLogger(__name__)
@@ -150,3 +149,11 @@ def _title(pair: Pair, metrics: Mapping) -> str:
         if first is not None and last is not None:
             text += f"   mean {TITLES[key]} {first:.3g} → {last:.3g}"
     return text
+
+
+class MeasurePair(Transform):
+    """Adds the "metrics" that :class:`scripts.workflow.outputs.SaveRegistration` writes, on the native grid."""
+
+    def __call__(self, data: Mapping) -> dict:
+        pair = data["pair"]
+        return {**data, "metrics": pair_metrics(pair, pair.on_fixed_grid(data["pred"].ddf))}

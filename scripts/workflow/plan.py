@@ -23,9 +23,9 @@ from ..report.page import method_text
 from ..spatial.geometry import grid_text, overlap
 from .cohort.case import read_record
 from .cohort.pairs import SUMMARIES, Entry, read_entries
+from .guard import OUTPUTS
 from .options import check_options
 from .outcome import unwrapped
-from .output_folder import OUTPUTS
 from .record import flat_settings
 from .run import config_paths, config_values, read_configs, with_sam_overlay
 

@@ -14,7 +14,6 @@ from scripts.correspondence.region_pairs import (
     FILES,
     RECORD,
     RegionPairs,
-    masks_tensor,
     native_masks,
     pair_names,
     quick_view,
@@ -52,7 +51,8 @@ def test_what_is_written_is_what_was_matched_voxel_for_voxel(tmp_path, shape):
     for role in FILES:
         regions = getattr(found, role)
         np.testing.assert_allclose(regions.geometry.affine, grid.affine, atol=1e-4)
-        torch.testing.assert_close(masks_tensor(regions), masks[role])
+        covered = [torch.from_numpy(regions.mask(k)) for k in range(len(regions.segments))]
+        torch.testing.assert_close(torch.stack(covered).to(torch.uint8) * 255, masks[role])
 
 
 @pytest.mark.parametrize("n", [2, 3])

@@ -11,7 +11,7 @@ from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.metrics.jacobian import jacobian_determinant
 from scripts.metrics.overlap import dice
 from scripts.spatial.geometry import Geometry, resample
-from scripts.spatial.landmarks import fixed_to_moving
+from scripts.spatial.landmark_files import fixed_to_moving
 from tests.conftest import rotation
 
 PAIRS = {

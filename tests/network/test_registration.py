@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 
 from scripts.common.errors import InputError
 from scripts.data.batches import inference_batch, pair_batch, training_batch
-from scripts.metrics.moved import moved_dice
+from scripts.metrics.pair import moved_dice
 from scripts.network.model import CrossFusionNet
 from scripts.network.refine import RefineSettings
 from scripts.network.registration import NetworkRegistration

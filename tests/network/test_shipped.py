@@ -9,7 +9,7 @@ from scripts.data.batches import inference_batch
 from scripts.data.pair import one_pair
 from scripts.data.pair_lists import acdc_pairs
 from scripts.verbs.register import register
-from scripts.workflow.measure import MeasurePair
+from scripts.workflow.outputs import MeasurePair
 
 
 @pytest.mark.slow

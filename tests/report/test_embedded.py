@@ -18,7 +18,7 @@ from scripts.data.pair import LoadPair, one_pair
 from scripts.report.embedded import FIELD_VOXELS, deformed_grid, viewer_data
 from scripts.report.page import VENDOR, niivue, packed, render
 from scripts.spatial.geometry import apply_affine
-from scripts.spatial.landmarks import fixed_to_moving
+from scripts.spatial.landmark_files import fixed_to_moving
 from tests.conftest import smooth_field
 from tests.roi.perfect import perfect_registration
 from tests.workflow.test_outputs import prepared

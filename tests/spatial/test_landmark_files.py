@@ -9,8 +9,7 @@ import pytest
 
 from scripts.common.errors import InputError
 from scripts.spatial.geometry import apply_affine
-from scripts.spatial.landmark_files import Landmarks, read_landmark_file, write_landmark_file
-from scripts.spatial.landmarks import read_landmarks
+from scripts.spatial.landmark_files import Landmarks, read_landmark_file, read_landmarks, write_landmark_file
 from tests.conftest import oblique
 
 GRID = oblique((30, 26, 16), (1.5, 1.2, 3.0))

@@ -8,7 +8,7 @@ import torch
 
 from scripts.spatial.chain import Field, map_points
 from scripts.spatial.geometry import apply_affine, resample, world_displacement
-from scripts.spatial.landmarks import fixed_to_moving, read_landmarks, write_landmarks
+from scripts.spatial.landmark_files import fixed_to_moving, read_landmarks, write_landmarks
 from tests.conftest import oblique, smooth_field
 
 GRID = oblique((30, 26, 16), (1.5, 1.2, 3.0))

@@ -156,7 +156,7 @@ def test_two_patients_and_missing_slices_are_refused(written, tmp_path):
         check_dicom(series["moving"], other)
     gap = shutil.copytree(series["fixed"], tmp_path / "gap")
     next(f for f in gap.iterdir() if f.stem.endswith("_2")).unlink()
-    with pytest.raises(InputError, match="not evenly spaced"):
+    with pytest.raises(InputError, match="a slice may be missing"):
         check_dicom(series["moving"], gap)
-    with pytest.raises(InputError, match="0 DICOM series"):
+    with pytest.raises(InputError, match="without a DICOM series"):
         check_dicom(series["moving"], tmp_path)

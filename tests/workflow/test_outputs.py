@@ -28,8 +28,7 @@ from scripts.spatial.transform_files import transform_paths
 from scripts.verbs.evaluate import evaluate
 from scripts.verbs.warp import warp
 from scripts.workflow.correspondence_record import doubts
-from scripts.workflow.guard import check_output_dir, hold
-from scripts.workflow.output_folder import FILES, check_inputs
+from scripts.workflow.guard import FILES, check_inputs, check_output_dir, hold
 from scripts.workflow.outputs import SaveRegistration
 from tests.conftest import rotation
 from tests.roi.perfect import perfect_registration

@@ -14,11 +14,11 @@ from ...correspondence.slicing import plan_slices
 from ...data.batches import plain
 from ...data.intensity import apply_window
 from ...data.pair import coarsen, working_grid
-from ...data.phantoms.textures import TEXTURES, repaint
 from ...data.reader import read_volume
 from ...roi.regions import RegionFilter
 from ...sam.everything import EverythingMode
 from .sam_slices import phantom_volumes
+from .textures import TEXTURES, repaint
 
 MAX_SIZE = 256  # of the working grid, as in configs/samreg.json
 

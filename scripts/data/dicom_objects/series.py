@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from ...common.errors import InputError
 from ...spatial.geometry import LPS, Geometry, same_grid
+from ..dicom import series_files
 
 MANUFACTURER = "SAM registration"
 # Patient and general study modules, which every object of the study repeats.
@@ -47,44 +47,22 @@ class Series:
     def first(self) -> Dataset:
         return self.slices[0]
 
-    @property
-    def affine_lps(self) -> NDArray:
-        """(4, 4) voxel (column, row, slice) to LPS mm."""
-        return LPS @ self.geometry.affine
-
 
 def read_series(folder: str | Path) -> Series:
-    """Reads the one series of a folder.
-
-    Raises:
-        InputError: no DICOM series or several, multi-frame objects, a single slice, or slices that are not evenly
-            stacked.
-    """
-    found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)) if Path(folder).is_dir() else ()
-    if len(found) != 1:
-        raise InputError(f"{folder} contains {len(found)} DICOM series; DICOM results need folders with one series.")
-    files = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), found[0])
-    slices = [pydicom.dcmread(f) for f in files]
-    if int(slices[0].get("NumberOfFrames", 1)) > 1:
-        raise InputError(f"{folder} is a multi-frame object; DICOM results need a series of single slices.")
+    """Reads the one series of a folder; :class:`InputError` unless it is a stack of evenly spaced single slices."""
+    if not Path(folder).is_dir():
+        raise InputError(f"{folder} is not a folder with a DICOM series, which DICOM results need.")
+    slices = [pydicom.dcmread(f) for f in series_files(Path(folder))]
     if len(slices) < 2:
         raise InputError(f"{folder} has one slice; DICOM results need a stack of slices.")
-    missing = [k for k in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing") if k not in slices[0]]
-    if missing:
-        raise InputError(f"{folder} has no {missing[0]}, so its place in the patient is unknown.")
-    cosines = np.asarray(slices[0].ImageOrientationPatient, float).reshape(2, 3)
-    normal = np.cross(*cosines)
-    slices.sort(key=lambda d: float(np.dot(normal, np.asarray(d.ImagePositionPatient, float))))
+    first = slices[0]
+    across, down = np.asarray(first.ImageOrientationPatient, float).reshape(2, 3)
+    rows, columns = (float(v) for v in first.PixelSpacing)
     positions = np.asarray([d.ImagePositionPatient for d in slices], float)
     step = (positions[-1] - positions[0]) / (len(slices) - 1)
-    even = positions[0] + np.arange(len(slices))[:, None] * step
-    if np.abs(positions - even).max() > 0.1 * np.linalg.norm(step):
-        raise InputError(f"The slices of {folder} are not evenly spaced; a slice is missing or there twice.")
-    rows, columns = (float(v) for v in slices[0].PixelSpacing)
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([cosines[0] * columns, cosines[1] * rows, step], axis=1)
-    affine[:3, 3] = positions[0]
-    shape = (int(slices[0].Columns), int(slices[0].Rows), len(slices))
+    affine[:3] = np.stack([across * columns, down * rows, step, positions[0]], axis=1)
+    shape = (int(first.Columns), int(first.Rows), len(slices))
     return Series(tuple(slices), Geometry(shape, LPS @ affine), str(folder))
 
 

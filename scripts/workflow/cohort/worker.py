@@ -122,11 +122,6 @@ class Worker:
             for claim in self._claims(name):
                 claim.unlink(missing_ok=True)
 
-    def is_claimed(self, name: str) -> bool:
-        """Whether another worker that is alive has a pair."""
-        claims = self._claims(name)
-        return bool(claims) and not self._is_dead(claims[-1])
-
     def _claims(self, name: str) -> list[Path]:
         found, generation = [], 0
         while (path := self.running / CLAIMS / f"{case.flat(name)}.{generation}").exists():

@@ -8,7 +8,7 @@ import torch
 from scripts.data.pair import LoadPair
 from scripts.data.pair_lists import acdc_pairs
 from scripts.data.structures import AddMasks, PairTensors
-from scripts.training.network.crop import CropAroundMasks
+from scripts.training.network.augment import CropAroundMasks
 
 
 def pair(shape=(40, 30, 8)) -> dict:
