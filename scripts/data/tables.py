@@ -11,7 +11,7 @@ from typing import Any
 
 from ..common.files import whole_file
 
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf|nan)(e[+-]?\d+)?", re.IGNORECASE)
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a cell that begins so is computed, and can run programs
 
 
