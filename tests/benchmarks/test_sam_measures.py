@@ -19,8 +19,8 @@ from scripts.benchmarks.models.sam_rank import (
     mean_reciprocal,
 )
 from scripts.benchmarks.models.sam_slices import LabelledSlice, cut, heart_slices, some
+from scripts.benchmarks.models.textures import TEXTURES, repaint
 from scripts.data.phantoms.cardiac import cardiac_pair
-from scripts.data.phantoms.textures import TEXTURES, repaint
 from scripts.data.reader import Volume
 from scripts.data.splits import evenly
 from scripts.roi.regions import RegionFilter
