@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""One cache on disk for everything that is expensive: bounded, shared by processes, and safe against damaged files."""
+"""The disk cache for expensive results: bounded, shared by processes, and safe against damaged files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PART = ".part"
 class DiskCache:
     """Values by key, one file each, ``KEY.SHA256SUFFIX``; the name holds the checksum of the content.
 
-    A damaged entry counts as absent and is deleted. When the folder grows too large, the entries that were not used for
-    longest are deleted first. A disk that is full or read-only turns the cache off with one warning.
+    A damaged entry counts as absent and is deleted. When the folder grows too large, the least recently used entries
+    are deleted first. A disk that is full or read-only turns the cache off with one warning.
 
     Args:
         folder: where the entries are kept, made if missing; None keeps nothing.
@@ -46,12 +46,12 @@ class DiskCache:
                     with contextlib.suppress(OSError):
                         os.utime(path)
                     return value
-                logger.warning("%s is damaged and is made again", path)
+                logger.warning("%s is damaged and will be recomputed", path)
                 path.unlink(missing_ok=True)
             except FileNotFoundError:  # another process has just deleted it
                 continue
             except Exception as error:  # of another version of the program; the unpickler raises nearly anything
-                logger.info("%s cannot be read (%s) and is made again", path, type(error).__name__)
+                logger.info("%s cannot be read (%s) and will be recomputed", path, type(error).__name__)
         return None
 
     def write(self, key: str, value: Any) -> None:
@@ -68,14 +68,14 @@ class DiskCache:
             part.replace(self.folder / f"{key}.{file_sha256(part)}{self.suffix}")
             self._trim()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            logger.warning("the cache %s cannot be written (%s); going on without it", self.folder, error)
+            logger.warning("the cache %s cannot be written (%s); continuing without it", self.folder, error)
             self.folder = None
             if part is not None:
                 with contextlib.suppress(OSError):
                     part.unlink(missing_ok=True)
 
     def _trim(self) -> None:
-        """Deletes the longest unused entries until the rest fits; other processes may do so at the same time."""
+        """Deletes the least recently used entries until the rest fits; other processes may do so at the same time."""
         files = []
         for path in self.folder.glob(f"*{self.suffix}*"):
             with contextlib.suppress(FileNotFoundError):

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Reading only what is a file, and writing files that are either complete or not there."""
+"""Reads regular files only, and writes files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def existing(path: str | Path, what: str, *, folder: bool = False) -> Path:
 
     Args:
         path: of a file.
-        what: it should be, for the message.
+        what: what the file should be, for the message.
         folder: accepts a folder as well.
 
     Raises:
-        InputError: it is missing, empty, or a device, pipe or socket, which might never end.
+        InputError: it is missing or empty, or a device, pipe or socket, which might never end.
     """
     path = Path(path if there(path) else os.path.expanduser(path))
     try:
         state = path.stat()
     except (OSError, ValueError) as error:
-        reason = "does not exist" if not isinstance(error, PermissionError) else "must not be read (permission denied)"
+        reason = "does not exist" if not isinstance(error, PermissionError) else "cannot be read (permission denied)"
         raise InputError(f"{path} {reason}; give the path of {what}.") from error
     if folder and stat.S_ISDIR(state.st_mode):
         return path
@@ -68,7 +68,7 @@ def read_text(path: str | Path, what: str) -> str:
 
 @contextmanager
 def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
-    """A temporary place for a file that takes its name only once it is complete and on the disk.
+    """A temporary path for a file that gets its final name only once it is complete and on the disk.
 
     Args:
         path: the file to write; its folder is made if missing.
@@ -78,10 +78,12 @@ def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[
         A path with the same name in a temporary folder beside it.
 
     Raises:
-        InputError: the output is one of the inputs, or cannot be written. The old file, if any, is still there.
+        InputError: the output is one of the inputs, or cannot be written. An old file is unchanged.
     """
     path = Path(path)
-    check_not_input(path, inputs)
+    check_outputs([path], inputs)
+    if there(path) and not path.is_file():  # a folder, or a device, which renaming would replace
+        raise InputError(f"{path} exists and is not a file; give another output.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
@@ -102,18 +104,26 @@ def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def check_not_input(path: str | Path, inputs: Iterable[str | Path]) -> None:
-    """Raises :class:`InputError` if an output is one of the inputs, also under another name of the same file."""
-    path = Path(path)
-    for name in inputs:
-        if not there(name):  # a name that no file can have cannot be resolved either
-            continue
-        if Path(name).resolve() == path.resolve() or (there(path) and os.path.samefile(name, path)):
+def check_outputs(paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Checks that no output replaces an input, even under another name of the same file.
+
+    Raises:
+        InputError: an output is an input.
+    """
+    known = {_identity(name): name for name in inputs if there(name)}
+    for path in paths:
+        if there(path) and _identity(path) in known:
             raise InputError(f"{path} is an input as well as the output; give the output another name.")
 
 
+def _identity(path: str | Path) -> tuple[int, int]:
+    """What two names of one file have in common."""
+    state = os.stat(path)
+    return state.st_dev, state.st_ino
+
+
 def _flush(part: Path) -> None:
-    """Waits until a file is on the disk, where a full disk shows at the latest; an empty one was not written."""
+    """Flushes a file to the disk, where a full disk shows at the latest; an empty file counts as a failed write."""
     if not part.stat().st_size:
         raise OSError(f"{part.name} is empty; the disk may be full")
     with contextlib.suppress(PermissionError), part.open("r+b") as stream:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Hashes of everything that decides a result: settings, weights, tensors, files."""
+"""Hashes of everything that determines a result: settings, weights, tensors, files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 FEW = 64  # values of an array that are listed; a larger one is hashed
-SILENT = ("output_dir", "progress", "method")  # attributes that change no result
+SILENT = ("output_dir", "progress", "method")  # attributes that do not affect results
 
 
 def fingerprint(*values: Any) -> str:
@@ -43,7 +43,7 @@ def settings(value: Any) -> Any:
     if isinstance(value, (np.ndarray, np.generic)) and value.size <= FEW:
         return f"{value.dtype} {value.tolist()}"
     if isinstance(value, np.ndarray):
-        return tensor_hash(torch.from_numpy(value))
+        return tensor_hash(torch.from_numpy(np.require(value, requirements="W")))
     if isinstance(value, nn.Module):
         return model_hash(value)
     if isinstance(value, Compose):

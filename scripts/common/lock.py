@@ -22,13 +22,13 @@ HOLDER = ".lock.holder"  # a separate file, because Windows lets nobody read a l
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Holds the lock of an existing folder; :class:`InputError` if another process holds it.
+def locked(folder: str | Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Holds the lock of an existing folder; :class:`InputError` if another process still holds it after ``wait_s``.
 
     The system frees the lock when the process ends, even if it is killed.
     """
     folder = Path(folder)
-    lock, holder = FileLock(folder / NAME, timeout=0), folder / HOLDER
+    lock, holder = FileLock(folder / NAME, timeout=wait_s), folder / HOLDER
     try:
         if not folder.is_dir():
             raise FileNotFoundError("no such folder")
@@ -41,12 +41,12 @@ def locked(folder: str | Path) -> Iterator[None]:
             f"{folder} is in use by {name}; wait until it has finished, or give another --output_dir."
         ) from error
     except NotImplementedError:
-        logger.warning("%s is on a file system without locks; let only one process write there", folder)
+        logger.warning("%s is on a file system without locks; make sure that only one process writes there", folder)
     except OSError as error:
         raise InputError(
             f"Nothing can be written to {folder} ({error.strerror or error}); give another --output_dir."
         ) from error
-    with contextlib.suppress(OSError):  # on a full disk the lock still holds, but nobody can read whose it is
+    with contextlib.suppress(OSError):  # on a full disk the lock still holds, but its holder cannot be named
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:
         yield

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How much memory this process has used, and how much it can still get."""
+"""How much memory this process has used, and how much is available."""
 
 from __future__ import annotations
 

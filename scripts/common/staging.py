@@ -1,15 +1,16 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""A folder of results that changes as one: at any moment either the old or the new result is complete.
+"""A folder of results that changes atomically: at any moment either the old or the new result is complete.
 
-New files are written into a hidden folder beside their destination. Renaming that folder to ``.committed`` is the one
-step that decides: before it the old result stands untouched; after it the new result is complete in ``.committed`` and
-is put in place by links, the record last. Whoever comes next finishes an interrupted replacement (:func:`recover`).
+New files are written into a hidden folder beside their destination. Renaming that folder to ``.committed`` is the
+deciding step: before it the old result is untouched; after it the new result is complete in ``.committed`` and is put
+in place by links, the record last. The next run finishes an interrupted replacement (:func:`recover`).
 Readers find the complete result with :func:`complete_result`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -21,6 +22,7 @@ from .files import BESIDE, sweep
 
 OWN_PREFIX = f"{BESIDE}result-"  # written under the lock of the folder, so none is in use when another writer starts
 COMMITTED = ".committed"
+NAMES = ".names"  # file in COMMITTED: name of the record, and names of all files that such a result can contain
 
 
 @contextmanager
@@ -35,23 +37,25 @@ def staged(folder: Path, record: str, known: Collection[str]) -> Iterator[Path]:
             into, which the context yields, must contain it in the end.
         known: names of all files that a result can contain; old ones that the new result lacks are deleted.
     """
-    recover(folder, record, known)
+    recover(folder)
     part = Path(tempfile.mkdtemp(prefix=OWN_PREFIX, dir=folder))
     try:
         yield part
+        (part / NAMES).write_text(json.dumps([record, sorted(known)]), encoding="utf-8")
         part.chmod(0o755)  # mkdtemp makes it private
         part.rename(folder / COMMITTED)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
-    recover(folder, record, known)
+    recover(folder)
 
 
-def recover(folder: Path, record: str, known: Collection[str]) -> None:
-    """Finishes a replacement that was interrupted, and deletes what killed processes left behind."""
+def recover(folder: Path) -> None:
+    """Finishes an interrupted replacement and deletes leftovers of killed processes."""
     committed = folder / COMMITTED
-    if (committed / record).is_file() and not committed.is_symlink():
-        names = [p.name for p in committed.iterdir() if p.name != record]
+    record, known = _names(committed)
+    if record is not None:
+        names = [p.name for p in committed.iterdir() if p.name not in (record, NAMES)]
         if (folder / record).exists():
             for name in set(known) - {*names, record}:
                 (folder / name).unlink(missing_ok=True)
@@ -65,6 +69,18 @@ def recover(folder: Path, record: str, known: Collection[str]) -> None:
         with contextlib.suppress(OSError):
             _remove(left)
     sweep(folder)
+
+
+def _names(committed: Path) -> tuple[str | None, list[str]]:
+    """The record of a committed result and the files that it can contain; None if there is no complete one."""
+    if committed.is_symlink():
+        return None, []
+    try:
+        record, known = json.loads((committed / NAMES).read_text(encoding="utf-8"))
+        names = [Path(name).name for name in (record, *known)]
+    except (OSError, ValueError, TypeError):
+        return None, []
+    return (names[0] if (committed / names[0]).is_file() else None), names[1:]
 
 
 def complete_result(folder: str | Path, record: str) -> Path | None:

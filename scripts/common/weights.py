@@ -1,25 +1,21 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Weights as tensor-only files: written whole or not at all, read with one clear sentence on failure."""
+"""Weights as tensor-only files: written atomically, and refused in one sentence when they cannot be read."""
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from torch import Tensor, nn
 
 from .bundle import MODELS
 from .errors import InputError
-from .files import whole_file
+from .files import existing, whole_file
 from .fingerprint import file_sha256
 
 CHECKSUMS = MODELS / "SHA256SUMS"  # as ``sha256sum`` writes it
-UNREADABLE = (RuntimeError, EOFError, OSError, BadZipFile, pickle.UnpicklingError, struct.error, KeyError, ValueError)
 
 
 def save_tensors(content: Any, path: str | Path) -> None:
@@ -65,13 +61,11 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     The released files in ``models/`` are compared with their checksums. Raises :class:`InputError` for a file that is
     missing, damaged, or not a checkpoint.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"The weights {path} are missing; restore the file or give the path of another one.")
+    path = existing(path, "a file of weights")
     check_bundled(path)
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-    except UNREADABLE as error:
+    except Exception as error:  # the unpickler raises nearly anything
         raise InputError(f"{path} is not a readable weights file; it may be truncated. Get it again.") from error
     if not isinstance(state, dict):
         raise InputError(f"{path} is not a dict of tensors; save the state dict of the model alone.")

@@ -96,19 +96,18 @@ def native_masks(masks: Tensor, working: Geometry, target: Geometry, transform: 
 
 def quick_view(regions: Segmentation) -> NDArray:
     """One label map of all regions, (*shape): region k has the value k + 1, and small regions cover large ones."""
-    sizes = np.zeros(len(regions.segments) + 1, np.int64)
-    for layer in regions.layers:
-        counts = np.bincount(layer.ravel(), minlength=len(sizes))
-        sizes[1:] += counts[1:]
+    count = len(regions.segments) + 1
+    # Plane by plane, because numpy counts and compares in 64 bits.
+    sizes = sum(np.bincount(p.ravel(), minlength=count) for layer in regions.layers for p in layer)
     sizes[0] = np.iinfo(np.int64).max
-    order = np.lexsort((np.arange(len(sizes)), -sizes))  # painted in this order
-    rank = np.empty(len(sizes), np.int32)
-    rank[order] = np.arange(len(sizes))
+    order = np.lexsort((np.arange(count), -sizes))  # painted in this order
+    rank = np.empty(count, np.int32)
+    rank[order] = np.arange(count)
     labels = regions.layers[0].copy()
     for layer in regions.layers[1:]:
-        on = layer > 0
-        under, over = labels[on], layer[on]
-        labels[on] = np.where(rank[over] > rank[under], over, under)
+        for under, over in zip(labels, layer):
+            on = over > 0
+            under[on] = np.where(rank[over[on]] > rank[under[on]], over[on], under[on])
     return labels
 
 

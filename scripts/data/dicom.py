@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""DICOM series: one volume of evenly spaced parallel slices, or refused with the name of the file that is wrong.
+"""Reads a DICOM series as one volume of evenly spaced parallel slices, or refuses it and names the faulty file.
 
 ITK stacks whatever a folder contains. A missing slice, a second phase or a scout would then deform the anatomy without
 an error, so every header is checked before ITK reads the voxels (DICOM PS3.3 C.7.6.2, Image Plane Module).
@@ -19,8 +19,9 @@ from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
 from ..common.errors import InputError
-from ..spatial.files import MAX_GB, check_size, itk_name, quiet_itk
+from ..spatial.files import check_size, itk_name, quiet_itk
 from ..spatial.itk_images import channels_of
+from .dicom_objects.label_map import read_label_map
 
 TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames",
@@ -38,15 +39,24 @@ def is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
-def read_dicom(path: Path, max_gb: float = MAX_GB) -> tuple[NDArray, NDArray]:
+def is_object(path: object) -> bool:
+    """Whether a label is given as a DICOM object, or as the folder of one."""
+    return isinstance(path, (str, Path)) and (Path(path).is_dir() or (Path(path).is_file() and is_dicom(Path(path))))
+
+
+def read_dicom(path: Path, label: bool = False) -> tuple[NDArray, NDArray]:
     """The values (C, X, Y, Z) and the (4, 4) RAS affine of a folder with one DICOM series, or of a file with one slice.
 
-    Other files in the folder are ignored. Raises :class:`InputError`, which names the file, unless there is exactly one
-    stack of evenly spaced parallel slices.
+    Other files in the folder are ignored; a ``label`` may also be a Segmentation object. Raises :class:`InputError`,
+    which names the file, unless there is exactly one stack of evenly spaced parallel slices.
     """
+    if label and (found := _segmentation(path)) is not None:
+        file, header = found
+        check_size(file, [int(header.get(tag) or 1) for tag in ("Rows", "Columns", "NumberOfFrames")])
+        return read_label_map(file)
     ordered = series_files(path)
     first = _header(ordered[0])
-    check_size(path, (int(first.Rows), int(first.Columns), len(ordered)), max_gb)
+    check_size(path, (int(first.Rows), int(first.Columns), len(ordered)))
     reader = sitk.ImageSeriesReader()
     try:
         with quiet_itk():
@@ -54,6 +64,13 @@ def read_dicom(path: Path, max_gb: float = MAX_GB) -> tuple[NDArray, NDArray]:
             return channels_of(reader.Execute())
     except RuntimeError as error:
         raise InputError(f"{path} has DICOM files with damaged or unknown pixel data; convert it to NIfTI.") from error
+
+
+def _segmentation(path: Path) -> tuple[Path, Dataset] | None:
+    """The Segmentation object that a file is, or a folder contains alone."""
+    files = [p for p in path.iterdir() if p.is_file()] if path.is_dir() else [path]
+    header = _header(files[0]) if len(files) == 1 else None
+    return (files[0], header) if header is not None and header.get("Modality") == "SEG" else None
 
 
 def series_files(path: Path) -> list[Path]:
@@ -66,7 +83,7 @@ def series_files(path: Path) -> list[Path]:
         _check_kind(file, header)
     series = sorted({str(h.get("SeriesInstanceUID", "")) for _, h in headers})
     if len(series) > 1:
-        raise InputError(f"{path} holds {len(series)} DICOM series ({', '.join(series)}); give a folder with one.")
+        raise InputError(f"{path} contains {len(series)} DICOM series ({', '.join(series)}); give a folder with one.")
     return _stack(path, headers) if len(headers) > 1 else [headers[0][0]]
 
 
@@ -76,7 +93,7 @@ def _header(path: Path) -> Dataset | None:
     except InvalidDicomError:
         return None
     except Exception as error:  # a damaged header makes pydicom raise nearly anything
-        raise InputError(f"{path} is a damaged DICOM file; get it again, or take it out of the folder.") from error
+        raise InputError(f"{path} is a damaged DICOM file; replace it or remove it from the folder.") from error
 
 
 def _check_kind(path: Path, header: Dataset) -> None:
@@ -84,8 +101,8 @@ def _check_kind(path: Path, header: Dataset) -> None:
     if kind in NOT_IMAGES or not header.get("Rows"):
         what = NOT_IMAGES.get(kind, "an object without pixels")
         raise InputError(
-            f"{path} is {what} ({kind or 'no modality'}), not an image; convert it to a label map in NIfTI, for "
-            "example with 3D Slicer or dcmqi."
+            f"{path} is {what} ({kind or 'no modality'}), not an image; segmentations can be labels, and other "
+            "objects must be converted, for example with 3D Slicer."
         )
     if int(header.get("NumberOfFrames") or 1) > 1:
         raise InputError(f"{path} is a multi-frame DICOM file; convert it to NIfTI, for example with dcm2niix.")
@@ -96,7 +113,9 @@ def _stack(folder: Path, headers: list[tuple[Path, Dataset]]) -> list[Path]:
     for path, header in headers:
         for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
             if header.get(tag) is None or not np.all(np.isfinite(np.asarray(header[tag].value, float))):
-                raise InputError(f"{path} has no {tag}, so its place in the volume is unknown; take it out.")
+                raise InputError(
+                    f"{path} has no {tag}, so its position in the volume is unknown; remove it from the folder."
+                )
     for tag, tolerance in (
         ("ImageOrientationPatient", ANGLE), ("PixelSpacing", 1e-4), ("Rows", 0), ("Columns", 0),
         ("FrameOfReferenceUID", 0), ("ImageType", 0),
@@ -112,21 +131,21 @@ def _stack(folder: Path, headers: list[tuple[Path, Dataset]]) -> list[Path]:
     same = np.flatnonzero(gaps < max(1e-3, 0.01 * step))
     if len(same):
         first, second = paths[same[0]].name, paths[same[0] + 1].name
-        hint = "; it may hold several phases or echoes, so give one of them" if len(same) > 1 else ""
-        raise InputError(f"{folder} has the same slice twice, in {first} and {second}{hint}.")
+        hint = "; the folder may contain several phases or echoes, so select one of them" if len(same) > 1 else ""
+        raise InputError(f"{folder} contains the same slice twice, in {first} and {second}{hint}.")
     uneven = np.flatnonzero(np.abs(gaps - step) > UNEVEN * step)
     if len(uneven):
         k = uneven[np.argmax(gaps[uneven])]
         raise InputError(
-            f"{folder} has a gap of {gaps[k]:.4g} mm after {paths[k].name}, where slices lie {step:.4g} mm apart; a "
-            "slice may be missing. Complete the series, or resample it to even slices."
+            f"{folder} has a gap of {gaps[k]:.4g} mm after {paths[k].name}, while slices are {step:.4g} mm apart; a "
+            "slice may be missing, so complete the series or resample it to even slices."
         )
     drift = positions - positions[0] - np.outer(positions @ normal - positions[0] @ normal, normal)
     pixel = float(min(headers[0][1].PixelSpacing))
     if np.linalg.norm(drift, axis=1).max() > DRIFT * pixel:
         angle = np.rad2deg(np.arctan2(np.linalg.norm(drift[-1]), np.ptp(positions @ normal)))
         raise InputError(
-            f"{folder} has slices shifted in their plane, as by a gantry tilt of {angle:.1f} degrees, last in "
+            f"{folder} has slices that are shifted in their plane, as by a gantry tilt of {angle:.1f} degrees, last in "
             f"{paths[-1].name}; resample it to a right-angled grid, for example with 3D Slicer or dcm2niix."
         )
     return paths
@@ -147,4 +166,4 @@ def _check_same(headers: list[tuple[Path, Dataset]], tag: str, tolerance: float)
         close = tolerance and np.abs(np.subtract(value, usual)).max() <= 1
         if value != usual and not close:
             text = header.get(tag)
-            raise InputError(f"{path} has another {tag} ({text}) than the other slices; take it out of the folder.")
+            raise InputError(f"{path} has a different {tag} ({text}) from the other slices; remove it from the folder.")

@@ -13,6 +13,7 @@ from monai.transforms import Transform
 
 from ..common.errors import InputError
 from ..common.files import read_text, there
+from ..spatial.files import MAX_GB, size_limit
 from .reader import read_volume
 
 SUFFIXES = (".gz", ".nii", ".hdr", ".img", ".nrrd", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -50,7 +51,7 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
         names = ["_".join([*w, stem_of(p)]) if n in again else n for n, p, w in zip(names, paths, parts)]
     if len(set(names)) < len(names):
         twice = next(p for p in paths if paths.count(p) > 1 or names.count(stem_of(p)) > 1)
-        raise InputError(f"{twice} is in the list twice; name every image once.")
+        raise InputError(f"{twice} appears twice in the list; name each image once.")
     return [{"path": path, "case": name} for path, name in zip(paths, names)]
 
 
@@ -73,19 +74,21 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
 
 
 class LoadVolume(Transform):
-    """Reads the image at "path". An error is recorded instead of raised, so that the rest of a list is still done.
+    """Reads the image at "path". Errors are recorded instead of raised, so that a list continues.
 
-    ``header`` and ``frame`` are those of :func:`scripts.data.reader.read_volume`. Adds "volume", a
+    ``header`` and ``frame`` are those of :func:`scripts.data.reader.read_volume`, ``max_image_gb`` that of
+    :func:`scripts.spatial.files.size_limit`. Adds "volume", a
     :class:`scripts.data.reader.Volume`, or "error", an :class:`InputError`.
     """
 
-    def __init__(self, header: str = "auto", frame: int | None = None) -> None:
-        self.header, self.frame = header, frame
+    def __init__(self, header: str = "auto", frame: int | None = None, max_image_gb: float = MAX_GB) -> None:
+        self.header, self.frame, self.max_image_gb = header, frame, max_image_gb
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if data.get("done"):
             return dict(data)
         try:
-            return {**data, "volume": read_volume(data["path"], frame=self.frame, header=self.header)}
+            with size_limit(self.max_image_gb):
+                return {**data, "volume": read_volume(data["path"], frame=self.frame, header=self.header)}
         except InputError as error:
             return {**data, "error": error}

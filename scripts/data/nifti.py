@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Reading NIfTI images: voxel sizes, units and the two affines that a header may contain."""
+"""Reading NIfTI images: voxel sizes, units, and the two affines that a header may contain."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ APART_MM = 0.1  # shift between the two affines of a header that is worth a warn
 
 
 def read_nifti(
-    path: Path, policy: str, pick: Callable[[int | None], int | None], max_gb: float, said: list[str]
+    path: Path, policy: str, pick: Callable[[int | None], int | None], said: list[str]
 ) -> tuple[NDArray, NDArray, nib.Nifti1Header | None]:
     """Reads one frame of a NIfTI or Analyze file.
 
     Args:
         path: of the file.
         policy: see :func:`scripts.data.reader.read_volume`.
-        pick: chooses one of so many frames; called with None for a file that is not a series.
-        max_gb: see :func:`scripts.spatial.files.check_size`.
+        pick: chooses a frame, given their number; called with None for a file that is not a series.
         said: gets the warnings.
 
     Returns:
@@ -40,11 +39,11 @@ def read_nifti(
         shape, header = image.shape, image.header
         vectors = len(shape) == 5 and shape[3:] == (1, 3)
         if vectors and _displaces(header, image.get_data_dtype()):
-            raise InputError(f"{path} is a displacement field, not an image; give the image it belongs to.")
+            raise InputError(f"{path} is a displacement field, not an image; give the image that it belongs to.")
         if len(shape) > 4 and not vectors and np.prod(shape[4:]) > 1:
             raise InputError(f"{path} has the shape {shape}; images of more than 4 dimensions cannot be registered.")
         frame = pick(shape[3] if len(shape) > 3 and not vectors else None)
-        check_size(path, shape if frame is None else shape[:3], max_gb)
+        check_size(path, shape if frame is None else shape[:3])
         # Only the chosen frame is read: a whole series would take many times the memory.
         array = np.asanyarray(image.dataobj if frame is None else image.dataobj[(..., frame, *[0] * (len(shape) - 4))])
         zooms = _voxel_size(image)
@@ -77,13 +76,13 @@ def _affine(path: Path, image: nib.spatialimages.SpatialImage, zooms: NDArray, p
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         said.append(
-            f"{path} does not say where it lies (neither sform nor qform); the axes of its array are taken for those "
-            "of the patient."
+            f"{path} has no position in space (neither sform nor qform); its array axes are assumed to be those of the "
+            "patient."
         )
     elif sform and qform and (apart := _apart_mm(image)) > APART_MM:
         said.append(
-            f"{path} has two affines (sform and qform) that differ by up to {apart:.3g} mm; the sform is taken, and "
-            "other programs may take the other one."
+            f"{path} has two affines (sform and qform) that differ by up to {apart:.3g} mm; the sform is used, but "
+            "other programs may use the qform."
         )
     unit, scale = UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
     if scale != 1:

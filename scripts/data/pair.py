@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..spatial.affine import Start, align
-from ..spatial.files import MAX_GB
+from ..spatial.files import MAX_GB, size_limit
 from ..spatial.geometry import Geometry, extent_text, overlap, resample, resample_map, same_grid, told_apart
 from ..spatial.landmark_files import contains, read_landmarks
 from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
+from .dicom import is_object
 from .exclusion import filled, hidden_on, weights_on
 from .intensity import apply_window
 from .reader import Volume, check_intensities, read_volume
@@ -91,7 +92,7 @@ class LoadPair(Transform):
             and find the same (docs/reproduce.md).
         reorient: gives the working grid the axes of :func:`scripts.spatial.orientation.oriented`, which a network
             expects; otherwise it keeps those of the fixed image.
-        max_image_gb: largest image, see :func:`scripts.data.reader.read_volume`.
+        max_image_gb: largest image, see :func:`scripts.spatial.files.size_limit`.
 
     Input: a dict with "moving" and "fixed", and optionally "moving_frame", "fixed_frame", "moving_label",
     "fixed_label", "moving_mask", "fixed_mask", "moving_exclude", "fixed_exclude", "moving_landmarks",
@@ -121,14 +122,17 @@ class LoadPair(Transform):
         for name, size in (("max_size", max_size), ("affine_size", affine_size)):
             if type(size) is not int or size < 2:
                 raise InputError(f"{name} must be a whole number of voxels, at least 2, got {size!r}.")
-        for name, number in (("fill_nan", fill_nan), ("max_image_gb", max_image_gb)):
-            if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
-                raise InputError(f"{name} must be a number, got {number!r}.")
+        if fill_nan is not None and (isinstance(fill_nan, bool) or not isinstance(fill_nan, (int, float))):
+            raise InputError(f"fill_nan must be a number, got {fill_nan!r}.")
         self.window, self.init, self.max_size, self.affine_size = window, init, max_size, affine_size
         self.header, self.fill_nan, self.points_frame = header, fill_nan, points_frame
         self.reorient, self.max_image_gb = reorient, max_image_gb
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        with size_limit(self.max_image_gb):
+            return self._load(data)
+
+    def _load(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         for role in ("moving", "fixed"):
             if not data.get(role):
                 raise InputError(f"No {role} image was given; both --moving and --fixed are needed.")
@@ -182,7 +186,7 @@ class LoadPair(Transform):
         volume = data[role]
         if not isinstance(volume, Volume):
             frame = None if frame == "" else frame
-            volume = read_volume(volume, frame=frame, header=self.header, max_gb=self.max_image_gb)
+            volume = read_volume(volume, frame=frame, header=self.header)
         return replace(volume, array=check_intensities(volume, self.fill_nan))
 
     def _windowed(self, volume: Volume, spacing: float) -> tuple[Tensor, Geometry]:
@@ -212,7 +216,10 @@ class LoadPair(Transform):
         frame = None if frame == "" else frame
         label = path
         if not isinstance(label, Volume):
-            label = read_volume(path, frame=frame, header=self.header, single=True, max_gb=self.max_image_gb)
+            label = read_volume(path, frame=frame, header=self.header, label=True)
+        if is_object(path) and label.geometry.ndim == image.geometry.ndim:  # it lacks the slices without a segment
+            array = resample_map(label.array[0], label.geometry, image.geometry)
+            label = replace(label, array=array[None], geometry=image.geometry)
         if not same_grid(label.geometry, image.geometry):
             own, wanted = told_apart(label.geometry, image.geometry)
             raise InputError(
@@ -222,7 +229,7 @@ class LoadPair(Transform):
         array = np.asarray(label.array[:1])
         rounded = np.rint(array)
         if not np.allclose(array, rounded, atol=1e-3):
-            raise InputError(f"{label.path} holds values that are not whole numbers; a label map is needed.")
+            raise InputError(f"{label.path} contains values that are not whole numbers; a label map is needed.")
         return replace(label, array=rounded.astype(array.dtype if array.dtype.kind in "iu" else np.int32))
 
     def _landmarks(self, data: Mapping, role: str, image: Volume, said: list[str]) -> NDArray | None:

@@ -91,7 +91,9 @@ def _csv_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
         raise InputError(f"The list of pairs {path} is not valid CSV ({error}).") from error
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
-            raise InputError(f"Pair {number} of {path} and its header differ in their number of fields; quote commas.")
+            raise InputError(
+                f"Pair {number} of {path} and its header have different numbers of fields; quote text with commas."
+            )
     return rows
 
 
@@ -102,5 +104,7 @@ def _json_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
         raise InputError(f"The list of pairs {path} is not valid JSON ({str(error)[:80]}).") from error
     rows = rows.get("pairs") if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f'{path} must hold a list of objects such as [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}].')
+        raise InputError(
+            f'{path} must contain a list of objects such as [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}].'
+        )
     return rows

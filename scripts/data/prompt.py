@@ -91,7 +91,7 @@ class PlacePrompt(Transform):
         mask = None
         if self.mask:
             volume = pair.moving if self.source == "moving" else pair.fixed
-            label = read_volume(self.mask)
+            label = read_volume(self.mask, label=True)
             if not same_grid(label.geometry, volume.geometry):
                 own, wanted = told_apart(label.geometry, volume.geometry)
                 raise InputError(
@@ -101,7 +101,7 @@ class PlacePrompt(Transform):
             values = torch.from_numpy((label.array[:1] != 0).astype(np.float32))
             mask = resample(values, volume.geometry, pair.working, transform, fill=0.0)[0] >= 0.5
             if not mask.any():
-                raise InputError(f"{self.mask} has no voxel inside the fixed image; so no region can be searched.")
+                raise InputError(f"{self.mask} has no voxel inside the fixed image, so no region is marked.")
         prompt = WorkingPrompt(
             self.source,
             self._place(self.points, pair),

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Reading one image of any common format with its geometry; an image that cannot be registered is refused."""
+"""Reading one image of any common format with its geometry; images that cannot be registered are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image as Picture
 
 from ..common.errors import InputError
 from ..common.files import existing
-from ..spatial.files import MAX_GB, quiet_itk, read_itk
+from ..spatial.files import check_size, quiet_itk, read_itk
 from ..spatial.geometry import LPS, Geometry, usable
 from ..spatial.itk_images import channels_of
 from .dicom import is_dicom, read_dicom
@@ -40,7 +40,7 @@ class Volume:
         path: of its file.
         header: the NIfTI header, kept for writing label maps; None for other formats.
         stored: type of the values in the file, so that results can be written alike.
-        warnings: sentences about what is odd in the file. They are logged when it is read.
+        warnings: sentences about oddities of the file, logged when it is read.
     """
 
     array: NDArray
@@ -55,19 +55,16 @@ class Volume:
         return self.path.lower().endswith(PICTURES)
 
 
-def read_volume(
-    path: str | Path, *, frame: int | None = None, header: str = "auto", single: bool = False, max_gb: float = MAX_GB
-) -> Volume:
+def read_volume(path: str | Path, *, frame: int | None = None, header: str = "auto", label: bool = False) -> Volume:
     """Reads NIfTI, NRRD, MetaImage, PNG/JPEG/TIFF/BMP, or a folder with one DICOM series.
 
     Args:
         path: file, or DICOM folder; ``~`` is the home folder.
         frame: time frame of a 4-D series, from 0.
-        header: what to believe when a NIfTI affine contradicts its voxel size: "auto" warns and takes the voxel size,
-            "pixdim" takes it silently, "affine" takes the affine.
-        single: accepts any ``frame`` for an image that is not a series, such as the label map of one frame.
-        max_gb: largest size in memory, 1e9 bytes in float32. It is checked against the header first, because a small
-            compressed file can fill the memory.
+        header: which to use when a NIfTI affine contradicts the voxel size: "auto" uses the voxel size and warns,
+            "pixdim" uses it silently, "affine" uses the affine.
+        label: the file is a label map: a DICOM Segmentation object is read, and ``frame`` may be that of the image,
+            while the label map is of this one frame.
 
     Returns:
         The image; one with a single slice is 2-D. Pictures lie as ITK reads them: columns to the left, rows to the
@@ -84,16 +81,16 @@ def read_volume(
     nifti: nib.Nifti1Header | None = None
 
     def pick(count: int | None) -> int | None:
-        return _frame(path, count, frame, single)
+        return _frame(path, count, frame, label)
 
     if path.is_dir() or is_dicom(path):
-        array, affine = read_dicom(path, max_gb)
+        array, affine = read_dicom(path, label)
     elif name.endswith(NIFTI):
-        array, affine, nifti = read_nifti(path, header, pick, max_gb, said)
+        array, affine, nifti = read_nifti(path, header, pick, said)
     elif name.endswith(PICTURES):
         array, affine = _read_picture(path, said)
     else:
-        array, affine = channels_of(read_itk(path, max_gb))
+        array, affine = channels_of(read_itk(path))
     if nifti is None and not name.endswith(NIFTI):
         chosen = pick(array.shape[4] if array.ndim == 5 else None)
         array = array if chosen is None else array[..., chosen]
@@ -119,8 +116,8 @@ def checked_volume(
     said = list(said)
     if len(array) not in (1, 3, 4):
         raise InputError(
-            f"{path} has {len(array)} values per voxel, and an image has 1, or 3 or 4 (RGB, RGBA) in colour; save the "
-            "one to use as a separate file."
+            f"{path} has {len(array)} values per voxel, and an image has 1, or in colour 3 or 4 (RGB, RGBA); save "
+            "the one to use as a separate file."
         )
     array = array[:3]  # without alpha
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -155,7 +152,7 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
         InputError: NaN or infinite values, complex ones, or the same value everywhere.
     """
     if np.iscomplexobj(volume.array):
-        raise InputError(f"{volume.path} holds complex numbers; save its magnitude or its phase as a separate file.")
+        raise InputError(f"{volume.path} contains complex numbers; save the magnitude or the phase as a separate file.")
     with np.errstate(over="ignore"):  # values that float32 cannot hold become infinite and are refused below
         array = volume.array.astype(np.float32)
     bad = ~np.isfinite(array)
@@ -171,12 +168,12 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
     return array
 
 
-def _frame(path: Path, count: int | None, frame: int | None, single: bool) -> int | None:
+def _frame(path: Path, count: int | None, frame: int | None, label: bool) -> int | None:
     """The frame to take of a series of ``count``; None for an image that is not a series."""
     if frame is not None and not isinstance(frame, Integral):
         raise InputError(f"The frame of {path} must be a whole number from 0, got {frame!r}.")
     if count is None:
-        if frame not in (None, 0) and not single:
+        if frame not in (None, 0) and not label:
             raise InputError(f"{path} is a single image and has no frame {frame}; leave the frame option out.")
         return None
     if count == 1:
@@ -187,13 +184,14 @@ def _frame(path: Path, count: int | None, frame: int | None, single: bool) -> in
             "of a pair, --frame of warp and masks."
         )
     if not 0 <= frame < count:
-        raise InputError(f"{path} has frames 0 to {count - 1}, and frame {frame} was asked for.")
+        raise InputError(f"{path} has frames 0 to {count - 1}, so there is no frame {frame}.")
     return int(frame)
 
 
 def _read_picture(path: Path, said: list[str]) -> tuple[NDArray, NDArray]:
     try:
         with quiet_itk(), Picture.open(path) as picture:
+            check_size(path, (*picture.size, len(picture.getbands())))
             pages = getattr(picture, "n_frames", 1)
             if picture.mode in ("P", "PA", "RGBA", "CMYK", "YCbCr", "LA"):
                 picture = picture.convert("RGB")
@@ -202,11 +200,13 @@ def _read_picture(path: Path, said: list[str]) -> tuple[NDArray, NDArray]:
             array = np.asarray(picture)
             if array.ndim not in (2, 3):
                 raise ValueError("no pixels")
+    except InputError:
+        raise
     except Exception as error:  # a damaged TIFF makes Pillow raise nearly anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as a picture ({reason}).") from error
     if pages > 1:
-        said.append(f"{path} has {pages} pages; the first one is taken.")
+        said.append(f"{path} has {pages} pages; only the first is used.")
     array = array[..., None] if array.ndim == 2 else array[..., :3]
     if array.shape[-1] == 3 and (array == array[..., :1]).all():
         array = array[..., :1]

@@ -8,6 +8,7 @@ colour. Slicer shows the regions as segments, and ITK reads the layers as the co
 from __future__ import annotations
 
 import colorsys
+import gzip
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,16 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ..common.errors import InputError
 from ..spatial.files import read_itk
-from ..spatial.geometry import Geometry
-from ..spatial.itk_images import channels_of, itk_image, write_itk
+from ..spatial.geometry import LPS, Geometry
+from ..spatial.itk_images import channels_of
 
 SUFFIX = ".seg.nrrd"
 GOLDEN = 0.618033988749895  # of a turn; consecutive hues stay far apart however many there are
 COLUMNS = ("Name", "Color", "Layer", "LabelValue")
-VECTOR_AXIS, LIST_AXIS = b"\nkinds: vector", b"\nkinds: list"
+SLAB_VOXELS = 4_000_000
 Colour = tuple[float, float, float]
 
 
@@ -66,7 +68,7 @@ def pair_colours(count: int) -> list[Colour]:
 def pack(
     masks: Iterable[NDArray], names: Sequence[str], grid: Geometry, colours: Sequence[Colour] | None = None
 ) -> Segmentation:
-    """Puts regions into as few layers as a greedy search finds; region k gets the value k + 1.
+    """Packs regions greedily into few layers; region k gets the value k + 1.
 
     Args:
         masks: (*grid.shape) bool for each region; taken one by one, so a generator keeps memory low.
@@ -77,18 +79,26 @@ def pack(
     if len(names) > np.iinfo(np.uint16).max:
         raise InputError(f"{len(names)} regions do not fit into a 16-bit segmentation; keep fewer with --max_pairs.")
     kind = np.uint8 if len(names) <= np.iinfo(np.uint8).max else np.uint16
-    layers: list[NDArray] = [np.zeros(grid.shape, kind)]
+    layers, used = np.zeros((min(4, max(1, len(names))), *grid.shape), kind), 1
     segments: list[Segment] = []
     for mask, name, colour in zip(masks, names, colours or pair_colours(len(names)), strict=True):
         if mask.shape != grid.shape:
             raise ValueError(f"Region {len(segments) + 1} has the shape {mask.shape}, and the grid is {grid.shape}.")
-        mask = np.asarray(mask, bool)
-        layer = next((i for i, values in enumerate(layers) if not values[mask].any()), len(layers))
+        box = boxes_of(np.asarray(mask, np.uint8), 1)[0]  # most regions are small parts of the image
+        mask = np.asarray(mask[box], bool)
+        layer = next((i for i, values in enumerate(layers[:used]) if not values[box][mask].any()), used)
         if layer == len(layers):
-            layers.append(np.zeros(grid.shape, kind))
+            layers = np.concatenate([layers, np.zeros_like(layers)])
+        used = max(used, layer + 1)
         segments.append(Segment(name, len(segments) + 1, layer, tuple(colour)))
-        layers[layer][mask] = len(segments)
-    return Segmentation(np.stack(layers), grid, tuple(segments))
+        layers[layer][box][mask] = len(segments)
+    return Segmentation(layers[:used], grid, tuple(segments))
+
+
+def boxes_of(labels: NDArray, count: int) -> list[tuple[slice, ...]]:
+    """The smallest box around each of the values 1 to ``count`` of a label map; empty for a value that is missing."""
+    found = ndimage.find_objects(labels, count)
+    return [box or (slice(0, 0),) * labels.ndim for box in found]
 
 
 def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
@@ -96,13 +106,47 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
 
     A segmentation on a 2-D grid becomes a single slice.
     """
-    image = itk_image(segmentation.layers, segmentation.geometry)
-    image.SetMetaData("Segmentation_ContainedRepresentationNames", "Binary labelmap|")
-    image.SetMetaData("Segmentation_SourceRepresentation", "Binary labelmap")
-    image.SetMetaData("Segmentation_MasterRepresentation", "Binary labelmap")  # the name until Slicer 5.2
-    image.SetMetaData("Segmentation_ReferenceImageExtentOffset", "0 0 0")
+    layers, grid = segmentation.layers, segmentation.geometry
+    layers = layers.reshape(*layers.shape, *[1] * (3 - grid.ndim))
+    step = max(1, SLAB_VOXELS // layers[..., 0].size)
+    with open(path, "wb") as stream:
+        stream.write(_header(segmentation).encode())
+        with gzip.GzipFile("", "wb", 1, stream, mtime=0) as compressed:
+            for start in range(0, layers.shape[-1], step):
+                # The layer is the fastest axis of the file, then x, y and z.
+                slab = layers[..., start : start + step].transpose(3, 2, 1, 0)
+                compressed.write(slab.astype(layers.dtype.newbyteorder("<")).tobytes())
+
+
+def _header(segmentation: Segmentation) -> str:
+    """The NRRD header with Slicer's fields. The first axis is a list, as in Slicer; slicerio refuses a vector."""
+    layers, grid = segmentation.layers, segmentation.geometry
+    lps = LPS @ grid.affine
+    several = len(layers) > 1
+    sizes = [*([len(layers)] if several else []), *grid.shape, *[1] * (3 - grid.ndim)]
+    axes = [f"({','.join(repr(float(v)) for v in column)})" for column in lps[:3, :3].T]
+    lines = [
+        "NRRD0004",
+        f"type: {'unsigned char' if layers.dtype == np.uint8 else 'unsigned short'}",
+        f"dimension: {len(sizes)}",
+        "space: left-posterior-superior",
+        f"sizes: {' '.join(map(str, sizes))}",
+        f"space directions: {'none ' if several else ''}{' '.join(axes)}",
+        f"kinds: {'list ' if several else ''}domain domain domain",
+        *(["endian: little"] if layers.dtype.itemsize > 1 else []),
+        "encoding: gzip",
+        f"space origin: ({','.join(repr(float(v)) for v in lps[:3, 3])})",
+    ]
+    fields = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_SourceRepresentation": "Binary labelmap",
+        "Segmentation_MasterRepresentation": "Binary labelmap",  # the name until Slicer 5.2
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
+    highest = max((s.number for s in segmentation.segments), default=0)
+    boxes = [boxes_of(layer, highest) for layer in layers]
     for k, segment in enumerate(segmentation.segments):
-        fields = {
+        own = {
             "ID": f"Segment_{segment.number}",
             "Name": " ".join(segment.name.split()),
             "NameAutoGenerated": "0",
@@ -110,31 +154,18 @@ def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:
             "ColorAutoGenerated": "0",
             "Layer": str(segment.layer),
             "LabelValue": str(segment.number),
-            "Extent": _extent(segmentation.mask(k)),
+            "Extent": _extent(boxes[segment.layer][segment.number - 1]),
             "Tags": "",
         }
-        for key, value in fields.items():
-            image.SetMetaData(f"Segment{k}_{key}", value)
-    write_itk(path, image)
-    if len(segmentation.layers) > 1:
-        _name_layers(path)
+        fields |= {f"Segment{k}_{key}": value for key, value in own.items()}
+    escaped = {key: value.replace("\\", "\\\\") for key, value in fields.items()}
+    return "\n".join([*lines, *(f"{key}:={value}" for key, value in escaped.items())]) + "\n\n"
 
 
-def _name_layers(path: str | Path) -> None:
-    """Calls the first axis a list, as Slicer does. ITK calls it a vector, which slicerio refuses."""
-    with open(path, "r+b") as file:
-        start = file.read(4096).index(VECTOR_AXIS)  # before the segments' own fields, so always near the start
-        file.seek(start)
-        file.write(LIST_AXIS.ljust(len(VECTOR_AXIS)))
-
-
-def _extent(mask: NDArray) -> str:
+def _extent(box: tuple[slice, ...]) -> str:
     """First and last voxel along each axis, as VTK's extent; an empty region ends before it begins."""
-    ends = []
-    for axis in range(mask.ndim):
-        used = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        ends += [used[0], used[-1]] if len(used) else [0, -1]
-    return " ".join(str(e) for e in [*ends, *[0] * (6 - len(ends))])
+    ends = [end for side in box for end in (side.start, side.stop - 1)]
+    return " ".join(map(str, [*ends, *[0] * (6 - len(ends))]))
 
 
 def read_segmentation(path: str | Path) -> Segmentation:

@@ -65,7 +65,7 @@ class AddMasks(Transform):
             highest = int(mask.array.max())
             if highest > len(self.structures):
                 raise InputError(
-                    f"{mask.path} holds the label {highest}, but there are {len(self.structures)} structures: "
+                    f"{mask.path} contains the label {highest}, but there are {len(self.structures)} structures: "
                     f"{', '.join(self.structures)}; relabel it from 1 in this order."
                 )
         return mask

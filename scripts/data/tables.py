@@ -25,7 +25,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def plain_cell(value: Any) -> Any:
-    """A value that a spreadsheet shows instead of computing it: text that begins like a formula gets an apostrophe."""
+    """A value that no spreadsheet evaluates: text that begins like a formula gets an apostrophe."""
     if not isinstance(value, str):
         return value
     formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)

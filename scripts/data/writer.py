@@ -36,7 +36,7 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
     name = path.name.lower()
     if name.endswith(PICTURES):
         if grid.ndim != 2 or array.dtype not in (np.bool_, np.uint8, np.uint16):
-            raise InputError(f"{path.name}: a picture holds whole numbers in a plane; write NIfTI or NRRD instead.")
+            raise InputError(f"{path.name}: a picture stores whole numbers in a plane; write NIfTI or NRRD instead.")
         save_picture(path, array)
         return
     if array.dtype == np.bool_:
@@ -51,7 +51,7 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
 def check_finite(array: NDArray, name: str) -> None:
     """Raises :class:`InputError` for an image with NaN or infinite values, which must not become a result."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise InputError(f"{name} would have NaN or infinite values, so it is not written; clean the input image.")
+        raise InputError(f"{name} would contain NaN or infinite values, so it was not written; clean the input image.")
 
 
 def _save_itk(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:

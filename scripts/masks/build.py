@@ -32,6 +32,8 @@ def build_source(
         cache_dir: folder in which masks are kept; None computes them every time.
     """
     kind, colon, argument = str(source).partition(":")
+    if not isinstance(options or {}, Mapping) or not all(isinstance(key, str) for key in options or {}):
+        raise InputError(f"The options of a source of masks must be given by name, got {options!r}.")
     given = {key: value for key, value in (options or {}).items() if value is not None}
     if kind in NETS and not colon:
         make, arguments = BundledNet, (kind,)

@@ -14,6 +14,7 @@ from ..common.errors import InputError
 from ..common.fingerprint import file_sha256, fingerprint
 from ..data.images import stem_of
 from ..data.reader import Volume, read_volume
+from ..spatial.files import MAX_GB, size_limit
 from ..spatial.geometry import extent_text, overlap, resample
 from .grid import as_volume
 from .names import canonical
@@ -26,7 +27,8 @@ def read_labels(path: str | Path, volume: Volume) -> NDArray:
     Raises:
         InputError: unreadable, of other dimensions, or elsewhere in space.
     """
-    label = read_volume(path)
+    with size_limit(max(MAX_GB, volume.array.size * 4e-9)):  # a label map may be as large as its image
+        label = read_volume(path, label=True)
     if label.array.shape[0] != 1 or label.geometry.ndim != volume.geometry.ndim:
         raise InputError(
             f"{path} has the shape {label.array.shape} and its image {volume.path} the shape {volume.array.shape}; a "

@@ -94,7 +94,7 @@ def panels(image: Tensor, result: Registration, spacing: tuple[float, ...]) -> d
     moving, fixed = (view(half) for half in image.chunk(2))
     kept = []
     for k in range(len(result.matches)):
-        masks = [view(m[k][None].float() / 255) > 0.5 for m in (result.moving_masks, result.fixed_masks)]
+        masks = [view(m[k][None]) > 127 for m in (result.moving_masks, result.fixed_masks)]
         if masks[0].any() or masks[1].any():
             kept.append((k, *masks))
     kept = kept[:SHOWN_PAIRS]

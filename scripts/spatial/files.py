@@ -11,6 +11,8 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from ..common.errors import InputError
 from ..common.files import existing
 
 MAX_GB = 4.0  # of one image in float32, in 1e9 bytes: 1000 x 1000 x 1000 voxels
+_limit_gb: ContextVar[float] = ContextVar("limit_gb", default=MAX_GB)
 HEADER_BYTES = 1 << 16
 DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 # What nibabel and numpy raise for damaged files: from headers, from compression, from impossible sizes.
@@ -50,17 +53,37 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
         ) from error
 
 
-def check_size(path: str | Path, shape: tuple[int, ...], max_gb: float = MAX_GB) -> None:
-    """Raises :class:`InputError` for a file whose header announces more than ``max_gb`` 1e9 bytes in float32."""
-    size = math.prod(int(s) for s in shape) * 4 / 1e9
-    if size > max_gb:
+@contextmanager
+def size_limit(gb: float) -> Iterator[None]:
+    """Sets the size of the largest image or field that can be read in the block.
+
+    Args:
+        gb: 1e9 bytes in float32. The header is checked before the voxels are read, because a small compressed file can
+            fill the memory.
+
+    Raises:
+        InputError: not a positive number.
+    """
+    if isinstance(gb, bool) or not isinstance(gb, Real) or not gb > 0:
+        raise InputError(f"max_image_gb must be a positive number, got {gb!r}.")
+    token = _limit_gb.set(float(gb))
+    try:
+        yield
+    finally:
+        _limit_gb.reset(token)
+
+
+def check_size(path: str | Path, shape: tuple[int, ...]) -> None:
+    """Raises :class:`InputError` for a file whose header announces more voxels than :func:`size_limit` allows."""
+    size, limit = math.prod(int(s) for s in shape) * 4 / 1e9, _limit_gb.get()
+    if size > limit:
         raise InputError(
-            f"{path} announces the size {tuple(shape)}, {size:.1f} GB in memory, and the limit is {max_gb:g} GB; "
-            "crop or resample it first, or register with a larger --max_image_gb."
+            f"{path} announces the size {tuple(shape)}, {size:.1f} GB in memory, and the limit is {limit:g} GB; "
+            "crop or resample it, or raise --max_image_gb."
         )
 
 
-def load_array(path: str | Path, max_gb: float = MAX_GB) -> NDArray:
+def load_array(path: str | Path) -> NDArray:
     """The first array of an npz file, float32; its size is checked before it is decompressed."""
     path = existing(path, "an npz file")
     with readable(path, "npz"), zipfile.ZipFile(path) as archive:
@@ -69,7 +92,7 @@ def load_array(path: str | Path, max_gb: float = MAX_GB) -> NDArray:
         with archive.open(archive.namelist()[0]) as stream:
             version = np.lib.format.read_magic(stream)
             headers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            check_size(path, headers[version[0]](stream)[0], max_gb)
+            check_size(path, headers[version[0]](stream)[0])
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[arrays.files[0]].astype(np.float32)
 
@@ -86,7 +109,7 @@ def load_numbers(path: str | Path) -> NDArray:
         return np.empty((0, 0))
 
 
-def read_itk(path: str | Path, max_gb: float = MAX_GB) -> sitk.Image:
+def read_itk(path: str | Path) -> sitk.Image:
     """An image of any format that ITK reads; size and data files are checked before the voxels are read."""
     path = existing(path, "an image")
     name = itk_name(path)
@@ -96,7 +119,7 @@ def read_itk(path: str | Path, max_gb: float = MAX_GB) -> sitk.Image:
             reader = sitk.ImageFileReader()
             reader.SetFileName(name)
             reader.ReadImageInformation()
-            check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()), max_gb)
+            check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
             return reader.Execute()
     except (RuntimeError, UnicodeDecodeError) as error:
         raise InputError(

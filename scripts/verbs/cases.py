@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.files import there
+from ..common.files import read_text, there
 from ..data.pair_rows import FILES, pair_rows
 from ..spatial.transform_files import INVERSE, transform_names
 
@@ -68,10 +68,12 @@ def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
     """
     dataset, folder = Path(dataset), Path(folder)
     try:
-        content = json.loads(dataset.read_text(encoding="utf-8-sig"))
+        content = json.loads(read_text(dataset, "the dataset JSON of a Learn2Reg task"))
         pairs = next(content[k] for k in SPLITS if content.get(k))
         images = [(dataset.parent / p["fixed"], dataset.parent / p["moving"]) for p in pairs]
-    except (OSError, ValueError, AttributeError, KeyError, TypeError, StopIteration, RecursionError) as error:
+    except InputError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError, StopIteration, RecursionError) as error:
         raise InputError(f"{dataset} has none of {', '.join(SPLITS)} with pairs of fixed and moving images.") from error
     cases = []
     for fixed, moving in images:

@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.files import check_not_input, whole_file
+from ..common.files import check_outputs, whole_file
 from ..data.reader import read_volume
 from ..spatial.chain import Field
 from ..spatial.fields import DISPLACEMENT, VECTOR
 from ..spatial.learn2reg import LAYOUTS
 from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
+from .limits import limited
 
 
+@limited
 def compose(
     transforms: str | Path | Sequence[str | Path],
     output: str | Path,
@@ -23,6 +25,7 @@ def compose(
     intent: int = 1007,
     layout: str = "last",
     learn2reg: bool = False,
+    max_image_gb: float = 4.0,
 ) -> dict:
     """Writes a list of transforms as one; with a single one, converts it.
 
@@ -35,6 +38,7 @@ def compose(
         intent: of a NIfTI field: 1007 (LPS mm) or 1006 (RAS mm).
         layout: of an npz: "last" (X, Y, Z, 3) or "first" (3, X, Y, Z).
         learn2reg: NIfTI fields without an intent are Learn2Reg's.
+        max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:
         "output" and the number of "transforms".
@@ -48,7 +52,7 @@ def compose(
         raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
     suffix_of(output, WRITABLE)
     inputs = [*transform_paths(transforms), *(p for p in (reference, moving) if p)]
-    check_not_input(output, inputs)
+    check_outputs([output], inputs)
     fixed_grid, moving_grid = (read_volume(p, frame=0).geometry if p else None for p in (reference, moving))
     steps = read_chain(transforms, fixed_grid, moving_grid, learn2reg=learn2reg)
     grid = fixed_grid or next((s.grid for s in steps if isinstance(s, Field)), None)

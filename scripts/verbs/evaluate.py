@@ -13,15 +13,18 @@ from typing import Any
 from tqdm import tqdm
 
 from ..common.errors import InputError
-from ..common.files import check_not_input, whole_file
+from ..common.files import check_outputs, read_text, whole_file
 from ..data.reader import read_volume
 from ..metrics.tables import flat_metrics
+from ..spatial.chain import Step
+from ..spatial.geometry import Geometry
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
 from ..workflow.cohort.case import FAILED, REGISTERED
 from ..workflow.cohort.pairs import SUMMARIES
 from ..workflow.cohort.summary import summarise, summary_lines, write_summary
 from ..workflow.guard import sole_writer
 from .cases import COLUMNS, Case, case_files, check_files, checked, learn2reg_cases, pair_name, read_cases
+from .limits import limited
 from .measure import measure_case
 
 logger = logging.getLogger(__name__)
@@ -29,6 +32,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("nii.gz", "npz")
 
 
+@limited
 def evaluate(
     cases: str | Path | None = None,
     output_dir: str | Path = "evaluation",
@@ -48,6 +52,7 @@ def evaluate(
     submission_format: str = "nii.gz",
     layout: str = "last",
     progress: bool = True,
+    max_image_gb: float = 4.0,
 ) -> dict[str, Any]:
     """Measures one registration or many, and writes the tables of a cohort.
 
@@ -71,6 +76,7 @@ def evaluate(
         submission_format: "nii.gz" or "npz".
         layout: of npz: "last" (X, Y, Z, 3) or "first" (3, X, Y, Z).
         progress: shows a bar.
+        max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:
         the content of summary.json; "pairs" has a row for each case, with keys such as "dice/mean/final".
@@ -94,8 +100,12 @@ def evaluate(
         todo = learn2reg_cases(cases, fields) if fields else read_cases(cases)
     titles = _names(names)
     inputs = {f for case in todo for f in case_files(case)} | {str(f) for f in (cases, names) if _is_path(f)}
-    for output in SUMMARIES:
-        check_not_input(Path(output_dir) / output, sorted(inputs))
+    outputs = [Path(output_dir) / name for name in SUMMARIES]
+    if submission:
+        outputs += [
+            _submitted(submission, case, submission_format) for case in todo if {"moving", "fixed"} <= case.keys()
+        ]
+    check_outputs(outputs, inputs)
     began, rows = time.perf_counter(), []
     options = {"points_frame": points_frame, "learn2reg": learn2reg or fields is not None, "structures": structures}
     for case in tqdm(todo, desc="evaluate", unit="case", disable=not progress):
@@ -104,7 +114,7 @@ def evaluate(
             check_files(case)
             metrics, steps, grid = measure_case(case, **options)
             if submission:
-                _submit(submission, case, steps, grid, submission_format, layout)
+                _submit(_submitted(submission, case, submission_format), case, steps, grid, layout)
             rows.append({**row, "status": REGISTERED, **flat_metrics(metrics, titles)})
         except InputError as error:
             if len(todo) == 1:
@@ -125,10 +135,14 @@ def command(*arguments: Any, **options: Any) -> dict[str, Any]:
     return {"text": "\n".join(summary_lines(summary)) + "\n", "failed": summary["failed"]}
 
 
-def _submit(folder: str, case: Case, steps, grid, submission_format: str, layout: str) -> None:
+def _submitted(folder: str, case: Case, ending: str) -> Path:
+    """The file of a case in a Learn2Reg submission."""
     if not {"fixed", "moving"} <= case.keys():
         raise InputError(f"Case {case['name']}: a submission is named after the images; name moving and fixed.")
-    path = Path(folder) / f"disp_{pair_name(case['fixed'], case['moving'])}.{submission_format}"
+    return Path(folder) / f"disp_{pair_name(case['fixed'], case['moving'])}.{ending}"
+
+
+def _submit(path: Path, case: Case, steps: Sequence[Step], grid: Geometry, layout: str) -> None:
     with whole_file(path, case_files(case)) as part:
         write_learn2reg(part, steps, grid, read_volume(case["moving"], frame=0).geometry, layout)
 
@@ -136,8 +150,10 @@ def _submit(folder: str, case: Case, steps, grid, submission_format: str, layout
 def _names(names: str | dict | None) -> dict[str, str]:
     if _is_path(names):
         try:
-            names = dict(json.loads(Path(names).read_text(encoding="utf-8-sig")))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+            names = dict(json.loads(read_text(names, "a JSON file of structure names")))
+        except InputError:
+            raise
+        except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{names} is no JSON file of structure names by label value.") from error
     return {str(k): str(v) for k, v in (names or {}).items()}
 

@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import check_not_input, whole_file
+from ..common.files import check_outputs, whole_file
 from ..data.reader import read_volume
 from ..spatial.chain import Field, Linear
 from ..spatial.inversion import invert_chain
 from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
+from .limits import limited
 
 
+@limited
 def invert(
     transforms: str | Path | Sequence[str | Path],
     output: str | Path,
@@ -23,6 +25,7 @@ def invert(
     reference: str | Path | None = None,
     learn2reg: bool = False,
     progress: bool = True,
+    max_image_gb: float = 4.0,
 ) -> dict:
     """Writes the inverse of a list of transforms as one file.
 
@@ -33,6 +36,7 @@ def invert(
         reference: the fixed image, for transforms without a grid of their own.
         learn2reg: NIfTI fields without an intent are Learn2Reg's.
         progress: shows a bar.
+        max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:
         "output"; for fields "residual", mm at the voxels of the inverse (there and back through inverse and field),
@@ -45,7 +49,7 @@ def invert(
     """
     suffix_of(output, WRITABLE)
     inputs = [*transform_paths(transforms), *(p for p in (reference, moving) if p)]
-    check_not_input(output, inputs)
+    check_outputs([output], inputs)
     fixed_grid, moving_grid = (read_volume(p, frame=0).geometry if p else None for p in (reference, moving))
     steps = read_chain(transforms, fixed_grid, moving_grid, learn2reg=learn2reg)
     fields = [s for s in steps if isinstance(s, Field)]

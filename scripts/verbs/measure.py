@@ -113,7 +113,7 @@ def _aligned(case: Case) -> dict[str, list[Step]]:
 def _label(path: str | None) -> Volume | None:
     if not path:
         return None
-    volume = read_volume(path)
+    volume = read_volume(path, label=True)
     return Volume(whole_numbers(volume), volume.geometry, volume.path, volume.header, volume.stored)
 
 

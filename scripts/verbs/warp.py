@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import check_not_input, whole_file
+from ..common.files import check_outputs, whole_file
 from ..data.reader import Volume, read_volume
 from ..data.writer import IMAGES, as_stored, write_volume
 from ..spatial.chain import Field, Step, map_points
@@ -20,6 +20,7 @@ from ..spatial.inversion import invert_points
 from ..spatial.landmark_files import SUFFIXES, Landmarks, read_landmark_file, write_landmark_file
 from ..spatial.resampling import INTERPOLATIONS, resample_image, resample_labels
 from ..spatial.transform_files import read_chain, suffix_of, transform_paths
+from .limits import limited
 from .warp_regions import has_layers, warp_regions
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ FEW_LABELS, SAMPLED = 40, 100_000
 LABEL_INTENT = 1002  # NIfTI's code for label maps
 
 
+@limited
 def warp(
     input: str | Path,
     output: str | Path,
@@ -44,6 +46,7 @@ def warp(
     points_frame: str | None = None,
     learn2reg: bool = False,
     progress: bool = True,
+    max_image_gb: float = 4.0,
 ) -> dict:
     """Takes an image, a label map or landmarks through a registration.
 
@@ -68,6 +71,7 @@ def warp(
         points_frame: of landmarks in text files: "ras" (default), "lps" or "voxel"; the result is written in the same.
         learn2reg: NIfTI fields without an intent are Learn2Reg's.
         progress: shows a bar.
+        max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:
         facts of what was written: "output", and for images "inside_percent", the share of the result that lies in the
@@ -79,7 +83,7 @@ def warp(
     if direction not in DIRECTIONS:
         raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}.")
     inputs = [input, *transform_paths(transforms), *(p for p in (reference, moving) if p)]
-    check_not_input(output, inputs)
+    check_outputs([output], inputs)
     fixed_grid = read_volume(reference, frame=0).geometry if reference else None
     moving_grid = read_volume(moving, frame=0).geometry if moving else None
     if str(input).lower().endswith(SUFFIXES):
@@ -88,7 +92,7 @@ def warp(
     if has_layers(input):
         return warp_regions(input, output, transforms, fixed_grid, moving_grid, learn2reg, inputs)
     suffix_of(output, IMAGES)
-    volume = read_volume(input, frame=frame)
+    volume = read_volume(input, frame=frame, label=bool(label))
     is_label = _is_label(volume) if label is None else label
     interpolation = interpolation or ("nearest" if is_label else "linear")
     _check_interpolation(interpolation, is_label, input)

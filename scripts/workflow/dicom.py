@@ -31,7 +31,7 @@ def check_dicom(moving: str | Path, fixed: str | Path) -> tuple[Series, Series]:
         )
     for s in series:
         if "FrameOfReferenceUID" not in s.first:
-            raise InputError(f"{s.folder} has no frame of reference, which a registration object must name.")
+            raise InputError(f"{s.folder} has no frame of reference, which a registration object needs.")
     return series
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The images, fields and landmarks of a result, written into a folder."""
+"""Writes the images, fields and landmarks of a result into a folder."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def write_moved_label(folder: Path, pair: Pair, ddf: Tensor) -> None:
 
 
 def write_moved_landmarks(folder: Path, pair: Pair, ddf: Tensor) -> None:
-    """Writes where the fixed landmarks, if the pair has any, lie in the moving image."""
+    """Writes the positions of the fixed landmarks, if any, in the moving image."""
     if pair.fixed_landmarks is not None:
         points = fixed_to_moving(pair.fixed_landmarks, ddf, pair.fixed.geometry, pair.transform)
         write_landmarks(folder / "moved_landmarks.csv", points)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..common.files import check_outputs, there
 from ..common.lock import locked
 from ..correspondence.region_pairs import RECORD
 
@@ -40,8 +41,12 @@ def check_output_dir(path: str | Path) -> Path:
 
 
 @contextmanager
-def sole_writer(folder: str | Path) -> Iterator[Path]:
+def sole_writer(folder: str | Path, wait_s: float = 0.0) -> Iterator[Path]:
     """Locks an output folder, which is made if it is missing; the same thread may do so again inside.
+
+    Args:
+        folder: to lock.
+        wait_s: how long to wait for another process that writes there.
 
     Raises:
         InputError: another process or thread writes there, or nothing can be written.
@@ -51,7 +56,7 @@ def sole_writer(folder: str | Path) -> Iterator[Path]:
     if name in folders:
         yield folder
         return
-    with locked(folder):
+    with locked(folder, wait_s):
         folders.add(name)
         try:
             yield folder
@@ -60,7 +65,7 @@ def sole_writer(folder: str | Path) -> Iterator[Path]:
 
 
 def hold(folder: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
-    """Locks an output folder until the program ends: how a config that MONAI's own command runs begins.
+    """Locks an output folder until the program ends; called first by configs, for MONAI's own command.
 
     Does nothing if this thread has locked it, nor in any but the first of several processes that share the work. Raises
     :class:`InputError` as :func:`sole_writer` does, or if a result would overwrite one of the ``inputs``.
@@ -94,14 +99,7 @@ FILES = frozenset(name for names in OUTPUTS.values() for name in names)
 
 def check_inputs(folder: Path, inputs: Iterable[str | Path | None]) -> None:
     """Raises :class:`InputError` if a result in ``folder`` would overwrite an input or lie among the files of one."""
-    outputs = [folder / name for name in (*FILES, RECORD)]
-    for name in inputs:
-        if name is None or not os.path.exists(name):
-            continue
-        if os.path.isdir(name):
-            if folder.exists() and os.path.samefile(name, folder):
-                raise InputError(f"{folder} is an input as well as the output folder; give another --output_dir.")
-            continue
-        for output in outputs:
-            if output.exists() and os.path.samefile(name, output):
-                raise InputError(f"The input {name} would be overwritten by the result; give another --output_dir.")
+    given = [name for name in inputs if name is not None and there(name)]
+    if any(os.path.isdir(name) and folder.exists() and os.path.samefile(name, folder) for name in given):
+        raise InputError(f"{folder} is an input as well as the output folder; give another --output_dir.")
+    check_outputs([folder / name for name in (*FILES, RECORD)], given)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from ..common.errors import InputError
 from ..common.fingerprint import file_sha256
+from ..common.staging import recover, staged
 from ..data.writer import save_nifti
 from ..masks.cache import mask_key
 from ..masks.source import Masks, MaskSource
@@ -47,6 +47,7 @@ def read_record(path: Path) -> dict[str, Any]:
 def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
     """The items of :func:`scripts.data.images.image_items`, if writing their masks replaces no file of the user."""
     inputs = {Path(item["path"]).resolve() for item in items}
+    recover(Path(output_dir))
     for item in items:
         path, record = output_paths(output_dir, item["case"])
         if path.resolve() in inputs:
@@ -86,7 +87,7 @@ class FindDone(Transform):
             return {**data, "error": error}
         path, record = output_paths(self.output_dir, data["case"])
         record, found = read_record(record), file_sha256(path) if path.exists() and path.stat().st_size else None
-        if found is None or found == record.get("replaces"):  # missing, empty, or a run was killed before it wrote it
+        if found is None:  # missing or empty
             return {**data, "key": key}
         if found != record.get("sha256"):
             error = InputError(f"{path} was changed after this command wrote it; move it away to make it again.")
@@ -156,14 +157,10 @@ class SaveMasks(Transform):
             "ml": {name: round(float(count[i]) * voxel_ml, 3) for i, name in enumerate(masks.names, start=1)},
         }
         try:
-            with tempfile.TemporaryDirectory(prefix=".writing-", dir=self.output_dir) as folder:
-                part, record_part = output_paths(folder, data["case"])
-                save_nifti(part, masks.labels, masks.geometry)
-                # If the program is killed between the two files, "replaces" tells the old label map from an edited one.
-                record |= {"sha256": file_sha256(part), "replaces": file_sha256(path) if path.exists() else None}
-                record_part.write_text(json.dumps(record, indent=2), encoding="utf-8")
-                record_part.replace(record_path)
-                part.replace(path)
+            with staged(self.output_dir, record_path.name, {path.name}) as folder:
+                save_nifti(folder / path.name, masks.labels, masks.geometry)
+                record["sha256"] = file_sha256(folder / path.name)
+                (folder / record_path.name).write_text(json.dumps(record, indent=2), encoding="utf-8")
         except OSError as error:
             return {**data, "record": {"image": str(data["path"]), "status": f"failed: {error.strerror or error}"}}
         return {**data, "record": {**record, "status": "done"}}

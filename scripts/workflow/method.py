@@ -21,7 +21,7 @@ from ..common.errors import InputError
 from ..data.reader import Volume, check_intensities, read_volume
 from ..data.seen import SEEN, unlike
 from ..masks.build import build_source
-from ..spatial.files import MAX_GB
+from ..spatial.files import MAX_GB, size_limit
 
 METHODS = {"samreg": "samreg.json", "network": "inference.json"}
 AUTO = "auto"
@@ -144,15 +144,9 @@ def _by_heart(items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) ->
 def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volume]:
     """Both images of a pair; none if one cannot be used, which is reported when the pair is registered."""
     try:
-        volumes = [
-            read_volume(
-                item[r],
-                frame=item.get(f"{r}_frame"),
-                header=str(options.get("header", "auto")),
-                max_gb=float(options.get("max_image_gb", MAX_GB)),
-            )
-            for r in ("moving", "fixed")
-        ]
+        with size_limit(options.get("max_image_gb", MAX_GB)):
+            header = str(options.get("header", "auto"))
+            volumes = [read_volume(item[r], frame=item.get(f"{r}_frame"), header=header) for r in ("moving", "fixed")]
         for volume in volumes:
             check_intensities(volume, options.get("fill_nan"))
     except InputError:

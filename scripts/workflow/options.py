@@ -184,9 +184,9 @@ def check_value(name: str, value: Any, default: Any = None, kind: str | None = N
     """
     by_default = {bool: "switch", int: "number", float: "number"}.get(type(default), "value")
     kind = kind or KINDS.get(name, by_default)
-    if kind in ("file", "text", "value") or _is_expression(value):
+    if kind in ("file", "text", "value") or is_expression(value):
         return
-    if value is None and (default is None or _is_expression(default)):
+    if value is None and (default is None or is_expression(default)):
         return
     if kind == "switch" and not isinstance(value, bool):
         raise InputError(f"--{name} must be True or False, got {value!r}.")
@@ -195,7 +195,8 @@ def check_value(name: str, value: Any, default: Any = None, kind: str | None = N
         raise InputError(f"--{name} must be a {'whole ' if kind == 'whole' else ''}number, got {value!r}.")
 
 
-def _is_expression(value: Any) -> bool:
+def is_expression(value: Any) -> bool:
+    """Whether a value is text of the config language, which MONAI evaluates."""
     return isinstance(value, str) and value.startswith(EXPRESSIONS)
 
 

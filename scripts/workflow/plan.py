@@ -20,14 +20,15 @@ from ..data.pair import working_grid
 from ..data.pair_rows import FILES
 from ..data.reader import PICTURES, Volume, read_volume
 from ..report.page import method_text
+from ..spatial.files import size_limit
 from ..spatial.geometry import grid_text, overlap
 from .cohort.case import read_record
-from .cohort.pairs import SUMMARIES, Entry, read_entries
+from .cohort.pairs import SUMMARIES, Entry, check_replaced, read_entries
 from .guard import OUTPUTS
 from .options import check_options
 from .outcome import unwrapped
 from .record import flat_settings
-from .run import config_paths, config_values, read_configs, with_sam_overlay
+from .run import check_expressions, config_paths, config_values, read_configs, with_sam_overlay
 
 READ = 200  # pairs of a list whose images are read, and failures that are shown
 _IDENTITY = np.eye(4)
@@ -44,6 +45,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     parser = ConfigParser()
     parser.set(read_configs(configs))
     parser.update({**config_values(options), "device": str(pick_device(options.get("device", "auto")))})
+    check_expressions(parser, options)
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
     wanted = {key: parser.get_parsed_content(key) for key in ("overview", "keep", "max_size", "header", "max_image_gb")}
@@ -51,7 +53,9 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
         wanted[key] = parser.get_parsed_content(key) if key in parser.config else default
     target = Path(options["output_dir"])
     if options.get("pairs"):
-        lines = _cohort_lines(read_entries(options["pairs"], parser.get("columns")), target, wanted)
+        entries = read_entries(options["pairs"], parser.get("columns"))
+        check_replaced(entries, target, options["pairs"])
+        lines = _cohort_lines(entries, target, wanted)
     else:
         item = {key: options[key] for key in parser.get("dataset#data") if key in options}
         lines = [*pair_lines(item, wanted), f"writes to {target}: {', '.join(output_names(item, wanted))}"]
@@ -75,9 +79,8 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
         for key in (role, f"{role}_label"):
             if item.get(key):
                 frame, label = item.get(f"{role}_frame"), key != role
-                volumes[key] = read_volume(
-                    item[key], frame=frame, header=wanted["header"], single=label, max_gb=wanted["max_image_gb"]
-                )
+                with size_limit(wanted["max_image_gb"]):
+                    volumes[key] = read_volume(item[key], frame=frame, header=wanted["header"], label=label)
                 lines.append(f"{key}: {item[key]}, {grid_text(volumes[key].geometry)}")
         if item.get(f"{role}_landmarks"):
             lines.append(f"{role}_landmarks: {item[f'{role}_landmarks']}")

@@ -13,8 +13,9 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from ..common.bundle import BUNDLE, CONFIGS, own_names
 from ..common.device import pick_device
+from ..common.errors import InputError
 from .guard import sole_writer
-from .options import PATHS, check_options, sam_overlay
+from .options import EXPRESSIONS, PATHS, check_options, is_expression, sam_overlay
 from .outcome import unwrapped
 
 # MONAI reports that a workflow leaves logging alone, as a library should.
@@ -55,7 +56,22 @@ def make_workflow(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigW
             **values,
         )
         workflow.parser.set(own_names(workflow.parser.get()))
+    check_expressions(workflow.parser, options)
     return workflow
+
+
+def check_expressions(parser: ConfigParser, options: Mapping[str, Any]) -> None:
+    """Raises :class:`InputError` for an option that is an expression of the config language and cannot be evaluated."""
+    for key, value in options.items():
+        if key not in ("bundle_root", "device", *PATHS) and is_expression(value):
+            try:
+                parser.get_parsed_content(key.replace("::", "#"))
+            except Exception as error:  # an expression can raise anything
+                text = str(error.__cause__ or error if value.startswith("$") else error).rstrip(".")
+                raise InputError(
+                    f"--{key} {value!r} cannot be evaluated ({text}); values that begin with {', '.join(EXPRESSIONS)} "
+                    "are expressions of the config language."
+                ) from error
 
 
 def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.common.files import BESIDE, check_not_input, existing, read_text, there, whole_file
+from scripts.common.files import BESIDE, check_outputs, existing, read_text, there, whole_file
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path):
@@ -63,12 +63,12 @@ def test_leftovers_of_killed_processes_are_swept_after_a_day(tmp_path):
 def test_an_output_that_is_an_input_under_another_name(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b").mkdir()
-    check_not_input(tmp_path / "c.txt", [tmp_path / "a.txt", tmp_path / "gone"])
+    check_outputs([tmp_path / "c.txt"], [tmp_path / "a.txt", tmp_path / "gone"])
     with pytest.raises(InputError, match="is an input as well as the output"):
-        check_not_input(tmp_path / "b" / ".." / "a.txt", [tmp_path / "a.txt"])
+        check_outputs([tmp_path / "b" / ".." / "a.txt"], [tmp_path / "a.txt"])
     os.link(tmp_path / "a.txt", tmp_path / "hard.txt")
     with pytest.raises(InputError, match="is an input as well as the output"):
-        check_not_input(tmp_path / "hard.txt", [tmp_path / "a.txt"])
+        check_outputs([tmp_path / "hard.txt"], [tmp_path / "a.txt"])
 
 
 def test_inputs_that_are_not_files(tmp_path):

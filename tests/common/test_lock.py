@@ -46,7 +46,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr("filelock.FileLock.acquire", acquire)
     with locked(tmp_path):
-        assert "file system without locks; let only one process write there" in caplog.text
+        assert "file system without locks; make sure that only one process writes there" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

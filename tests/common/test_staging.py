@@ -85,7 +85,7 @@ def test_a_kill_at_any_step_leaves_the_old_or_the_new_result(tmp_path, links):
         said, names = result_in(place)
         assert names == RESULTS[said]
         seen.append(said)
-        recover(folder, RECORD, KNOWN)
+        recover(folder)
         assert result_in(folder) == (said, RESULTS[said])
         assert {p.name for p in folder.iterdir()} == RESULTS[said] | {"notes.txt"}
     assert result_in(folder) == ("new", RESULTS["new"])
@@ -119,6 +119,6 @@ def test_a_link_in_the_place_of_a_committed_result_is_not_followed(tmp_path):
     elsewhere.mkdir(), folder.mkdir()
     write(elsewhere, "old")
     (folder / COMMITTED).symlink_to(elsewhere)
-    recover(folder, RECORD, KNOWN)
+    recover(folder)
     assert list(folder.iterdir()) == [] and result_in(elsewhere) == ("old", RESULTS["old"])
     assert complete_result(folder, RECORD) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -10,8 +11,13 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from scripts.common.errors import InputError
+from scripts.data.dicom_objects.segmentation import tracking_uids, write_segmentation_object
+from scripts.data.dicom_objects.series import read_series
+from scripts.data.pair import LoadPair
 from scripts.data.reader import read_volume
-from scripts.spatial.geometry import LPS
+from scripts.data.segmentations import pack
+from scripts.spatial.geometry import LPS, Geometry, resample_map
+from tests.apps.dicom_series import write_series
 
 TURN = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
 TURN = TURN * np.sign(np.linalg.det(TURN))
@@ -76,16 +82,20 @@ def shifted(k: int, mm: float, axis: int) -> list[float]:
     ("k", "changes", "message"),
     [
         (3, {"ImagePositionPatient": None}, r"_3\.dcm has no ImagePositionPatient"),
-        (2, {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, r"_2\.dcm has another ImageOrientationPatient"),
-        (4, {"PixelSpacing": [1.3, 0.8]}, r"_4\.dcm has another PixelSpacing \(\[1\.3, 0\.8\]\)"),
-        (1, {"FrameOfReferenceUID": "1.2.9"}, r"_1\.dcm has another FrameOfReferenceUID \(1\.2\.9\)"),
-        (0, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, r"_0\.dcm has another ImageType .*LOCALIZER"),
+        (2, {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, r"_2\.dcm has a different ImageOrientationPatient"),
+        (4, {"PixelSpacing": [1.3, 0.8]}, r"_4\.dcm has a different PixelSpacing \(\[1\.3, 0\.8\]\)"),
+        (1, {"FrameOfReferenceUID": "1.2.9"}, r"_1\.dcm has a different FrameOfReferenceUID \(1\.2\.9\)"),
+        (0, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, r"_0\.dcm has a different ImageType .*LOCALIZER"),
         (3, {"ImagePositionPatient": shifted(3, 0.6, 2)}, r"a gap of 5\.6 mm after .*_2\.dcm"),
         (5, {"ImagePositionPatient": shifted(4, 0.0, 2)}, r"the same slice twice, in .*dcm and .*dcm\."),
-        (5, {"Modality": "SEG"}, r"_5\.dcm is a segmentation \(SEG\), not an image; convert it to a label map"),
+        (
+            5,
+            {"Modality": "SEG"},
+            r"_5\.dcm is a segmentation \(SEG\), not an image; segmentations can be labels",
+        ),
         (5, {"Modality": "RTSTRUCT", "Rows": None}, r"_5\.dcm is a set of contours \(RTSTRUCT\)"),
         (5, {"NumberOfFrames": 4}, r"_5\.dcm is a multi-frame DICOM file; convert it to NIfTI"),
-        (5, {"SeriesInstanceUID": "1.2.77"}, "holds 2 DICOM series"),
+        (5, {"SeriesInstanceUID": "1.2.77"}, "contains 2 DICOM series"),
     ],
 )
 def test_a_slice_that_does_not_belong(series, k, changes, message):
@@ -96,7 +106,7 @@ def test_a_slice_that_does_not_belong(series, k, changes, message):
 
 def test_a_missing_slice(series):
     name_of(series, 2).unlink()
-    with pytest.raises(InputError, match=r"a gap of 10 mm after .*_1\.dcm, where slices lie 5 mm apart"):
+    with pytest.raises(InputError, match=r"a gap of 10 mm after .*_1\.dcm, while slices are 5 mm apart"):
         read_volume(series)
 
 
@@ -124,6 +134,48 @@ def test_damaged_files(series):
 def test_a_single_file_is_a_plane_and_a_label_object_is_refused(series):
     assert read_volume(name_of(series, 1)).geometry.shape == (8, 6)
     write_slice(series.parent / "label.dcm", 0, Modality="SEG", NumberOfFrames=3)
-    with pytest.raises(InputError, match=r"label\.dcm is a segmentation"):
+    with pytest.raises(InputError, match=r"label\.dcm is a segmentation \(SEG\), not an image"):
         read_volume(series.parent / "label.dcm")
     assert pydicom.dcmread(series.parent / "label.dcm").Modality == "SEG"
+
+
+def label_map(shape) -> np.ndarray:
+    """Two boxes; the first and the last slice contain neither."""
+    label = np.zeros(shape, np.uint8)
+    label[2:6, 3:7, 2:4], label[6:9, 1:5, 3:5] = 1, 2
+    return label
+
+
+def test_a_segmentation_object_is_a_label_map(tmp_path):
+    """The same label as NIfTI and as a DICOM object gives the same pair; the object lacks the empty slices."""
+    affine = np.diag([-2.0, -2.5, 4.0, 1.0])
+    image = np.random.default_rng(0).integers(0, 900, (12, 10, 7))
+    folder = write_series(tmp_path / "image", image, affine, study="1.2.3", frame="1.2.4")
+    label = label_map(image.shape)
+    series = read_series(folder)
+    grid = Geometry(image.shape, affine)
+    regions = pack([label == 1, label == 2], ["a", "b"], grid)
+    seg = tmp_path / "label.dcm"
+    write_segmentation_object(seg, regions, series, tracking_uids(2), 1, "labels")
+    read = read_volume(seg, label=True)
+    assert read.geometry.shape[2] < image.shape[2]  # only the slices with a segment
+    nib.save(nib.Nifti1Image(label, affine), tmp_path / "label.nii.gz")
+    maps = []
+    for path in (seg, tmp_path / "label.nii.gz"):
+        pair = LoadPair()({"moving": str(folder), "fixed": str(folder), "fixed_label": str(path)})["pair"]
+        maps.append(resample_map(pair.fixed_label.array[0], pair.fixed_label.geometry, grid))
+    np.testing.assert_array_equal(maps[0], label)
+    np.testing.assert_array_equal(maps[0], maps[1])
+    with pytest.raises(InputError, match="not an image"):
+        read_volume(seg)
+
+
+def test_segments_that_overlap_are_no_label_map(tmp_path):
+    image, affine = np.random.default_rng(0).integers(0, 900, (12, 10, 5)), np.diag([-2.0, -2.5, 4.0, 1.0])
+    series = read_series(write_series(tmp_path / "image", image, affine, study="1.2.3", frame="1.2.4"))
+    mask = np.zeros(image.shape, bool)
+    mask[2:8, 2:8, 1:4] = True
+    regions = pack([mask, mask], ["a", "b"], Geometry(image.shape, affine))
+    write_segmentation_object(tmp_path / "label.dcm", regions, series, tracking_uids(2), 1, "labels")
+    with pytest.raises(InputError, match=r"label\.dcm is a DICOM segmentation that cannot be read as a label map"):
+        read_volume(tmp_path / "label.dcm", label=True)

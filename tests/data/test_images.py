@@ -52,7 +52,7 @@ def test_equal_names_are_told_apart_by_their_folders(folder):
         (None, "No image was found for None"),
         ("nothing/*.nii", r"No image was found for 'nothing/\*\.nii'; give an image, a pattern, or a list"),
         ("gone.json", "gone.json does not exist; give the path of a list of images"),
-        (["d/a.nii", "d/a.nii"], "d/a.nii is in the list twice"),
+        (["d/a.nii", "d/a.nii"], "d/a.nii appears twice in the list"),
     ],
 )
 def test_lists_that_cannot_be_used(images, message):

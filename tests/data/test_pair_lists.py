@@ -31,7 +31,7 @@ def test_csv_and_json_lists_give_the_same(tmp_path, heart_files):
         ("a.csv", "moving,target\na,b\n", "Pair 1 of .* has no fixed image; the columns moving and fixed"),
         ("a.csv", "moving,fixed\n", "has no pairs"),
         ("a.json", "{", "is not valid JSON"),
-        ("a.json", '{"moving": "a"}', "must hold a list of objects"),
+        ("a.json", '{"moving": "a"}', "must contain a list of objects"),
         ("a.csv", "moving,fixed\nhere,gone\n", "Pair 1 of .*names .*gone, which does not exist"),
         ("a.csv", "moving,fixed,fixed_mask\nhere,here,gone\n", "gone, which does not exist"),
     ],

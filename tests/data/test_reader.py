@@ -14,6 +14,7 @@ from PIL import Image
 from scripts.common.errors import InputError
 from scripts.data.reader import check_intensities, read_volume
 from scripts.data.writer import save_nifti
+from scripts.spatial.files import size_limit
 from scripts.spatial.geometry import LPS, Geometry
 from tests.conftest import oblique
 
@@ -122,7 +123,7 @@ def test_what_is_odd_or_read_only_in_part_is_said(tmp_path):
     pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
     volume = read_volume(tmp_path / "two.tif")
     assert (volume.array == 1).all()
-    assert volume.warnings == (f"{tmp_path / 'two.tif'} has 2 pages; the first one is taken.",)
+    assert volume.warnings == (f"{tmp_path / 'two.tif'} has 2 pages; only the first is used.",)
     affine = np.eye(4)
     affine[0, 1] = np.cos(np.deg2rad(80))
     affine[1, 1] = np.sin(np.deg2rad(80))
@@ -134,7 +135,7 @@ def test_what_is_odd_or_read_only_in_part_is_said(tmp_path):
     assert "its axes meet at 80.0 degrees" in volume.warnings[0]
     complex_values = np.ones((5, 6, 7), np.complex64)
     nib.save(nib.Nifti1Image(complex_values, np.eye(4)), tmp_path / "k.nii.gz")
-    with pytest.raises(InputError, match="holds complex numbers"):
+    with pytest.raises(InputError, match="contains complex numbers"):
         check_intensities(read_volume(tmp_path / "k.nii.gz"))
 
 
@@ -272,12 +273,12 @@ def test_two_affines_that_differ_and_none_at_all_are_said(nifti):
     image.set_sform(GRID.affine, 1)
     image.set_qform(moved, 1)
     nib.save(image, nifti.with_name("two.nii"))
-    assert "differ by up to 4 mm; the sform is taken" in read_volume(nifti.with_name("two.nii")).warnings[0]
+    assert "differ by up to 4 mm; the sform is used" in read_volume(nifti.with_name("two.nii")).warnings[0]
     image.set_qform(GRID.affine, 1)
     nib.save(image, nifti.with_name("same.nii"))
     assert not read_volume(nifti.with_name("same.nii")).warnings
     path = change(nifti, "none.nii", qform_code=0, sform_code=0)
-    assert "does not say where it lies (neither sform nor qform)" in read_volume(path).warnings[0]
+    assert "has no position in space (neither sform nor qform)" in read_volume(path).warnings[0]
 
 
 def test_a_small_file_that_announces_a_huge_image_is_refused_at_once(tmp_path):
@@ -299,9 +300,13 @@ def test_a_small_file_that_announces_a_huge_image_is_refused_at_once(tmp_path):
 def test_the_limit_is_an_option_and_counts_one_frame(nifti):
     series = change(nifti, "series.nii.gz", np.stack([VALUES] * 3, axis=-1))
     limit = VALUES.size * 4 / 1e9
-    assert read_volume(series, frame=1, max_gb=limit).array.shape == (1, 12, 10, 8)
-    with pytest.raises(InputError, match="with a larger --max_image_gb"):
-        read_volume(series, frame=1, max_gb=0.99 * limit)
+    with size_limit(limit):
+        assert read_volume(series, frame=1).array.shape == (1, 12, 10, 8)
+    with size_limit(0.99 * limit), pytest.raises(InputError, match="or raise --max_image_gb"):
+        read_volume(series, frame=1)
+    for wrong in (0, -1.0, float("nan"), True, "4"):
+        with pytest.raises(InputError, match="max_image_gb must be a positive number"), size_limit(wrong):
+            pass
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_fields_that_slicer_needs(tmp_path):
     inner[2:4, 2:3, 1:2] = True
     path = tmp_path / "a.seg.nrrd"
     write_segmentation(path, pack([outer, inner], ["outer", "inner"], grid))
-    assert b"\nkinds: list   domain domain domain\n" in path.read_bytes()[:4096]  # slicerio refuses "vector"
+    assert b"\nkinds: list domain domain domain\n" in path.read_bytes()[:4096]  # slicerio refuses "vector"
     image = sitk.ReadImage(str(path))
     fields = {k: image.GetMetaData(k) for k in image.GetMetaDataKeys()}
     assert image.GetNumberOfComponentsPerPixel() == 2  # one layer for each of two regions that overlap

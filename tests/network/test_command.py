@@ -89,7 +89,10 @@ def test_the_shipped_network_says_what_it_has_not_seen(monkeypatch, heart_files,
         (["--method", "best"], "Unknown method 'best'; choose one of samreg, network, auto."),
         (["--epsilon", "0.7"], "There is no option --epsilon"),
         (["--instance_steps", "-2"], "must not be negative, got -2"),
-        (["--structures", "[heart]", "--network_def#structures", "3"], "holds the label 3, but there are 1 structures"),
+        (
+            ["--structures", "[heart]", "--network_def#structures", "3"],
+            "contains the label 3, but there are 1 structures",
+        ),
     ],
 )
 def test_refusals(monkeypatch, heart_files, tmp_path, weights, capsys, more, message):

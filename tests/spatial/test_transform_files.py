@@ -186,6 +186,40 @@ def test_what_cannot_be_read(tmp_path):
         read_chain("")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"srow_x": [np.nan, 0, 0, 0], "sform_code": 1}, "has an affine that is not finite"),
+        ({"srow_x": [3e38, 0, 0, 0], "sform_code": 1}, "has an affine that is not finite"),
+        ({"intent_code": 1005}, "intent 1005; a field needs 1007"),
+    ],
+)
+def test_fields_with_impossible_headers(tmp_path, change, message):
+    """Such a field would move everything out of sight without an error."""
+    write_chain(tmp_path / "field.nii", chains()["field"], FIXED)
+    image = nib.load(tmp_path / "field.nii")
+    for key, value in change.items():
+        image.header[key] = value
+    # nibabel writes the affine over the header, so the bytes are put together by hand.
+    path = tmp_path / "changed.nii"
+    path.write_bytes(image.header.binaryblock + b"\0" * 4 + np.asarray(image.dataobj).tobytes(order="F"))
+    with pytest.raises(InputError, match=message):
+        read_chain(path)
+
+
+def test_displacements_that_are_not_numbers(tmp_path):
+    write_chain(tmp_path / "field.mha", chains()["field"], FIXED)
+    image = sitk.ReadImage(str(tmp_path / "field.mha"))
+    array = sitk.GetArrayFromImage(image)
+    array[2, 3, 4, 1] = np.nan
+    broken = sitk.GetImageFromArray(array, isVector=True)
+    broken.CopyInformation(image)
+    for name in ("f.mha", "f.nrrd"):
+        sitk.WriteImage(broken, str(tmp_path / name))
+        with pytest.raises(InputError, match="displacements that are NaN"):
+            read_chain(tmp_path / name)
+
+
 def test_ants_applies_our_field_and_we_apply_its_files(tmp_path):
     ants = pytest.importorskip("ants", reason="antspyx is not installed")
     steps, image = chains()["field, affine"], volume(MOVING)

@@ -177,7 +177,7 @@ def test_what_is_refused(heart_files, tmp_path):
         (heart_files["moving_label"], out, field, {"label": True, "fill": 0.5}, "got 0.5"),
         (moving, out, heart_files["fixed"], {}, "a displacement field has shape"),
         (moving, str(tmp_path / "out.xyz"), field, {}, "ends in none of"),
-        (moving, str(tmp_path / "out.png"), field, {}, "a picture holds whole numbers in a plane"),
+        (moving, str(tmp_path / "out.png"), field, {}, "a picture stores whole numbers in a plane"),
         (field, out, field, {}, "is a displacement field, not an image"),
         (tmp_path / "p.csv", str(tmp_path / "o.csv"), field, {}, "has the columns row, column"),
         (tmp_path / "p.csv", str(tmp_path / "o.csv"), field, {"points_frame": "mni"}, "'mni'"),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from scripts.common.errors import InputError
-from scripts.common.staging import recover
+from scripts.common.staging import NAMES, recover
 from scripts.correspondence.region_pairs import native_masks, read_region_pairs
 from scripts.data.pair import LoadPair, one_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
@@ -28,7 +28,7 @@ from scripts.spatial.transform_files import transform_paths
 from scripts.verbs.evaluate import evaluate
 from scripts.verbs.warp import warp
 from scripts.workflow.correspondence_record import doubts
-from scripts.workflow.guard import FILES, check_inputs, check_output_dir, hold
+from scripts.workflow.guard import check_inputs, check_output_dir, hold
 from scripts.workflow.outputs import SaveRegistration
 from tests.conftest import rotation
 from tests.roi.perfect import perfect_registration
@@ -336,12 +336,12 @@ def test_inputs_are_never_overwritten(written, tmp_path):
     moved.write_bytes(b"image")
     (tmp_path / "link.nii.gz").symlink_to(moved)
     for name in (moved, tmp_path / "link.nii.gz"):
-        with pytest.raises(InputError, match=r"would be overwritten"):
+        with pytest.raises(InputError, match=r"is an input as well as the output"):
             check_inputs(tmp_path, [None, name])
     with pytest.raises(InputError, match="is an input as well as the output folder"):
         hold(tmp_path, [tmp_path])
     pair = replace(data["pair"], moving=replace(data["pair"].moving, path=str(moved)))
-    with pytest.raises(InputError, match=r"would be overwritten"):
+    with pytest.raises(InputError, match=r"is an input as well as the output"):
         SaveRegistration(str(tmp_path))({**data, "pair": pair})
     assert moved.read_bytes() == b"image" and len(list(tmp_path.iterdir())) == 2
     check_inputs(tmp_path / "new", [moved])
@@ -394,9 +394,10 @@ def test_a_replacement_that_was_interrupted_is_read_and_finished(written, tmp_pa
     still = (tmp_path / "ddf.nii.gz").read_bytes()
     SaveRegistration(str(tmp_path / "new"), overview=False)(data)
     (tmp_path / "new").rename(tmp_path / ".committed")
+    (tmp_path / ".committed" / NAMES).write_text(json.dumps(["correspondence.json", []]), encoding="utf-8")
     (tmp_path / "correspondence.json").unlink()
     assert transform_paths(str(tmp_path)) == [tmp_path / ".committed" / "ddf.nii.gz"]
     [measured] = evaluate(transforms=str(tmp_path), output_dir=tmp_path / "measured", progress=False)["pairs"]
     assert measured["field/mean_displacement_mm"] > 1
-    recover(tmp_path, "correspondence.json", FILES)
+    recover(tmp_path)
     assert (tmp_path / "ddf.nii.gz").read_bytes() != still and not (tmp_path / ".committed").exists()

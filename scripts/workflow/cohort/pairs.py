@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...common.errors import InputError
-from ...data.pair_rows import pair_rows
+from ...data.pair_rows import FILES, pair_rows
 
 SUMMARIES = ("summary.csv", "summary.json", "report.html")  # files that the cohort writes beside the folders
 ENDINGS = re.compile(r"(\.nii)?\.[A-Za-z0-9]+$")
@@ -63,6 +65,24 @@ def read_entries(path: str | Path | None, columns: Sequence[str]) -> list[Entry]
                     f"The pair {entry.name!r} of {path} would lie in the folder of the pair {str(outer)!r}; rename one."
                 )
     return entries
+
+
+def check_replaced(entries: Sequence[Entry], output_dir: str | Path, pairs: str | Path) -> None:
+    """Checks that registering a list replaces none of its files: the folder of each pair is replaced as a whole.
+
+    Raises:
+        InputError: the list, or a file of it, is in the folder of a pair or has the name of a summary.
+    """
+    root, names = os.path.realpath(output_dir), {entry.name for entry in entries}
+    resolved = lru_cache(maxsize=4096)(os.path.realpath)
+    files = (value for entry in entries for key, value in entry.item.items() if key in FILES)
+    for file in (str(pairs), *files):
+        path = os.path.realpath(file) if os.path.islink(file) else os.path.join(resolved(os.path.dirname(file)), "")
+        if not path.startswith(os.path.join(root, "")):
+            continue
+        place = PurePosixPath(Path(os.path.realpath(file)).relative_to(root).as_posix())
+        if str(place) in SUMMARIES or any(str(outer) in names for outer in (place, *place.parents)):
+            raise InputError(f"{file} is an input and would be replaced by a result; give another --output_dir.")
 
 
 def is_pair_name(name: str) -> bool:

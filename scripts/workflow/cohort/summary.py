@@ -14,14 +14,18 @@ import pandas as pd
 
 from ...common.errors import InputError
 from ...common.files import whole_file
+from ...common.staging import staged
 from ...data.tables import plain_cell, write_csv
 from ...metrics.assembly import STAGES
 from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page
-from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record, write_whole
+from ..guard import sole_writer
+from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record
+from .pairs import SUMMARIES
 
 FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds", "warnings")
 MANY = 10_000  # pairs above which summary.json and report.html leave out the rows, which summary.csv has
+WAIT_S = 60.0  # for another shard that writes its summary
 CHUNK = 2_000  # rows of a table in memory at a time
 
 
@@ -57,15 +61,27 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes ``summary.csv``, whose last two rows are mean and sd, ``summary.json`` and ``report.html``."""
+    """Writes ``summary.csv``, whose last two rows are mean and sd, ``summary.json`` and ``report.html``, as one.
+
+    Raises:
+        InputError: they cannot be written, e.g. because the disk is full.
+    """
     metrics, rows = summary["metrics"], summary["pairs"]
     ends = [{"name": n, **{k: v[n] for k, v in metrics.items()}} for n in ("mean", "sd")]
     columns = dict.fromkeys([*FACTS, *metrics])
-    write_csv(folder / "summary.csv", [columns | row | _text(row) for row in [*rows, *ends]])
     short = summary if len(rows) <= MANY else {**summary, "pairs": [r for r in rows if r["status"] == FAILED][:MANY]}
-    write_whole(folder / "summary.json", json.dumps(short, indent=2, allow_nan=False, ensure_ascii=False))
     pages = {row["name"] for row in short["pairs"] if (folder / row["name"] / "report.html").exists()}
-    write_whole(folder / "report.html", cohort_page(short, pages))
+    text = json.dumps(short, indent=2, allow_nan=False, ensure_ascii=False)
+    try:  # shards that end at the same time take turns
+        with sole_writer(folder, WAIT_S), staged(folder, "summary.json", SUMMARIES) as part:
+            write_csv(part / "summary.csv", [columns | row | _text(row) for row in [*rows, *ends]])
+            (part / "summary.json").write_text(text, encoding="utf-8", errors="backslashreplace")
+            page = cohort_page(short, pages)
+            (part / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(
+            f"Writing the summary to {folder} failed ({error.strerror or error}); an earlier one is unchanged."
+        ) from error
 
 
 def summarise_folder(output_dir: str | Path, table: str | Path | None = None) -> dict[str, Any]:
