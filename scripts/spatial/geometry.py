@@ -188,21 +188,19 @@ def resample_map(
     return found.astype(labels.dtype) if values is None else values[found.astype(np.int64)]
 
 
-def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None = None, start: int = 0) -> NDArray:
+def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None = None) -> NDArray:
     """Displacement in LPS mm, the initial transform included, as ITK defines it.
 
     Args:
-        ddf: (n, *shape) fixed voxels: a whole field, or its slices from ``start`` along the last axis.
+        ddf: (n, *fixed.shape) fixed voxels.
         fixed: grid of the field.
         transform: (4, 4) fixed world to moving world, RAS mm.
-        start: first slice.
 
     Returns:
-        (*shape, 3): u with moving point = fixed point + u, LPS mm.
+        (*fixed.shape, 3): u with moving point = fixed point + u, LPS mm.
     """
     n, shape = fixed.ndim, ddf.shape[1:]
     axes = [np.arange(s, dtype=np.float64) for s in shape]
-    axes[-1] += start
     index = np.zeros((*shape, 3))
     index[..., :n] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
     target = index.copy()

@@ -144,7 +144,7 @@ def test_series_needs_a_frame(nifti):
     with pytest.raises(InputError, match=r"series of the frames 0 to 1; .*, --frame of warp and masks"):
         read_volume(path)
     np.testing.assert_array_equal(read_volume(path, frame=1).array[0], VALUES + 1)
-    with pytest.raises(InputError, match="frames 0 to 1, and frame 2"):
+    with pytest.raises(InputError, match="frames 0 to 1, so there is no frame 2"):
         read_volume(path, frame=2)
     with pytest.raises(InputError, match="no frame 3"):
         read_volume(nifti, frame=3)
