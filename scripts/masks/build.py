@@ -13,6 +13,7 @@ from .bundled import BundledNet
 from .cache import CachedSource
 from .files import FilesSource
 from .net import NETS
+from .redraw import RedrawnSource
 from .sat.source import SATSource
 from .source import MaskSource
 
@@ -22,7 +23,10 @@ WITHOUT: dict[str, Callable[..., MaskSource]] = {"sat": SATSource}
 
 
 def build_source(
-    source: str, options: Mapping[str, Any] | None = None, cache_dir: str | Path | None = None
+    source: str,
+    options: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    redraw: bool = False,
 ) -> MaskSource:
     """Builds a source of masks on the CPU.
 
@@ -30,6 +34,7 @@ def build_source(
         source: "cardiac", "abdomen", "sat", "bundle:PATH_OR_NAME" or "files:PATTERN".
         options: arguments of the source by name; None values count as not given.
         cache_dir: folder in which masks are kept; None computes them every time.
+        redraw: whether LiteMedSAM draws the masks again, see :class:`scripts.masks.redraw.RedrawnSource`.
     """
     kind, colon, argument = str(source).partition(":")
     if not isinstance(options or {}, Mapping) or not all(isinstance(key, str) for key in options or {}):
@@ -51,9 +56,13 @@ def build_source(
             raise
         word = str(error).split("'")[1]
         raise InputError(f"The source {source} has no option {word!r}; leave it out.") from error
+    if redraw:
+        made = RedrawnSource(made, NETS[kind].redrawn if kind in NETS else None)
     return made if cache_dir is None else CachedSource(made, cache_dir)
 
 
-def mask_source(source: str | None, cache_dir: str | Path | None = None) -> MaskSource | str | None:
+def mask_source(
+    source: str | None, cache_dir: str | Path | None = None, redraw: bool = False
+) -> MaskSource | str | None:
     """The source for :class:`scripts.data.structures.AddMasks`: None and "label" unchanged, other words built."""
-    return source if source in (None, "label") else build_source(source, cache_dir=cache_dir)
+    return source if source in (None, "label") else build_source(source, None, cache_dir, redraw)

@@ -29,6 +29,7 @@ class NetSpec:
         focus: axes of a second pass on one window around the organ that the first pass found, because training patches
             are centred on the organ and the windows of a whole image are not.
         flips: axes along which the image can be mirrored (all together) and the two predictions averaged.
+        redrawn: structures that LiteMedSAM draws better than the network (on training subjects), if it is asked to.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class NetSpec:
     strides: tuple[tuple[int, int, int], ...]
     focus: tuple[int, ...] = ()
     flips: tuple[int, ...] = ()
+    redrawn: tuple[str, ...] = ()
 
 
 _FLAT, _CUBE = (3, 3, 1), (3, 3, 3)
@@ -72,6 +74,10 @@ NETS = {
         filters=(8, 32, 64, 128, 160),
         kernels=(_CUBE,) * 5,
         strides=((1, 1, 1),) + ((2, 2, 2),) * 4,
+        redrawn=(
+            "spleen", "right kidney", "left kidney", "gallbladder", "esophagus", "liver", "stomach", "aorta",
+            "inferior vena cava", "pancreas",
+        ),
     ),
 }  # fmt: skip
 

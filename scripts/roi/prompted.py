@@ -1,13 +1,15 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Prompted correspondence: a point, box or mask in one image, and the same region found in the other.
 
-The prompt gives a region on one slice and its prototype; the embedding of the other image is compared with it; the best
-places there become prompts in turn, and of their masks the one whose prototype agrees best is the answer.
+The prompt gives a region on one slice. Its mask is carried to the slices of the other image by the features of single
+places (:mod:`scripts.roi.carry`); on the slices where that looks most like the region, boxes around what was carried
+become prompts. Of the masks drawn there the answer is the one that agrees best in prototype and outline, and whose mask
+carried back gives the region again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +25,11 @@ from ..data.prompt import WorkingPrompt
 from ..sam.prompts import EncodedSlices, Prompt
 from ..sam.slice_masks import SliceMasks
 from ..sam.suppress import pairwise_overlap
-from .regions import find_regions, slice_prototypes
+from ..spatial.geometry import Geometry
+from .carry import boxes_of, carried, soft_iou
+from .regions import cell_coverage, find_regions, slice_prototypes
 
-
-def box_centres(masks: SliceMasks) -> Tensor:
-    """Centres (K, 2) of the boxes, x, y in pixels."""
-    return (masks.boxes[:, :2] + masks.boxes[:, 2:]) / 2
+STEP_MM = 7.0  # least distance between the slices that are compared
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +54,8 @@ class PromptedCorrespondence:
 
     Args:
         search_mm: standard deviation of the prior that the region lies at the same place in both images.
-        search_slices: slices to either side that are searched.
-        candidates: places on each slice that are tried as prompts.
+        search_slices: slices to either side that are compared, at least 7 mm apart.
+        tried_slices: of these the most promising, on which masks are drawn.
         propagate: follows the region through neighbouring slices in both images.
         slice_axis: 0, 1, 2 or "auto".
         epsilon: similarity under which the answer is doubtful and the region is not followed any further, in [0, 1].
@@ -66,15 +67,15 @@ class PromptedCorrespondence:
     def __init__(
         self,
         search_mm: float = 30.0,
-        search_slices: int = 2,
-        candidates: int = 3,
+        search_slices: int = 3,
+        tried_slices: int = 2,
         propagate: bool = True,
         slice_axis: int | str = "auto",
         epsilon: float = 0.8,
     ) -> None:
         if not 0 <= epsilon <= 1:
             raise InputError(f"epsilon must lie in [0, 1], got {epsilon}.")
-        self.search_mm, self.search_slices, self.candidates = search_mm, search_slices, candidates
+        self.search_mm, self.search_slices, self.tried_slices = search_mm, search_slices, tried_slices
         self.propagate, self.slice_axis, self.epsilon = propagate, slice_axis, epsilon
 
     def __call__(self, inputs: Tensor, network: Sam, prompt: WorkingPrompt) -> Registration:
@@ -98,10 +99,9 @@ class PromptedCorrespondence:
         other = "fixed" if prompt.source == "moving" else "moving"
         encoded = {name: EncodedSlices(network, plan.cut(half)) for name, half in halves.items()}
         with timed(seconds, "prompt"):
-            begin = self._source_region(encoded[prompt.source], prompt, plan)
-        pixel_mm = [s for a, s in enumerate(working.spacing) if a != plan.axis]
+            begin = self.region(encoded[prompt.source], prompt, plan)
         with timed(seconds, "search"):
-            answer = self._search(encoded[other], begin, sum(pixel_mm) / len(pixel_mm))
+            answer = self.partner(encoded[other], begin, plan, working)
         regions = {}
         with timed(seconds, "follow"):
             for name, found in ((prompt.source, begin), (other, answer)):
@@ -123,8 +123,17 @@ class PromptedCorrespondence:
             )
         return result
 
-    def _source_region(self, source: EncodedSlices, prompt: WorkingPrompt, plan: SlicePlan) -> Found:
-        """The region that the user means, on one slice."""
+    def region(self, source: EncodedSlices, prompt: WorkingPrompt, plan: SlicePlan) -> Found:
+        """The region that the user means, on one slice.
+
+        Args:
+            source: the image of the prompt.
+            prompt: on the working grid.
+            plan: how that grid was cut.
+
+        Raises:
+            InputError: the prompt gives no region.
+        """
         rough = None
         if prompt.mask is not None:
             stack = plan.cut(prompt.mask[None].float())[:, 0] > 127
@@ -159,60 +168,54 @@ class PromptedCorrespondence:
         positions = area.nonzero()[:, 0] if self.propagate else area.argmax()[None]
         return [Found(p, source.given(p, stack[p]), torch.zeros(0), 1.0) for p in positions.tolist()]
 
-    def _search(self, target: EncodedSlices, begin: Found, pixel_mm: float) -> Found:
-        """The region of the other image that is most like the one sought, in kind, size and place."""
-        sought = begin.masks.masks()[0].sum()
+    def partner(self, target: EncodedSlices, begin: Found, plan: SlicePlan, working: Geometry) -> Found:
+        """The region of the other image that is most like the one sought, in kind, outline and place.
+
+        Args:
+            target: the other image.
+            begin: the region sought.
+            plan: how the working grid was cut.
+            working: that grid.
+
+        Raises:
+            InputError: no region was found.
+        """
+        pixel_mm = [s for a, s in enumerate(working.spacing) if a != plan.axis]
+        sigma_px = self.search_mm * len(pixel_mm) / sum(pixel_mm)
+        slice_mm = working.spacing[plan.axis] if plan.axis is not None else 1.0
+        rated = []
+        for position in self._positions(begin.position, len(target), slice_mm):
+            shares = carried(begin.masks, target.features(position), sigma_px)
+            near = math.exp(-(((position - begin.position) * slice_mm / self.search_mm) ** 2) / 2)
+            rated.append((near * likeness(begin, target.features(position), shares), position, shares))
         best, best_score = None, -1.0
-        low, high = begin.position - self.search_slices, begin.position + self.search_slices
-        for position in range(max(0, low), min(len(target), high + 1)):
-            for masks in self._candidates(target, position, begin, pixel_mm):
-                prototypes, weights = slice_prototypes(masks)
-                similarity = F.cosine_similarity(prototypes, begin.prototype[None], dim=1)
-                size = masks.masks().flatten(1).sum(dim=1)
-                # Of nested masks around one place the one of similar size is meant.
-                ratio = torch.minimum(size, sought) / torch.maximum(size, sought).clamp_min(1)
-                apart = (box_centres(masks) - box_centres(begin.masks)).norm(dim=1) * pixel_mm
-                near = torch.exp(-((apart / self.search_mm) ** 2) / 2)
-                score = similarity * (ratio * masks.predicted_iou.clamp(0, 1) * near).sqrt()
-                score = torch.where(weights > 0, score, -1.0)
-                k = int(score.argmax())
-                if float(score[k]) > best_score:
-                    best_score = float(score[k])
-                    best = Found(position, masks[k : k + 1], prototypes[k], float(similarity[k]))
+        for rating, position, shares in sorted(rated, key=lambda r: -r[0])[: self.tried_slices]:
+            masks = target.boxed(position, boxes_of(shares, target.features(position)))
+            if not len(masks):
+                continue
+            prototypes, _ = slice_prototypes(masks)
+            similarity = F.cosine_similarity(prototypes, begin.prototype[None], dim=1)
+            agreement = soft_iou(cell_coverage(masks), shares)
+            back = torch.stack(
+                [carried(m, begin.masks, sigma_px) for m in (masks[k : k + 1] for k in range(len(masks)))]
+            )
+            cycle = soft_iou(back, cell_coverage(begin.masks))
+            score = rating * similarity * (agreement * cycle * masks.predicted_iou.clamp(0, 1)).clamp_min(0).sqrt()
+            k = int(score.argmax())
+            if float(score[k]) > best_score:
+                best_score = float(score[k])
+                best = Found(position, masks[k : k + 1], prototypes[k], float(similarity[k]))
         if best is None:
             raise InputError(
                 "No region was found in the other image near the prompt; widen --search_mm or --search_slices."
             )
         return best
 
-    def _candidates(self, target: EncodedSlices, position: int, begin: Found, pixel_mm: float) -> Iterator[SliceMasks]:
-        """Masks that may be the region sought: of the most similar places, and whatever the model proposes."""
-        for place in self._places(target, position, begin, pixel_mm):
-            yield target.masks(position, Prompt(place[None], torch.ones(1)))
-        proposed = target.proposed(position, begin.masks.boxes[0])
-        if proposed is not None and len(proposed):
-            yield proposed
-
-    def _places(self, target: EncodedSlices, position: int, begin: Found, pixel_mm: float) -> list[Tensor]:
-        """The most similar places of a slice (x, y pixels), near the sought region first."""
-        embedding = target.described(target.empty(position), position).embedding
-        inner = [max(1, round(s)) for s in begin.masks.inner]
-        features = F.normalize(embedding[:, : inner[0], : inner[1]], dim=0)
-        similarity = torch.einsum("chw,c->hw", features, F.normalize(begin.prototype, dim=0))
-        cell = torch.tensor([target.size[1] / inner[1], target.size[0] / inner[0]])
-        x = (torch.arange(inner[1]) + 0.5) * cell[0]
-        y = (torch.arange(inner[0]) + 0.5) * cell[1]
-        x0, y0, x1, y1 = begin.masks.boxes[0].cpu()
-        squared = ((x[None] - (x0 + x1) / 2) ** 2 + (y[:, None] - (y0 + y1) / 2) ** 2) * pixel_mm**2
-        score = similarity.cpu().clamp_min(0) * torch.exp(-squared / (2 * self.search_mm**2))
-        places = []
-        for _ in range(self.candidates):
-            k = int(score.argmax())
-            row, column = divmod(k, inner[1])
-            places.append(torch.stack([x[column], y[row]]))
-            # The neighbourhood of a place is asked once.
-            score[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = -1
-        return places
+    def _positions(self, begin: int, count: int, slice_mm: float) -> list[int]:
+        """The slices that are compared: ``search_slices`` to either side, at least ``STEP_MM`` apart."""
+        step = max(1, round(STEP_MM / slice_mm))
+        reach = self.search_slices * step
+        return [p for p in range(begin - reach, begin + reach + 1, step) if 0 <= p < count]
 
     def _follow(self, slices: EncodedSlices, begin: Found) -> list[Found]:
         """The region on its own slice and, one by one, on the neighbouring slices as long as it stays itself."""
@@ -236,3 +239,11 @@ class PromptedCorrespondence:
                 chain.append(current)
                 position += step
         return chain
+
+
+def likeness(begin: Found, features: SliceMasks, shares: Tensor) -> float:
+    """How far what was carried to a slice is like the region: in its prototype, and in its area."""
+    prototype = (shares * features.embedding).sum(dim=(1, 2))
+    area, wanted = float(shares.sum()), float(cell_coverage(begin.masks).sum())
+    similarity = float(F.cosine_similarity(prototype, begin.prototype, dim=0))
+    return max(similarity, 0.0) * (min(area, wanted) / max(area, wanted, 1e-9)) ** 0.5

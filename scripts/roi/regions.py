@@ -96,6 +96,15 @@ def edge_coverage(logits: Tensor, threshold: float) -> Tensor:
     return ((logits - threshold) / gradient + 0.5).clamp(0, 1)
 
 
+def cell_coverage(masks: SliceMasks) -> Tensor:
+    """Share of each cell of the embedding that each mask covers, (K, e, e) in [0, 1]."""
+    e = masks.embedding.shape[-1]
+    canvas = torch.zeros(len(masks), 4 * e, 4 * e, device=masks.embedding.device)
+    size = low_size(masks)
+    canvas[:, : size[0], : size[1]] = masks.masks(size).float()
+    return F.avg_pool2d(canvas[:, None], 4)[:, 0]
+
+
 def slice_prototypes(masks: SliceMasks) -> tuple[Tensor, Tensor]:
     """Prototypes (K, C) and their weights (K,), the mask areas in embedding cells.
 
@@ -105,11 +114,7 @@ def slice_prototypes(masks: SliceMasks) -> tuple[Tensor, Tensor]:
     Reference:
         the prototype formula of section 4.2 of Huang et al. 2024.
     """
-    e = masks.embedding.shape[-1]
-    canvas = torch.zeros(len(masks), 4 * e, 4 * e, device=masks.embedding.device)
-    size = low_size(masks)
-    canvas[:, : size[0], : size[1]] = (masks.masks(size)).float()
-    weights = F.avg_pool2d(canvas[:, None], 4)[:, 0].flatten(1)
+    weights = cell_coverage(masks).flatten(1)
     total = weights.sum(dim=1)
     prototypes = weights @ masks.embedding.flatten(1).T.float() / total.clamp_min(1e-9)[:, None]
     return prototypes, total

@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Everything mode for a SAM that takes boxes only: propose boxes, redraw each, keep what is sure and distinct.
+"""Everything mode for a SAM that takes boxes only: propose boxes, redraw each, keep certain and distinct masks.
 
 The idea of a detector in place of the point grid is that of Zhang et al. 2023, "MobileSAMv2: faster segment anything to
-everything". Boxes come from the proposal head, and from the masks of a companion that needs no boxes. Masks of the
-companion stay where the model redrew nothing, for example a ring whose box the model answers with its core.
+everything". Boxes come from the proposal head and from the masks of a companion that needs no boxes. Masks of the
+companion stay where the model redrew nothing, for example a ring, for whose box the model draws the core.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class BoxEverything:
     """Segments everything in a stack of slices with a box-only model that has ``proposals`` and a ``companion``.
 
     Args:
-        boxes: largest number of boxes a slice.
+        boxes: largest number of boxes per slice.
         least_score: lowest score of a proposal.
         pred_iou_thresh: least predicted quality of a redrawn mask.
         stability_score_thresh: least stability, at an offset of 1 logit.
         agreement_thresh: least IoU of a mask's box with its prompt.
         mask_nms_thresh: mask IoU above which the worse of two masks is dropped; nested masks stay.
-        companion_boxes: share of ``boxes`` that may come from masks of the companion; 0 for none.
-        companion_masks: keeps masks of the companion that no redrawn mask meets at IoU 0.5.
+        companion_boxes: share of ``boxes`` that may come from masks of the companion.
+        companion_masks: keeps masks of the companion that overlap no redrawn mask at IoU 0.5.
         prototypes: whose embedding describes the masks: "companion", "own" or "both" (joined).
         companion: everything mode of the companion.
-        slices_per_batch: slices that one progress step takes.
+        slices_per_batch: slices per step of the progress bar.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class BoxEverything:
             more = theirs[alone], helped.predicted_iou[alone], helped.stability[alone], helped.points[alone]
             own = masks.logits, masks.predicted_iou, masks.stability, masks.points
             masks = empty.with_masks(*(torch.cat(parts) for parts in zip(own, more)))
-        return replace(masks, logits=masks.logits.half(), **self._described(embedding, empty, helped))
+        return replace(masks, logits=masks.logits.half(), **description(empty, helped, self.prototypes))
 
     def _prompts(self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], helped: SliceMasks) -> Tensor:
         """Boxes (K, 4) to redraw, in pixels of the input."""
@@ -110,19 +110,26 @@ class BoxEverything:
         joined = distinct(torch.cat(boxes), torch.cat(scores), 2 * self.boxes, 0.0, overlap=0.8).boxes
         return enlarged(sam, joined, scaled)
 
-    def _described(self, embedding: Tensor, empty: SliceMasks, helped: SliceMasks) -> dict:
-        """The embedding that describes the masks, and the part of it that shows the slice."""
-        if self.prototypes == "own":
-            return {"embedding": embedding.half(), "inner": empty.inner}
-        if self.prototypes == "companion":
-            return {"embedding": helped.embedding, "inner": helped.inner}
-        own = F.adaptive_avg_pool2d(embedding, helped.embedding.shape[-1])
-        both = torch.cat([F.normalize(own, dim=0), F.normalize(helped.embedding, dim=0)])
-        return {"embedding": both, "inner": helped.inner}
+
+def description(own: SliceMasks, other: SliceMasks, prototypes: str) -> dict:
+    """The embedding that describes the masks of a slice, and the part of it that shows the slice.
+
+    Args:
+        own: the slice with the embedding of the model that draws.
+        other: with that of its companion.
+        prototypes: see :class:`BoxEverything`.
+    """
+    if prototypes == "own":
+        return {"embedding": own.embedding.half(), "inner": own.inner}
+    if prototypes == "companion":
+        return {"embedding": other.embedding, "inner": other.inner}
+    pooled = F.adaptive_avg_pool2d(own.embedding, other.embedding.shape[-1])
+    both = torch.cat([F.normalize(pooled, dim=0), F.normalize(other.embedding, dim=0)])
+    return {"embedding": both, "inner": other.inner}
 
 
 def redraw(sam: Sam, empty: SliceMasks, prompts: Tensor, limits: BoxEverything) -> SliceMasks:
-    """The masks of many boxes of one slice, those that are sure and distinct, best first.
+    """Certain and distinct masks for many boxes of one slice, best first.
 
     Args:
         sam: the model.

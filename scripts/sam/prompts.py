@@ -9,6 +9,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import box_iou
 
 from ..common.errors import InputError
 from .boxes import BoxEverything, redraw
@@ -18,12 +19,13 @@ from .proposals import boxes_at, propose
 from .slice_masks import SliceMasks, to_cells
 from .windows import draw_boxes, enlarged
 
+NEAR, MOST_NEAR = 0.3, 6  # proposals drawn beside given boxes: least IoU with one of these, and largest number
 OUTSIDE = -6.0  # logit of a cell outside a given mask; inside it is the opposite
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What is known of one object on a slice of H x W pixels.
+    """What is known about one object on a slice of H x W pixels.
 
     Attributes:
         points: (N, 2) x, y pixels, N may be 0.
@@ -71,25 +73,31 @@ class EncodedSlices:
         return SliceMasks.empty(embedding, scaled, self.sam.image_encoder.img_size, self.size, self.sam.mask_threshold)
 
     def described(self, masks: SliceMasks, position: int) -> SliceMasks:
-        """The masks with the embedding that describes them: that of the companion, where the model has one."""
+        """The masks with the embedding that describes them: the companion's if there is one."""
         if self._companion is None:
             return masks
         other = self._companion.empty(position)
         return replace(masks, embedding=other.embedding, inner=other.inner)
 
-    @torch.no_grad()
-    def proposed(self, position: int, box: Tensor) -> SliceMasks | None:
-        """Masks of everything that a model with a proposal head proposes, and of one more box (4,) in pixels.
+    def features(self, position: int) -> SliceMasks:
+        """The slice without masks, with the embedding that describes it."""
+        return (self._companion or self).empty(position)
 
-        They are sorted, best first. None for a model without such a head.
-        """
+    @torch.no_grad()
+    def boxed(self, position: int, boxes: Tensor) -> SliceMasks:
+        """Masks for boxes (K, 4) in pixels; a model with a proposal head also draws the proposals that overlap them."""
+        none = torch.zeros(0, 2), torch.zeros(0)
         if not hasattr(self.sam, "proposals"):
-            return None
+            found = [self.masks(position, Prompt(*none, box)) for box in boxes]
+            parts = [torch.cat([getattr(m, name) for m in found]) for name in ("logits", "predicted_iou", "stability")]
+            return found[0].with_masks(*parts, torch.zeros(2))
         empty = self.empty(position)
-        scale = box.new_tensor([empty.scaled[1] / self.size[1], empty.scaled[0] / self.size[0]]).repeat(2)
-        boxes = torch.cat([(box * scale)[None], propose(self.sam.proposals, empty.embedding, empty.scaled).boxes])
-        masks = redraw(self.sam, empty, enlarged(self.sam, boxes, empty.scaled), BoxEverything())
-        return self.described(masks, position)
+        scale = empty.embedding.new_tensor([empty.scaled[1] / self.size[1], empty.scaled[0] / self.size[0]]).repeat(2)
+        asked = boxes.to(scale) * scale
+        more = propose(self.sam.proposals, empty.embedding, empty.scaled).boxes
+        more = more[(box_iou(more, asked) > NEAR).any(dim=1)][:MOST_NEAR]
+        prompts = enlarged(self.sam, torch.cat([asked, more]), empty.scaled)
+        return self.described(redraw(self.sam, empty, prompts, BoxEverything()), position)
 
     @torch.no_grad()
     def masks(self, position: int, prompt: Prompt) -> SliceMasks:
@@ -138,7 +146,7 @@ class EncodedSlices:
         return logits, tokens.iou[0, outputs]
 
     def _through_boxes(self, empty: SliceMasks, points: Tensor, labels: Tensor, box: Tensor | None):
-        """Logits and quality of the masks of a box-only model: a click means the boxes proposed at its place."""
+        """Logits and quality of the masks of a box-only model; for a click, the boxes proposed at its place."""
         sam, scores = self.sam, None
         if box is None:
             if not hasattr(sam, "proposals"):
@@ -152,7 +160,7 @@ class EncodedSlices:
         rows, columns = empty.logits.shape[1:]
         logits = logits[:, :rows, :columns]
         if scores is not None:
-            # Every point says of every mask whether it lies on the right side; the head's score decides among equals.
+            # A mask scores by the share of points on the right side of its outline; the head's score breaks ties.
             x, y = (points / empty.stride).long().unbind(1)
             on = logits[:, y.clamp(0, rows - 1), x.clamp(0, columns - 1)] > sam.mask_threshold
             iou = iou.clamp(0, 1) * scores.clamp_min(1e-3) * (on == (labels > 0)).float().mean(dim=1).clamp_min(1e-3)

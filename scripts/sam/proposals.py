@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Boxes of objects from the embedding of a frozen SAM: what everything mode and clicks need of a box-only model.
+"""Boxes of objects from the embedding of a frozen SAM, for everything mode and clicks with a box-only model.
 
 A small dense detector in the manner of FCOS (Tian et al. 2019, "FCOS: fully convolutional one-stage object detection"):
 every place of a grid predicts, for each of four ranges of size, the box of the object it lies in and a score. One pass
@@ -109,7 +109,7 @@ def propose(
 
 @torch.no_grad()
 def boxes_at(head: ProposalHead, embedding: Tensor, point: Tensor, scaled: tuple[int, int]) -> Boxes:
-    """What a click may mean: one box for each range of size, best first, for a point x, y in pixels of the input."""
+    """Boxes that a click may mean, one for each range of size, best first; the point is x, y in pixels of the input."""
     scores, boxes = head(embedding[None])
     column, row = (point / SIDE * scores.shape[-1]).long().clamp(0, scores.shape[-1] - 1).tolist()
     return distinct(clipped(boxes[0, :, row, column], scaled), scores[0, :, row, column].sigmoid(), len(SIZES), 0.0)
@@ -125,6 +125,6 @@ def distinct(boxes: Tensor, scores: Tensor, most: int, least: float, overlap: fl
 
 
 def clipped(boxes: Tensor, scaled: tuple[int, int]) -> Tensor:
-    """Boxes (K, 4) cut off at the borders of the picture."""
+    """Boxes (K, 4) clipped at the borders of the picture."""
     rows, columns = scaled
     return torch.stack([boxes[:, i].clamp(0, (columns, rows)[i % 2]) for i in range(4)], dim=1)

@@ -194,7 +194,7 @@ def mix(image: Tensor, probes: Tensor, place: Tensor) -> Tensor:
 
 
 def learn(tell: Projection, mixed: Tensor) -> Tensor:
-    """What tokens learn, (b, T, C), from the mixtures (b, T * H, C) they asked for."""
+    """The update of tokens, (b, T, C), from the mixtures (b, T * H, C) that they attend to."""
     return F.linear(mixed.view(len(mixed), -1, tell.weight.shape[1]), *tell)
 
 

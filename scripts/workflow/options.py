@@ -46,6 +46,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "modality": ("text", "auto, ct, mr, us or pet"),
         "source": ("text", "where masks come from: cardiac, abdomen, sat, bundle:PATH or files:PATTERN"),
         "source_options": ("value", "options of the mask source, as a dictionary"),
+        "redraw": ("switch", "draw the masks again with LiteMedSAM, slice by slice, each structure from its box"),
         "pairs": ("file", "CSV or JSON list of pairs, instead of two images; see docs/cohorts.md"),
     },
     "Prompt": {
@@ -58,7 +59,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
             "number",
             "standard deviation in mm of the prior that the partner lies at the same place",
         ),
-        "search_slices": ("whole", "slices on either side that are searched"),
+        "search_slices": ("whole", "slices on either side that are searched, at least 7 mm apart"),
         "propagate": ("switch", "follow the region through neighbouring slices"),
     },
     "Segment Anything": {

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import fire
 
+from ...data.splits import split_of
 from ..common import Case, print_structures, run_cases
 
 NAMES = {
@@ -32,9 +32,7 @@ GALLBLADDER = 4  # not in the mean, as in the literature: some subjects have non
 
 def abdomen_pairs(data_dir: str, subset: str) -> list[tuple[str, dict]]:
     """(name, item) of every ordered pair of different subjects of a split."""
-    root = Path(data_dir)
-    subjects = json.loads((root / "splits" / "abdomen_ct.json").read_text(encoding="utf-8"))[subset]
-    folder = root / "abdomen_ct"
+    folder, subjects = Path(data_dir) / "abdomen_ct", split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
     return [
         (
             f"{a}->{b}",

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from ...common.device import pick_device
 from ...data.reader import read_volume
-from ...masks.bundled import BundledNet
+from ...masks.build import build_source
+from ...masks.source import MaskSource
 from ...metrics.overlap import dice
 from ...training.masks import labelled_items
 from ..common import hardware, mean_sd
@@ -28,7 +29,7 @@ DATASETS = {"cardiac": "acdc", "abdomen": "abdomen_ct"}
 LEFT_OUT = "gallbladder"  # not among the 12 organs of the registration paper
 
 
-def score(source: BundledNet, item: Mapping[str, str]) -> tuple[dict[str, float], float, float]:
+def score(source: MaskSource, item: Mapping[str, str]) -> tuple[dict[str, float], float, float]:
     """Dice of every structure on the native grid, and the wall and CPU seconds from file to label map.
 
     Args:
@@ -47,7 +48,14 @@ def score(source: BundledNet, item: Mapping[str, str]) -> tuple[dict[str, float]
 
 
 def main(
-    net: str, data_dir: str, part: str = "validation", checkpoint: str | None = None, device: str = "auto", **options
+    net: str,
+    data_dir: str,
+    part: str = "validation",
+    checkpoint: str | None = None,
+    device: str = "auto",
+    redraw: bool = False,
+    limit: int | None = None,
+    **options,
 ) -> None:
     """Prints the table.
 
@@ -57,12 +65,14 @@ def main(
         part: "validation" or "training".
         checkpoint: weights; the bundled ones if None.
         device: auto, cpu, cuda or mps.
+        redraw: lets LiteMedSAM draw the masks again.
+        limit: most images.
         options: further arguments of :class:`scripts.masks.bundled.BundledNet`.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    source = BundledNet(net, checkpoint, **options).to(pick_device(device))
+    source = build_source(net, {"checkpoint": checkpoint, **options}, redraw=redraw).to(pick_device(device))
     results = []
-    with tqdm(labelled_items(data_dir, DATASETS[net], part), unit="image", file=sys.stderr) as bar:
+    with tqdm(labelled_items(data_dir, DATASETS[net], part)[:limit], unit="image", file=sys.stderr) as bar:
         for item in bar:
             results.append(score(source, item))
             scores, wall, cpu = results[-1]

@@ -152,7 +152,7 @@ def measure_rank(models: Sequence[Model], data_dir: str | None, subset: str, sea
 
 def measure_unseen(models: Sequence[Model], data_dir: str | None, phantoms: int) -> None:
     """Regions after the filter in kinds of pictures that no training contained."""
-    write("\n| regions an image after the filter: mean ± sd, least | images | ")
+    write("\n| regions per image after the filter: mean ± sd, least | images | ")
     write(" | ".join(m.name for m in models) + " |\n|---|---|" + "---|" * len(models) + "\n")
     for kind, pictures in unseen(data_dir, phantoms).items():
         cells = []

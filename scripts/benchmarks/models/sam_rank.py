@@ -36,7 +36,7 @@ class Rank:
 
     Attributes:
         value: label of the structure.
-        rank: 1 where nothing is more similar than the true partner.
+        rank: 1 if nothing is more similar than the true partner.
         candidates: regions of the other slice.
         partner: cosine similarity with the true partner.
         rival: highest cosine similarity with any other region.

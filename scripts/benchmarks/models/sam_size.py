@@ -121,7 +121,7 @@ def main(
         slices_dir: where training slices are kept; in output_dir if None.
         initial_weights: weights to begin with; they fit every size. None begins with random ones.
         slices: validation slices of each data set.
-        points: random points a structure.
+        points: random points per structure.
         repeats: timed runs of everything mode; the median counts.
     """
     sizes = [tokens] if isinstance(tokens, int) else list(tokens)

@@ -81,7 +81,7 @@ def cut(kind: str, subject: str, image: Volume, label: Volume, window: str, crop
 
 
 def heart_slices(data_dir: str, subset: str = "validation", crop: int = 0) -> Iterator[list[LabelledSlice]]:
-    """Slices of every patient of the ACDC split, end-diastole then end-systole, one list an image."""
+    """Slices of every patient of the ACDC split, end-diastole then end-systole, one list per image."""
     for patient in split_of(Path(data_dir) / "splits", "acdc", subset):
         folder = Path(data_dir) / "acdc" / patient
         for phase, stem in acdc_frames(folder).items():
@@ -90,7 +90,7 @@ def heart_slices(data_dir: str, subset: str = "validation", crop: int = 0) -> It
 
 
 def abdomen_slices(data_dir: str, subset: str = "validation") -> Iterator[list[LabelledSlice]]:
-    """Axial slices of every subject of the abdominal CT split, one list a subject."""
+    """Axial slices of every subject of the abdominal CT split, one list per subject."""
     folder = Path(data_dir) / "abdomen_ct"
     for name in split_of(Path(data_dir) / "splits", "abdomen_ct", subset):
         image, label = (read_volume(folder / f"{kind}{name}.nii.gz") for kind in ("img", "label"))
@@ -109,7 +109,7 @@ def phantom_volumes(count: int, planar: bool = False) -> Iterator[tuple[str, Pha
 
 
 def phantom_slices(count: int) -> Iterator[list[LabelledSlice]]:
-    """Slices of both images of phantom pairs, one list an image."""
+    """Slices of both images of phantom pairs, one list per image."""
     for number, (kind, pair) in enumerate(phantom_volumes(count)):
         for role in ("moving", "fixed"):
             image, label = getattr(pair, role), getattr(pair, f"{role}_label")

@@ -1,9 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Training the proposal head: cached embeddings of a frozen SAM, the boxes of what the slices show, and the loss."""
+"""Training of the proposal head: cached embeddings of a frozen SAM, boxes of objects on the slices, and the loss."""
 
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Hashable, Mapping
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import PersistentDataset
+from monai.data.utils import pickle_hashing
 from monai.transforms import Transform
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
@@ -24,28 +26,45 @@ from ...sam.everything import encode
 from ...sam.proposals import SIZES, ProposalHead, distinct
 from .slices import Slice
 
-GRID = 32  # cells a side of the head
+GRID = 32  # cells per side of the head
 MOST_MASKS = 64
 MIN_AREA, MAX_AREA = 0.0008, 0.6  # of the view
 REGION = 0.15  # weight of a class-agnostic region beside that of a structure
 
 
-def slice_items(slices: Mapping[str, list[Slice]], shares: Mapping[str, float], seed: int = 0) -> list[dict[str, Any]]:
-    """The slices of all sources in a random order, of which every first part holds the sources in their shares.
+def slice_items(
+    slices: Mapping[str, list[Slice]], shares: Mapping[str, float], seed: int = 0, views: int = 1
+) -> list[dict[str, Any]]:
+    """The slices of all sources in a random order in which every first part contains the sources in their shares.
 
-    ``seed`` is that of the order, and of the view of each slice.
+    Items have the source and number of a slice, a digest of its content and the seed of its view; the last two name an
+    item in a cache, whatever other slices there are. All second views follow all first views.
     """
     ranked = []
     for source in slices:
         order = np.random.default_rng([seed, len(source)]).permutation(len(slices[source]))
         ranked += [((rank + 0.5) / shares[source], source, int(number)) for rank, number in enumerate(order)]
-    return [{"source": source, "number": number, "seed": seed} for _, source, number in sorted(ranked)]
+    digests = {(source, k): _digest(one) for source, found in slices.items() for k, one in enumerate(found)}
+    return [
+        {"digest": digests[source, number], "seed": [seed, view], "source": source, "number": number}
+        for view in range(views)
+        for _, source, number in sorted(ranked)
+    ]
+
+
+def item_hash(item: Mapping[str, Any]) -> bytes:
+    """Name of an item in a cache."""
+    return pickle_hashing([item["digest"], item["seed"]])
+
+
+def _digest(one: Slice) -> int:
+    return zlib.crc32(one.layers.tobytes(), zlib.crc32(one.image.tobytes()))
 
 
 class EmbedSlice(Transform):
-    """One random view of a slice as a frozen SAM sees it; deterministic, so that a dataset can keep the answer.
+    """One random view of a slice, encoded by a frozen SAM; deterministic, so that a dataset can cache it.
 
-    Half of the views are the whole slice, the others a square window of it; both are turned over at random.
+    Half of the views are the whole slice, the others a square window of it; both are mirrored at random.
 
     Args:
         sam: the frozen model, on its device.
@@ -62,7 +81,7 @@ class EmbedSlice(Transform):
 
     @torch.no_grad()
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        rng = np.random.default_rng([data["seed"], data["number"], len(data["source"])])
+        rng = np.random.default_rng([data["digest"], *data["seed"]])
         item = self.slices[data["source"]][data["number"]]
         image, layers = random_view(item, rng)
         stack = torch.from_numpy(image).float().expand(1, 3, -1, -1)
@@ -83,7 +102,7 @@ class EmbedSlice(Transform):
 
 
 def random_view(item: Slice, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Image (H, W) and layers (L, H, W) of the whole slice or of a window, turned over at random."""
+    """Image (H, W) and layers (L, H, W) of the whole slice or of a window, mirrored at random."""
     image, layers = item.image, item.layers
     if rng.random() < 0.5:
         side = int(max(image.shape) * rng.uniform(0.35, 0.9))
@@ -114,9 +133,9 @@ def object_masks(item: Slice, layers: Tensor, rng: np.random.Generator) -> tuple
 
 
 def cached_part(dataset: PersistentDataset, budget_s: float, progress: bool = True) -> Subset:
-    """The items of a dataset that are in its cache or are computed, in their order, within a time budget in seconds.
+    """The items of a dataset that are cached, or can be computed within a time budget in seconds, in order.
 
-    The first item is computed in any case.
+    At least one item is computed.
     """
     began, done = time.monotonic(), []
     for index in tqdm(range(len(dataset)), desc="embeddings", unit="slice", disable=not progress):
@@ -131,7 +150,7 @@ def cached_part(dataset: PersistentDataset, budget_s: float, progress: bool = Tr
 
 
 class ProposalTraining(nn.Module):
-    """Compares the head's answers with the objects of the slices.
+    """Compares the head's boxes with the objects on the slices.
 
     Args:
         head: the model to train.
@@ -169,7 +188,7 @@ class ProposalTraining(nn.Module):
 
 
 def targets(masks: Tensor, boxes: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """For every range of size and cell the object meant: structures before regions, small ones before large ones.
+    """The target object for every range of size and cell: structures before regions, small before large.
 
     Args:
         masks: (B, M, h, w) cells in each object.

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter, zoom
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> NDArray:
-    """A smooth random field (size, size) of unit variance with about ``cells`` bumps a side."""
+    """A smooth random field (size, size) of unit variance with about ``cells`` bumps per side."""
     coarse = rng.normal(size=(cells + 3, cells + 3))
     field = zoom(coarse, size / cells, order=3)
     start = rng.integers(0, field.shape[0] - size + 1, 2)

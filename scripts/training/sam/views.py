@@ -23,12 +23,12 @@ class SamViews(Randomizable, Dataset):
     Args:
         slices: slices by source.
         weights: relative frequency of each source; sources without slices are skipped.
-        length: samples an epoch.
+        length: samples per epoch.
         img_size: side of a view in pixels.
         mask_size: side of the mask targets, four times the tokens of the model.
-        max_masks: masks a view, padded with empty ones.
-        points: matching points a pair of views.
-        unions: most unions of two touching structures a sample, beside those that the slices name themselves.
+        max_masks: masks per view, padded with empty ones.
+        points: matching points per pair of views.
+        unions: most unions of two touching structures per sample, in addition to those named by the slices.
 
     Raises:
         InputError: an unknown source, or no slices of the sources that have a weight.
@@ -58,7 +58,7 @@ class SamViews(Randomizable, Dataset):
         self.slices = {k: v for k, v in slices.items() if v and weights.get(k, 0) > 0}
         if not self.slices:
             raise InputError(
-                f"No training slices: there are the sources {', '.join(sorted(slices)) or 'none'}, and the weights are "
+                f"No training slices: the sources are {', '.join(sorted(slices)) or 'none'}, and the weights are "
                 f"{weights}; give one of them a weight above 0."
             )
         self.names = sorted(self.slices)
@@ -106,7 +106,7 @@ class SamViews(Randomizable, Dataset):
         else:
             centre = self.R.uniform(0.3, 0.7, 2) * (width, height)
         extent = max(height, width) * np.exp(self.R.uniform(np.log(0.42), np.log(1.1)))
-        # Large crops have nowhere to go: their centre moves to the middle of the slice.
+        # The centre of a large crop moves to the middle of the slice.
         centre = centre + (np.array([width, height]) / 2 - centre) * np.clip(extent / max(height, width), 0, 1) ** 2
         line = (torch.arange(self.img_size) + 0.5) / self.img_size - 0.5
         square = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
@@ -139,7 +139,7 @@ class SamViews(Randomizable, Dataset):
             pairs = [p for p in touching(labels[0, 0], labels[1, 0]) if set(p) <= present and p not in known]
             self.R.shuffle(pairs)
             named += [(0, p, 0) for p in pairs[: self.unions]]
-        # A point inside a structure means that structure: regions may only lie beside the named ones.
+        # A point inside a structure means that structure, so regions must lie outside the named ones.
         free = torch.where(labels[:, :1] > 0, 0, labels[:, 1:])
         regions = []
         for k in range(free.shape[1]):

@@ -13,6 +13,7 @@ from scripts.sam.proposals import ProposalHead, boxes_at, distinct, proposal_hea
 from scripts.training.sam.proposals import (
     ProposalTraining,
     cached_part,
+    item_hash,
     object_masks,
     recall,
     slice_items,
@@ -50,12 +51,26 @@ def test_objects_are_structures_groups_and_regions():
 
 
 def test_the_order_holds_the_sources_in_their_shares():
-    slices = {"acdc": [None] * 60, "shapes": [None] * 20}
-    items = slice_items(slices, {"acdc": 0.75, "shapes": 0.25}, seed=3)
+    slices = {"acdc": [plain(k) for k in range(60)], "shapes": [plain(100 + k) for k in range(20)]}
+    shares = {"acdc": 0.75, "shapes": 0.25}
+    items = slice_items(slices, shares, seed=3)
     assert len(items) == 80 and len({(i["source"], i["number"]) for i in items}) == 80
     assert sum(i["source"] == "acdc" for i in items[:20]) == 15
-    assert items == slice_items(slices, {"acdc": 0.75, "shapes": 0.25}, seed=3)
-    assert items != slice_items(slices, {"acdc": 0.75, "shapes": 0.25}, seed=4)
+    assert items == slice_items(slices, shares, seed=3)
+    assert items != slice_items(slices, shares, seed=4)
+    both = slice_items(slices, shares, seed=3, views=2)
+    assert both[:80] == items and [i["digest"] for i in both[80:]] == [i["digest"] for i in items]
+    assert len({item_hash(i) for i in both}) == 160
+
+
+def test_a_cached_item_is_found_whatever_other_slices_there_are():
+    few, many = {"acdc": [plain(7)]}, {"acdc": [plain(k) for k in range(9)]}
+    (one,) = slice_items(few, {"acdc": 1.0})
+    assert item_hash(one) in {item_hash(i) for i in slice_items(many, {"acdc": 1.0})}
+
+
+def plain(value: int) -> Slice:
+    return Slice(np.full((4, 4), value, np.uint8), np.zeros((1, 4, 4), np.int16))
 
 
 def test_what_is_cached_counts_without_a_budget(tmp_path):

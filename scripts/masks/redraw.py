@@ -1,0 +1,210 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Masks of a source drawn again by a Segment Anything model, slice by slice, each structure from its own box.
+
+A network knows which structure is where; LiteMedSAM draws the outline of an object in a box better than a compact
+network does. A mask is replaced only where both agree on what it is: a ring, whose box the model answers with the
+cavity, stays as it was.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from ..common.fingerprint import fingerprint, model_hash
+from ..data.intensity import apply_window
+from ..data.reader import Volume
+from ..sam.boxes import mask_boxes
+from ..sam.build import build_sam
+from ..sam.everything import encode
+from ..sam.slice_masks import SliceMasks, upsample
+from ..sam.suppress import pairwise_overlap
+from ..sam.windows import draw_boxes, enlarged
+from .grid import arranged, as_volume
+from .source import Masks, MaskSource
+
+SPACING_MM = 7.0  # least distance between redrawn slices; changes in between are interpolated
+MIN_PIXELS = 20  # a smaller mask on a slice is left alone
+MARGIN = 24  # pixels around all structures within which outlines may move
+
+
+class RedrawnSource(MaskSource):
+    """A source whose masks are drawn again where a SAM agrees with them.
+
+    Args:
+        source: makes the masks; a network of the bundle.
+        structures: names that may be redrawn; None for all.
+        agreement: least IoU of the new mask of a slice with the old one.
+        share: of the way from the old outline to the new one, in (0, 1].
+        zoom: what the model sees: a window this many times as large as the structures, or the whole slice if 0.
+        sam: name of a model that takes boxes.
+    """
+
+    def __init__(
+        self,
+        source: MaskSource,
+        structures: tuple[str, ...] | None = None,
+        agreement: float = 0.4,
+        share: float = 0.75,
+        zoom: float = 0.0,
+        sam: str = "lite_medsam",
+    ) -> None:
+        super().__init__()
+        self.source, self.agreement, self.share, self.zoom = source, agreement, share, zoom
+        self.name, self.offered = f"{source.name} redrawn by {sam}", source.offered
+        self.structures = set(source.offered if structures is None else structures)
+        self.sam: Sam = build_sam(sam, precision="auto", everything=False).requires_grad_(False)
+
+    def identity(self, volume: Volume) -> str:
+        """See :class:`MaskSource`."""
+        settings = sorted(self.structures), self.agreement, self.share, self.zoom, SPACING_MM
+        return fingerprint(self.source.identity(volume), model_hash(self.sam), *settings)
+
+    def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
+        """See :class:`MaskSource`. Probabilities are those of the source, and nothing is redrawn for them."""
+        if probabilities:
+            return self.source(volume, names, modality, probabilities)
+        masks = self.source(volume, self.offered, modality)  # all of them, because neighbours compete for a voxel
+        table = np.zeros(1 + len(masks.names), np.uint8)
+        table[[1 + masks.names.index(n) for n in names]] = np.arange(1, 1 + len(names))
+        return Masks(table[self.redrawn(volume, masks)], names, masks.geometry)
+
+    def redrawn(self, volume: Volume, masks: Masks) -> NDArray:
+        """The label map of some masks with the chosen structures redrawn, (*shape) uint8."""
+        chosen = [i for i, name in enumerate(masks.names, start=1) if name in self.structures]
+        image = apply_window(torch.from_numpy(volume.array.astype(np.float32)), self.source.modality or "auto")
+        image, native = as_volume(image[:1], volume.geometry)
+        axis = slice_axis(native, getattr(getattr(self.source, "spec", None), "layout", "slices"))
+        pictures = image[0].movedim(axis, 0)
+        stack = np.moveaxis(masks.labels.reshape(native.shape), axis, 0)
+        plane = tuple(s for a, s in enumerate(native.spacing) if a != axis)
+        step = max(1, round(SPACING_MM / native.spacing[axis]))
+        found = np.flatnonzero(np.isin(stack, chosen).any(axis=(1, 2)))
+        shifts: dict[int, dict[int, NDArray]] = {}
+        for position in found[min(step // 2, max(len(found) - 1, 0)) :: step].tolist():
+            labels = stack[position]
+            values = [v for v in chosen if (labels == v).sum() >= MIN_PIXELS]
+            drawn, agreement = redraw_slice(self.sam, pictures[position], labels, values, self.zoom)
+            for value, mask, alike in zip(values, drawn, agreement):
+                if alike >= self.agreement:
+                    change = signed_distance(mask, plane) - signed_distance(labels == value, plane)
+                    shifts.setdefault(value, {})[position] = self.share * change
+        new = np.moveaxis(moved_outlines(stack, shifts, plane, step), 0, axis)
+        return np.ascontiguousarray(new).reshape(masks.labels.shape)
+
+
+def slice_axis(geometry, layout: str) -> int:
+    """The array axis across the slices of a 3-D grid, as a network with this layout sees them."""
+    through = arranged(geometry, layout).affine[:3, 2]
+    steps = geometry.affine[:3, :3]
+    return int(np.abs(through @ steps / np.linalg.norm(steps, axis=0)).argmax())
+
+
+@torch.no_grad()
+def redraw_slice(
+    sam: Sam, picture: Tensor, labels: NDArray, values: list[int], zoom: float = 0.0
+) -> tuple[NDArray, NDArray]:
+    """Draws structures of one slice again, each from its box.
+
+    Args:
+        sam: the model.
+        picture: (X, Y) in [0, 1].
+        labels: (X, Y).
+        values: K structures, each present.
+        zoom: see :class:`RedrawnSource`.
+
+    Returns:
+        new masks (K, X, Y) bool and their IoU with the old ones (K,).
+    """
+    if not values:
+        return np.zeros((0, *labels.shape), bool), np.zeros(0)
+    device = next(sam.parameters()).device
+    # The model was trained on pictures whose rows run from front to back: the second in-plane axis.
+    old = torch.from_numpy(np.stack([labels == v for v in values])).to(device).transpose(1, 2)
+    seen = window(old.any(dim=0), zoom)
+    shown, old_seen = (picture.to(device) * 255).T[seen], old[(slice(None), *seen)]
+    embeddings, scaled = encode(sam, shown.expand(1, 3, -1, -1))
+    size = tuple(shown.shape)
+    empty = SliceMasks.empty(embeddings[0], scaled, sam.image_encoder.img_size, size, sam.mask_threshold)
+    scale = embeddings.new_tensor([scaled[1] / size[1], scaled[0] / size[0]]).repeat(2)
+    logits, _ = draw_boxes(sam, embeddings[0], enlarged(sam, mask_boxes(old_seen) * scale, scaled))
+    rows, columns = empty.logits.shape[1:]
+    new = torch.zeros_like(old)
+    new[(slice(None), *seen)] = upsample(logits[:, :rows, :columns], scaled, empty.stride, size) > sam.mask_threshold
+    agreement = pairwise_overlap(old, new, "iou").diagonal()
+    return new.transpose(1, 2).cpu().numpy(), agreement.cpu().numpy()
+
+
+def window(on: Tensor, zoom: float) -> tuple[slice, slice]:
+    """The square window of a mask (H, W), ``zoom`` times as large as the longer side of its box; all of it if 0."""
+    if not zoom:
+        return slice(None), slice(None)
+    x0, y0, x1, y1 = mask_boxes(on[None])[0].tolist()
+    side = zoom * max(x1 - x0, y1 - y0)
+    low = [round(max(0.0, (a + b - side) / 2)) for a, b in ((y0, y1), (x0, x1))]
+    high = [round(min(n, (a + b + side) / 2)) for n, a, b in zip(on.shape, (y0, x0), (y1, x1))]
+    return slice(low[0], high[0]), slice(low[1], high[1])
+
+
+def signed_distance(mask: NDArray, spacing: tuple[float, ...]) -> NDArray:
+    """Distance to the outline of a mask (X, Y) in mm, positive inside, float32; far outside if it is empty."""
+    if not mask.any():
+        return np.full(mask.shape, -1e3, np.float32)
+    return (distance_transform_edt(mask, spacing) - distance_transform_edt(~mask, spacing)).astype(np.float32)
+
+
+def moved_outlines(
+    stack: NDArray, shifts: dict[int, dict[int, NDArray]], plane: tuple[float, ...], step: int
+) -> NDArray:
+    """A label map whose outlines are moved.
+
+    Args:
+        stack: (N, X, Y) labels.
+        shifts: by value and slice, what is added to the signed distance of that value, (X, Y) mm; the slices between
+            two of these that are at most ``step`` apart get their linear interpolation.
+        plane: in-plane spacing, mm.
+        step: slices.
+
+    Returns:
+        (N, X, Y). Where redrawn values meet, a voxel belongs to the one that it lies deepest in; a voxel that its value
+        loses goes to the nearest of the others and the background.
+    """
+    new = stack.copy()
+    for position, labels in enumerate(stack):
+        near = {v: between(known, position, step) for v, known in shifts.items() if (labels == v).any()}
+        near = {v: change for v, change in near.items() if change is not None}
+        if not near:
+            continue
+        cut = window_of(labels > 0)
+        old = labels[cut]
+        values = np.unique(np.append(old, 0))
+        depth = np.stack([signed_distance(old == v, plane) for v in values])
+        # What was not redrawn keeps a voxel only until a new outline takes it; the background takes the rest.
+        moved = [d + near[v][cut] if v in near else np.minimum(d, 1e-3) for v, d in zip(values.tolist(), depth)]
+        moved = np.stack([np.zeros(old.shape), *moved[1:]])
+        lost = (moved.argmax(axis=0) == 0) & (old > 0)
+        others = np.where(values[:, None, None] == old, -np.inf, depth)
+        best = np.where(lost, others.argmax(axis=0), moved.argmax(axis=0))
+        new[position][cut] = values[best]
+    return new
+
+
+def window_of(on: NDArray) -> tuple[slice, ...]:
+    """The box of a mask, grown by ``MARGIN`` pixels."""
+    places = np.argwhere(on)
+    low, high = places.min(axis=0) - MARGIN, places.max(axis=0) + 1 + MARGIN
+    return tuple(slice(max(0, a), b) for a, b in zip(low, high))
+
+
+def between(known: dict[int, NDArray], position: int, step: int) -> NDArray | None:
+    """The shift of a slice from the nearest known ones on either side, within less than ``step``; None without any."""
+    low = max((p for p in known if position - step < p <= position), default=None)
+    high = min((p for p in known if position <= p < position + step), default=None)
+    if low is None or high is None or low == high:
+        return known.get(high if low is None else low)
+    part = (position - low) / (high - low)
+    return (1 - part) * known[low] + part * known[high]
