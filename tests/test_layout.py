@@ -13,8 +13,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    {"common"}, {"spatial"}, {"data"}, {"losses", "metrics"}, {"sam", "masks"}, {"correspondence"}, {"roi", "network"},
-    {"report"}, {"workflow"}, {"training"}, {"verbs"}, {"transforms", "apps", "benchmarks"}, {"__main__"},
+    {"common"}, {"spatial"}, {"data"}, {"losses", "metrics"}, {"sam"}, {"masks"}, {"correspondence"},
+    {"roi", "network"}, {"report"}, {"workflow"}, {"training"}, {"verbs"}, {"transforms", "apps", "benchmarks"},
+    {"__main__"},
 )  # fmt: skip
 STOREY = {name: level for level, names in enumerate(FLOORS) for name in names}
 TRAININGS = ("train", "distill", "multi_gpu_train", "ablation", "datasets")
