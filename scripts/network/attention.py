@@ -3,35 +3,36 @@
 
 Works on 2-D and 3-D grids of any size: the last windows are padded, and padded voxels get no attention.
 """
+# ruff: noqa: RUF005 (torch.jit.script compiles no star inside a list)
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NEVER = -1e4  # logit of a padded voxel; fits half precision
 
-
-def to_windows(x: Tensor, window: Sequence[int]) -> Tensor:
+def to_windows(x: Tensor, window: list[int]) -> Tensor:
     """Cuts (B, *shape, C), with sizes divisible by the window, into (B * windows, voxels of a window, C)."""
-    n = len(window)
-    split = [v for size, w in zip(x.shape[1:-1], window) for v in (size // w, w)]
-    x = x.reshape(x.shape[0], *split, x.shape[-1])
-    x = x.permute(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
-    return x.reshape(-1, prod(window), x.shape[-1])
+    n, voxels, split = len(window), 1, [x.shape[0]]
+    for size, w in zip(x.shape[1:-1], window):
+        split += [size // w, w]
+        voxels *= w
+    x = x.reshape(split + [x.shape[-1]])
+    x = x.permute([0] + [2 * a + 1 for a in range(n)] + [2 * a + 2 for a in range(n)] + [2 * n + 1])
+    return x.reshape(-1, voxels, x.shape[-1])
 
 
-def from_windows(x: Tensor, window: Sequence[int], shape: Sequence[int]) -> Tensor:
+def from_windows(x: Tensor, window: list[int], shape: list[int]) -> Tensor:
     """Inverse of :func:`to_windows`: (B, *shape, C)."""
-    n = len(window)
+    n, order = len(window), [0]
     counts = [size // w for size, w in zip(shape, window)]
-    x = x.reshape(-1, *counts, *window, x.shape[-1])
-    x = x.permute(0, *[v for a in range(n) for v in (1 + a, 1 + n + a)], 2 * n + 1)
-    return x.reshape(x.shape[0], *shape, x.shape[-1])
+    for axis in range(1, n + 1):
+        order += [axis, axis + n]
+    x = x.reshape([-1] + counts + window + [x.shape[-1]]).permute(order + [2 * n + 1])
+    return x.reshape([x.shape[0]] + shape + [x.shape[-1]])
 
 
 class WindowCrossAttention(nn.Module):
@@ -51,7 +52,7 @@ class WindowCrossAttention(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"The number of heads must divide the channels, got {heads} heads for {dim} channels.")
-        self.heads, self.window, self.shifted = heads, tuple(window), shifted
+        self.heads, self.window, self.shifted = heads, list(window), shifted
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
@@ -67,38 +68,41 @@ class WindowCrossAttention(nn.Module):
         Returns:
             (B, *shape, C).
         """
-        shape = query.shape[1:-1]
+        shape = [int(s) for s in query.shape[1:-1]]
         window = [min(w, s) for w, s in zip(self.window, shape)]
         front = [w // 2 if self.shifted and s > w else 0 for w, s in zip(window, shape)]
         end = [-(f + s) % w for f, s, w in zip(front, shape, window)]
-        padding = [0, 0] + [v for f, e in zip(front[::-1], end[::-1]) for v in (f, e)]
+        padding = [0, 0]
+        for f, e in zip(front[::-1], end[::-1]):
+            padding += [f, e]
         padded = [f + s + e for f, s, e in zip(front, shape, end)]
 
         q = self._heads(F.pad(self.query(query), padding), window)
-        k, v = (self._heads(F.pad(x, padding), window) for x in self.key_value(context).chunk(2, dim=-1))
-        scale = q.shape[-1] ** -0.5
-        if any(padding):
-            # An extra channel, 1 in the queries and NEVER in the padded keys, masks the padded voxels without a mask of
-            # windows x voxels x voxels.
-            inside = F.pad(query.new_ones(1, *shape, 1), padding)
-            penalty = to_windows((1 - inside) * (NEVER / scale), window)[:, None]
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        k, v = self._heads(F.pad(key, padding), window), self._heads(F.pad(value, padding), window)
+        scale = float(q.shape[-1]) ** -0.5
+        if sum(padding) > 0:
+            # An extra channel, 1 in the queries and a large negative logit in the padded keys, masks the padded voxels
+            # without a mask of windows x voxels x voxels. The logit fits half precision.
+            inside = F.pad(query.new_ones([1] + shape + [1]), padding)
+            penalty = to_windows((1 - inside) * (-1e4 / scale), window)[:, None]
             penalty = penalty.repeat(query.shape[0], 1, 1, 1).expand(-1, self.heads, -1, -1)
             q, k = torch.cat([q, torch.ones_like(q[..., :1])], dim=-1), torch.cat([k, penalty.to(k)], dim=-1)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.position_bias(window)[None].to(q.dtype), scale=scale)
         x = from_windows(x.transpose(1, 2).flatten(2), window, padded)
-        for axis, (f, s) in enumerate(zip(front, shape)):
-            x = x.narrow(1 + axis, f, s)
+        for axis, size in enumerate(shape):
+            x = x.narrow(1 + axis, front[axis], size)
         return self.out(x)
 
-    def _heads(self, x: Tensor, window: Sequence[int]) -> Tensor:
+    def _heads(self, x: Tensor, window: list[int]) -> Tensor:
         """(windows, heads, voxels, channels of a head) of a padded map (B, *shape, C)."""
         x = to_windows(x, window)
-        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
+        return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
-    def position_bias(self, window: Sequence[int]) -> Tensor:
+    def position_bias(self, window: list[int]) -> Tensor:
         """Bias (heads, N, N) of each pair of voxels of a window, by their offset."""
-        place = torch.zeros(prod(window), prod(window), dtype=torch.long, device=self.bias.device)
-        axes = torch.meshgrid(*[torch.arange(w, device=self.bias.device) for w in window], indexing="ij")
+        axes = torch.meshgrid([torch.arange(w, device=self.bias.device) for w in window], indexing="ij")
+        place = torch.zeros((), dtype=torch.long, device=self.bias.device)
         for axis, full in zip(axes, self.window):
             offset = axis.reshape(-1, 1) - axis.reshape(1, -1) + full - 1
             place = place * (2 * full - 1) + offset

@@ -40,7 +40,6 @@ class FieldLevel(nn.Module):
 
     def forward(self, moving: Tensor, fixed: Tensor, moving_mask: Tensor, fixed_mask: Tensor) -> Tensor:
         """Residual field (B, n, *shape) in voxels of this level from four feature maps (B, C, *shape)."""
-        maps = moving, fixed, moving_mask, fixed_mask
-        last = [x.movedim(1, -1) for x in maps]
+        last = [x.movedim(1, -1) for x in (moving, fixed, moving_mask, fixed_mask)]
         fused = self.fusion(self.image(last[0], last[1]), self.mask(last[2], last[3])).movedim(-1, 1)
-        return self.head(self.mix(torch.cat([fused, *maps], dim=1)))
+        return self.head(self.mix(torch.cat([fused, moving, fixed, moving_mask, fixed_mask], dim=1)))

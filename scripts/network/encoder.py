@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from monai.networks.layers.factories import Conv, Norm, Pool
+from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ConvBlock(nn.Sequential):
@@ -48,7 +49,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList(
             nn.Sequential(ConvBlock(spatial_dims, a, b), ConvBlock(spatial_dims, b, b)) for a, b in pairwise(widths)
         )
-        self.pools = nn.ModuleList(Pool[Pool.AVG, spatial_dims](tuple(s), tuple(s)) for s in strides)
+        self.strides = [list(s) for s in strides]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Computes the features.
@@ -59,8 +60,11 @@ class Encoder(nn.Module):
         Returns:
             (B, channels[l], ...) for each level, fine to coarse.
         """
-        features = []
+        features: list[Tensor] = []
         for number, level in enumerate(self.levels):
-            image = level(image if number == 0 else self.pools[number - 1](image))
+            if number > 0:
+                stride = self.strides[number - 1]
+                image = F.avg_pool2d(image, stride) if image.ndim == 4 else F.avg_pool3d(image, stride)
+            image = level(image)
             features.append(image)
         return features

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +54,7 @@ class CrossFusionNet(PairNetwork):
         if one_field:  # its weights must not fit a network without it
             self.register_buffer("one_field_weights", torch.ones(()))
         step, window = (_per_axis(v, spatial_dims) for v in (strides, window))
-        self.total_stride = tuple(s ** (len(channels) - 1) for s in step)
+        self.total_stride = [s ** (len(channels) - 1) for s in step]
         steps = [step] * (len(channels) - 1)
         self.image_encoder = Encoder(spatial_dims, 1, channels, steps)
         self.mask_encoder = Encoder(spatial_dims, structures, channels, steps)
@@ -68,31 +67,35 @@ class CrossFusionNet(PairNetwork):
         shape = image.shape[2:]
         image = self.pad(image)
         pictures, masks = torch.cat([image[:, 0:1], image[:, 1:2]]), torch.cat([image[:, 2:3], image[:, 3:4]])
-        values = torch.arange(1, self.structures + 1, device=image.device).view(1, -1, *[1] * self.spatial_dims)
-        images = [x.chunk(2) for x in self.image_encoder(pictures)]
-        masks = [x.chunk(2) for x in self.mask_encoder((masks.round() == values).to(image.dtype))]
+        values = torch.arange(1, self.structures + 1, device=image.device).view([1, -1] + [1] * self.spatial_dims)
+        pairs = self.image_encoder(pictures)
+        mask_pairs = self.mask_encoder((masks.round() == values).to(image.dtype))
 
-        field = None
-        for level, (moving, fixed), (moving_mask, fixed_mask) in zip(
-            reversed(self.levels), reversed(images), reversed(masks)
-        ):
-            if field is not None:
+        field = torch.zeros(())  # the identity, before the coarsest level
+        for step, level in enumerate(self.levels[::-1]):
+            moving, fixed = pairs[-1 - step].chunk(2)
+            moving_mask, fixed_mask = mask_pairs[-1 - step].chunk(2)
+            if step > 0:
                 field = resize_ddf(field, moving.shape[2:])
                 # Always float32: half precision cannot distinguish voxel 200 from 201.
                 carrier = integrate(field) if self.one_field and self.diffeomorphic else field
                 both = warp(torch.cat([moving, moving_mask], dim=1).float(), carrier)
-                moving, moving_mask = both.split(moving.shape[1], dim=1)
-            maps = moving, fixed, moving_mask, fixed_mask
-            residual = checkpoint(level, *maps, use_reentrant=False) if self.checkpointing else level(*maps)
-            field = residual.float() if field is None else field + residual.float()
+                moving, moving_mask = both.chunk(2, dim=1)
+            if torch.jit.is_scripting():  # a script cannot call the modules of a slice, only their methods
+                residual = level.forward(moving, fixed, moving_mask, fixed_mask)
+            elif self.checkpointing:
+                residual = checkpoint(level, moving, fixed, moving_mask, fixed_mask, use_reentrant=False)
+            else:
+                residual = level(moving, fixed, moving_mask, fixed_mask)
+            field = field + residual.float() if step > 0 else residual.float()
         if self.diffeomorphic:
             field = integrate(field)
-        return Prediction(crop_far(field, shape), [m for m, _ in images], [f for _, f in images])
+        return Prediction(crop_far(field, shape), [p.chunk(2)[0] for p in pairs], [p.chunk(2)[1] for p in pairs])
 
     def pad(self, image: Tensor) -> Tensor:
         """Repeats the far borders of an image until every level divides exactly and the coarsest has two voxels."""
         sizes = multiples(image.shape[2:], self.total_stride)
-        if prod(s // t for s, t in zip(sizes, self.total_stride)) == 1:
+        if sizes == self.total_stride:
             sizes[0] *= 2
         return pad_far(image, sizes)
 

@@ -3,25 +3,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def pad_far(image: Tensor, sizes: Sequence[int]) -> Tensor:
+def pad_far(image: Tensor, sizes: list[int]) -> Tensor:
     """Repeats the far borders of an image (B, C, *shape) up to these sizes."""
-    padding = [v for old, new in zip(image.shape[:1:-1], tuple(sizes)[::-1]) for v in (0, new - old)]
-    return F.pad(image, padding, mode="replicate") if any(padding) else image
+    padding: list[int] = []
+    for old, new in zip(image.shape[2:][::-1], sizes[::-1]):
+        padding += [0, new - old]
+    return F.pad(image, padding, mode="replicate") if sum(padding) > 0 else image
 
 
-def crop_far(field: Tensor, shape: Sequence[int]) -> Tensor:
+def crop_far(field: Tensor, shape: list[int]) -> Tensor:
     """The part of a field (B, n, *sizes) that belongs to an image of this shape before :func:`pad_far`."""
     for axis, size in enumerate(shape):
         field = field.narrow(2 + axis, 0, size)
     return field
 
 
-def multiples(shape: Sequence[int], steps: Sequence[int]) -> list[int]:
+def multiples(shape: list[int], steps: list[int]) -> list[int]:
     """Each size rounded up to a multiple of its step."""
     return [-(-size // step) * step for size, step in zip(shape, steps)]

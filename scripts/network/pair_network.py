@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
@@ -59,12 +60,17 @@ class PairNetwork(nn.Module, ABC):
 
     def predict(self, image: Tensor) -> Prediction:
         """As :meth:`forward`, with the image features for the prototype terms."""
+        if not torch.jit.is_scripting():
+            self.check(image)
+        return self.compute(image)
+
+    def check(self, image: Tensor) -> None:
+        """Raises ValueError unless an image is (B, 4, H, W[, D])."""
         n = self.spatial_dims
         if image.ndim != n + 2 or image.shape[1] != 4:
             raise ValueError(
                 f"A {n}-D network takes (B, 4, {'H, W' if n == 2 else 'H, W, D'}), got {tuple(image.shape)}."
             )
-        return self.compute(image)
 
     @abstractmethod
     def compute(self, image: Tensor) -> Prediction:

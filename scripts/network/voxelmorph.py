@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from monai.networks.nets import VoxelMorph, VoxelMorphUNet
+from monai.networks.nets import VoxelMorphUNet
 from torch import Tensor, nn
 
+from ..spatial.warp import integrate
 from .padding import crop_far, multiples, pad_far
 from .pair_network import PairNetwork, Prediction
 
@@ -38,9 +38,12 @@ class VoxelMorphNet(PairNetwork):
         integration_steps: int = 7,
     ) -> None:
         super().__init__(spatial_dims, structures)
-        self.total_stride = (2 ** (len(channels) // 2),) * spatial_dims
+        self.total_stride = [2 ** (len(channels) // 2)] * spatial_dims
+        self.integration_steps = integration_steps
         backbone = VoxelMorphUNet(spatial_dims, 2, 32, channels, final_channels)
-        self.net = VoxelMorph(backbone, integration_steps, spatial_dims=spatial_dims)
+        # Only the backbone of monai.networks.nets.VoxelMorph, under the same names of weights: torch.jit.script cannot
+        # compile its Warp.
+        self.net = nn.ModuleDict({"backbone": backbone})
         # Training starts from the identity, as in the paper's code; MONAI keeps PyTorch's initial weights.
         last = backbone.net[-1].final_conv_out.conv
         nn.init.normal_(last.weight, std=1e-5)
@@ -49,12 +52,11 @@ class VoxelMorphNet(PairNetwork):
     def compute(self, image: Tensor) -> Prediction:
         """See :class:`PairNetwork`; the only features of a single image are its intensities."""
         moving, fixed = image[:, 0:1], image[:, 1:2]
-        field = self.net.backbone(self.pad(image[:, :2]))
-        if self.net.diffeomorphic:
-            # As VoxelMorph.forward, but the coordinates are always float32.
-            with torch.autocast(image.device.type, enabled=False):
-                field = self.net.dvf2ddf(field.float())
-        return Prediction(crop_far(field.float(), image.shape[2:]), [moving], [fixed])
+        # Always float32: half precision cannot distinguish voxel 200 from 201.
+        field = self.net["backbone"](self.pad(image[:, :2])).float()
+        if self.integration_steps > 0:
+            field = integrate(field, self.integration_steps, "zeros")
+        return Prediction(crop_far(field, image.shape[2:]), [moving], [fixed])
 
     def pad(self, image: Tensor) -> Tensor:
         """Repeats the far borders until every level divides exactly."""

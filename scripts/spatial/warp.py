@@ -4,11 +4,12 @@
 Convention of the whole project: a DDF is (B, 2 or 3, H, W[, D]) on the fixed grid, in voxels, channel i along array
 axis i, and pulls: ``moved(x) = moving(x + ddf(x))``. ``monai.networks.blocks.Warp`` reads it the same way and is the
 oracle of the tests. It rebuilds its grid at every call, 22 % of a warp on a CPU, so the grid is cached here.
+
+``torch.jit.script`` compiles everything here; a scripted network makes its grids afresh and leaves out the checks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -19,16 +20,18 @@ MODES = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")
 
 
-def identity_grid(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def identity_grid(shape: list[int], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Voxel coordinates of a grid: (1, n, *shape), channel i holds the index along axis i. Do not write into it."""
-    # An export traces tensors without values, which must not get into the cache.
-    make = _make_grid if torch.compiler.is_compiling() or torch.compiler.is_exporting() else _kept_grid
-    return make(shape, device, dtype)
+    if not torch.jit.is_scripting():  # noqa: SIM102 (a script would compile what follows "and")
+        # An export traces tensors without values, which must not get into the cache.
+        if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+            return _kept_grid(tuple(shape), device, dtype)
+    return _make_grid(shape, device, dtype)
 
 
-def _make_grid(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+def _make_grid(shape: list[int], device: torch.device, dtype: torch.dtype) -> Tensor:
     axes = [torch.arange(s, device=device, dtype=dtype) for s in shape]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    return torch.stack(torch.meshgrid(axes, indexing="ij"))[None]
 
 
 _kept_grid = lru_cache(maxsize=16)(_make_grid)
@@ -52,6 +55,17 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding: 
     Returns:
         (B, C, ...) on the grid of the coordinates.
     """
+    n = image.ndim - 2
+    if not torch.jit.is_scripting():
+        _check_sample(image, coordinates, mode, padding)
+    # With aligned corners an axis of one voxel is always read at that voxel.
+    sizes = torch.tensor(image.shape[2:], device=image.device, dtype=coordinates.dtype).clamp_min(2)
+    scale = (2 / (sizes - 1)).view([1, n] + [1] * n)
+    normalised = (coordinates * scale - 1).movedim(1, -1).flip([-1])
+    return F.grid_sample(image, normalised.to(image.dtype), mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _check_sample(image: Tensor, coordinates: Tensor, mode: str, padding: str) -> None:
     if mode not in MODES or padding not in PADDINGS:
         raise ValueError(f"mode must be one of {MODES} and padding one of {PADDINGS}, got {mode!r} and {padding!r}.")
     n = image.ndim - 2
@@ -60,11 +74,6 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding: 
             f"An image of shape {tuple(image.shape)} needs coordinates (B, {n}, ...) with {n} grid axes, "
             f"got {tuple(coordinates.shape)}."
         )
-    # With aligned corners an axis of one voxel is always read at that voxel.
-    sizes = torch.tensor(image.shape[2:], device=image.device, dtype=coordinates.dtype).clamp_min(2)
-    scale = (2 / (sizes - 1)).view(1, n, *[1] * n)
-    normalised = (coordinates * scale - 1).movedim(1, -1).flip(-1)
-    return F.grid_sample(image, normalised.to(image.dtype), mode=mode, padding_mode=padding, align_corners=True)
 
 
 def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
@@ -72,27 +81,30 @@ def warp(image: Tensor, ddf: Tensor, mode: str = "bilinear", padding: str = "bor
 
     ``mode`` and ``padding`` are those of :func:`sample`.
     """
-    check_ddf(ddf)
-    if image.shape[2:] != ddf.shape[2:]:
-        raise ValueError(f"Image grid {tuple(image.shape[2:])} and DDF grid {tuple(ddf.shape[2:])} differ.")
-    return sample(image, identity_grid(tuple(ddf.shape[2:]), ddf.device, ddf.dtype) + ddf, mode, padding)
+    if not torch.jit.is_scripting():
+        check_ddf(ddf)
+        if image.shape[2:] != ddf.shape[2:]:
+            raise ValueError(f"Image grid {tuple(image.shape[2:])} and DDF grid {tuple(ddf.shape[2:])} differ.")
+    return sample(image, identity_grid(ddf.shape[2:], ddf.device, ddf.dtype) + ddf, mode, padding)
 
 
-def compose(first: Tensor, second: Tensor) -> Tensor:
+def compose(first: Tensor, second: Tensor, padding: str = "border") -> Tensor:
     """The field that warps like ``first`` and then ``second``: ``x -> second(x) + first(x + second(x))``.
 
     With pull fields (B, n, ...) in voxels, ``warp(warp(image, first), second)`` equals
     ``warp(image, compose(first, second))`` up to interpolation.
+    ``padding`` applies to ``first`` outside its grid.
     """
-    return second + warp(first, second)
+    return second + warp(first, second, padding=padding)
 
 
-def integrate(velocity: Tensor, steps: int = 6) -> Tensor:
+def integrate(velocity: Tensor, steps: int = 6, padding: str = "border") -> Tensor:
     """Exponential of a stationary velocity field by scaling and squaring: a diffeomorphism.
 
     Args:
         velocity: (B, n, ...) voxels per unit time.
         steps: squarings; the first step is 2 ** -steps of the velocity.
+        padding: of the field outside its grid; see :func:`sample`.
 
     Returns:
         (B, n, ...) DDF in voxels.
@@ -100,23 +112,25 @@ def integrate(velocity: Tensor, steps: int = 6) -> Tensor:
     Reference:
         Arsigny et al., MICCAI 2006.
     """
-    check_ddf(velocity)
+    if not torch.jit.is_scripting():
+        check_ddf(velocity)
     ddf = velocity / 2**steps
     for _ in range(steps):
-        ddf = compose(ddf, ddf)
+        ddf = compose(ddf, ddf, padding)
     return ddf
 
 
-def resize_ddf(ddf: Tensor, shape: Sequence[int]) -> Tensor:
+def resize_ddf(ddf: Tensor, shape: list[int]) -> Tensor:
     """Resizes a field (B, n, ...) to another number of voxels over the same box: resampled **and** rescaled.
 
     Both grids span the same edges, as for resized images: voxel i of n lies at (i + 0.5) / n of the extent.
     """
-    check_ddf(ddf)
-    shape = tuple(shape)
-    if tuple(ddf.shape[2:]) == shape:
+    if not torch.jit.is_scripting():
+        check_ddf(ddf)
+    old, new = [int(s) for s in ddf.shape[2:]], [int(s) for s in shape]
+    if old == new:
         return ddf
-    ratio = torch.tensor([new / old for new, old in zip(shape, ddf.shape[2:])], device=ddf.device, dtype=ddf.dtype)
-    mode = "bilinear" if len(shape) == 2 else "trilinear"
-    resized = F.interpolate(ddf, shape, mode=mode, align_corners=False)
-    return resized.mul_(ratio.view(1, -1, *[1] * len(shape)))  # in place: a field of a whole CT is 1 GB
+    ratio = torch.tensor([n / o for n, o in zip(new, old)], device=ddf.device, dtype=ddf.dtype)
+    mode = "bilinear" if len(new) == 2 else "trilinear"
+    resized = F.interpolate(ddf, new, mode=mode, align_corners=False)
+    return resized.mul_(ratio.view([1, -1] + [1] * len(new)))  # in place: a field of a whole CT is 1 GB

@@ -135,16 +135,13 @@ def test_network_input_and_output(zoo):
 
 @pytest.mark.slow
 def test_torchscript(zoo):
-    """Traced for one size; torch.jit.script cannot compile the network, so the zoo has to exclude it from scripting."""
     in_zoo(
         zoo[0],
         f"""
 import torch
 from monai.bundle import ckpt_export, ConfigParser
 root = 'models/{release.NAME}'
-weights = root + '/models/model.pt'
-traced = dict(use_trace=True, input_shape={SHAPE})
-ckpt_export(net_id='network_def', filepath='eval/model.ts', ckpt_file=weights, {FILES}, **traced)
+ckpt_export(net_id='network_def', filepath='eval/model.ts', ckpt_file=root + '/models/model.pt', {FILES})
 parser = ConfigParser()
 parser.read_config(root + '/configs/inference.json')
 parser['bundle_root'] = root
@@ -153,7 +150,7 @@ torch.manual_seed(0)
 image = torch.rand({SHAPE})
 image[:, 2:] = (image[:, 2:] * 4).floor()
 with torch.no_grad():
-    torch.testing.assert_close(torch.jit.load('eval/model.ts')(image), network(image), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.jit.load('eval/model.ts')(image), network(image), atol=1e-6, rtol=0)
 """,
     )
 

@@ -17,7 +17,7 @@ from scripts.network.attention import (
 )
 
 
-@pytest.mark.parametrize(("shape", "window"), [((8, 6), (4, 3)), ((4, 6, 8), (2, 3, 4))])
+@pytest.mark.parametrize(("shape", "window"), [([8, 6], [4, 3]), ([4, 6, 8], [2, 3, 4])])
 def test_windows_as_monai_cuts_them_and_back(shape, window):
     x = torch.randn(2, *shape, 5)
     cut = to_windows(x, window)
