@@ -98,7 +98,7 @@ def test_options_of_the_config_are_all_used(name):
     """A key that nothing refers to is an option that does nothing."""
     text = (CONFIGS / name).read_text(encoding="utf-8")
     used = set(re.findall(r"@(\w+)", text))
-    machinery = {"imports", "initialize", "run", "finalize", "dataloader", "evaluator"}
+    machinery = {"imports", "run", "finalize", "dataloader", "evaluator"}
     assert set(json.loads(text)) - machinery - used == set()
 
 

@@ -26,6 +26,11 @@ def has_tensorboard() -> bool:
     return found
 
 
+def list_output(engine: Engine) -> None:
+    """Puts the output of a step into a list, as decollation does; MONAI's handlers read the loss of its first item."""
+    engine.state.output = [engine.state.output]
+
+
 class On:
     """Attaches any callable that takes the engine to an event, such as Ignite's ``TimeLimit``."""
 

@@ -15,7 +15,7 @@ from scripts.verbs.command_line import COMMANDS, Command, parse
 from scripts.workflow.options import KINDS, OPTIONS, check_value, defaults
 
 # Keys that wire a config together; they can be set, and have no help line of their own.
-WIRING = {"bundle_root", "imports", "initialize", "run", "finalize", "network", "handlers", "columns", "entries"}
+WIRING = {"bundle_root", "imports", "prepare", "run", "finalize", "network", "handlers", "columns", "entries"}
 WIRING |= {"use_click", "inputs"}  # use_click is set by MONAI Label
 CONFIGS = sorted({file for files in COMMANDS.values() for file in files})
 

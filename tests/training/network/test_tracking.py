@@ -48,11 +48,16 @@ def test_mlflow_has_the_metrics_of_an_evaluation(bundle, lists, tmp_path, tracki
 
 
 @pytest.mark.slow
-def test_mlflow_has_the_losses_of_a_training(bundle, lists, tmp_path):
-    tracking = str(bundle / "configs" / "tracking" / "mlflow.json")
-    options = {**lists, **SMALL, "output_dir": str(tmp_path), "max_epochs": 1, "tracking": tracking}
+@pytest.mark.parametrize(
+    ("tracking", "names"),
+    [("mlflow", {"train_loss"}), ("configs/tracking/mlflow.json", {"loss", "lncc", "dice"})],
+    ids=["mlflow", "mlflow.json"],
+)
+def test_mlflow_has_the_losses_of_a_training(bundle, lists, tmp_path, tracking, names):
+    path = tracking if tracking == "mlflow" else str(bundle / tracking)
+    options = {**lists, **SMALL, "output_dir": str(tmp_path), "max_epochs": 1, "tracking": path}
     workflow = run(workflow_of(bundle, ["train.json"], **options))
     seen = logged(f"sqlite:///{tmp_path / 'mlruns.db'}")
-    assert {"loss", "lncc", "dice", "mean_dice", "initial_dice"} <= set(seen)
+    assert {*names, "mean_dice", "initial_dice"} <= set(seen)
     state = workflow.parser.get_parsed_content("validate#evaluator").state
     assert seen["mean_dice"] == pytest.approx(state.metrics["mean_dice"])

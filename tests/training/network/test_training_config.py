@@ -177,6 +177,7 @@ def test_nan_stops_with_the_name_and_keeps_the_checkpoint(bundle, lists, tmp_pat
     good = (tmp_path / "last.pt").read_bytes()
     workflow = workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=2, **lists, **SMALL)
     workflow.initialize()
+    workflow.parser.get_parsed_content("prepare")
     trainer = workflow.parser.get_parsed_content("train#trainer")
     prepare = trainer.prepare_batch
 
@@ -249,10 +250,11 @@ def test_two_processes_train_as_one(bundle, lists, tmp_path):
             "files, options, out = json.loads(sys.argv[1])\n"
             "w = ConfigWorkflow(files, workflow_type='train', logging_file=False, **options)\n"
             "w.initialize()\n"
+            "w.parser.get_parsed_content('prepare')\n"
             "losses = []\n"
             "t = w.parser.get_parsed_content('train#trainer')\n"
             "def note(e):\n"
-            "    x = e.state.output['loss'].detach().clone()\n"
+            "    x = e.state.output[0]['loss'].detach().clone()\n"
             "    if dist.is_initialized():\n"
             "        dist.all_reduce(x); x = x / dist.get_world_size()\n"
             "    losses.append(float(x))\n"

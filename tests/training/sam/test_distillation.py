@@ -111,6 +111,7 @@ def run(bundle, tmp_path, images: str, teacher_file: str, epochs: int, **options
     )  # fmt: skip
     workflow.initialize()
     assert not workflow.check_properties()
+    workflow.parser.get_parsed_content("prepare")
     evaluator = workflow.parser.get_parsed_content("validate#evaluator")
     metrics = []
     evaluator.add_event_handler(Events.COMPLETED, lambda engine: metrics.append(dict(engine.state.metrics)))

@@ -27,6 +27,7 @@ files, options, out = json.loads(sys.argv[1])
 rank = int(os.environ["RANK"])
 flow = ConfigWorkflow(files, workflow_type="train", logging_file=False, **options)
 flow.initialize()
+flow.parser.get_parsed_content("prepare")
 trainer = flow.parser.get_parsed_content("train#trainer")
 notes = {"views": [], "gradients": [], "alone": []}
 loss = trainer.loss_function
