@@ -37,7 +37,7 @@ def release(output_dir: str = ".") -> dict[str, str]:
         "zip", its path, and "sha256".
 
     Raises:
-        InputError: the bundle is no git checkout or has changes that are not committed, the version is not in the
+        InputError: the bundle is not a git checkout or has changes that are not committed, the version is not in the
             changelog, or a file is too large for the zoo.
     """
     if _git("status", "--porcelain", "--", *PUBLISHED, *FILES):
@@ -66,14 +66,14 @@ def published_files() -> list[str]:
     """Files of the release, relative to the bundle, in order.
 
     Raises:
-        InputError: the bundle is no git checkout, or a file is too large.
+        InputError: the bundle is not a git checkout, or a file is too large.
     """
     tracked = _git("ls-files", "-z").split("\0")
     names = sorted(n for n in tracked if n.split("/")[0] in PUBLISHED or n in FILES)
     for name in names:
         size = (BUNDLE / name).stat().st_size / 1e6
         if size > MAX_MB:
-            raise InputError(f"{name} has {size:.0f} MB and the zoo takes {MAX_MB:.0f}; make it smaller.")
+            raise InputError(f"{name} is {size:.0f} MB; the zoo takes {MAX_MB:.0f} MB at most, so make it smaller.")
     return names
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigParser
 
 from scripts.apps.monai_label.kept import Kept, content_hash
-from scripts.apps.monai_label.options import chosen, offered, points
+from scripts.apps.monai_label.options import CORRESPOND, HIDDEN, chosen, offered, points
+from scripts.common.bundle import CONFIGS
 from scripts.common.errors import InputError
 from scripts.workflow.method import METHODS
+from scripts.workflow.options import KINDS
 from scripts.workflow.run import PATHS
 
 
@@ -27,6 +31,18 @@ def test_every_option_is_offered_but_none_that_names_a_file(entries, bundle):
     config = json.loads((bundle / "configs" / "samreg.json").read_text(encoding="utf-8"))
     for name in ("points_per_side", "smoothness", "image_weight", "linking", "min_area", "max_area", "sam"):
         assert name in config and name in entries
+
+
+@pytest.mark.parametrize("configs", [["samreg.json"], ["inference.json"], ["masks.json"], list(METHODS.values())])
+def test_a_panel_has_every_option_of_its_command(configs):
+    keys = {key for name in configs for key in ConfigParser.load_config_file(str(CONFIGS / name))}
+    assert set(offered(configs)) == keys & set(KINDS) - HIDDEN
+
+
+def test_the_panel_of_correspond_has_what_its_config_refers_to():
+    config = ConfigParser.load_config_file(str(CONFIGS / "correspond.json"))
+    used = set(re.findall(r"@(\w+)", json.dumps(config["inferer"])))
+    assert used <= set(CORRESPOND) and set(offered(["correspond.json", "samreg.json"], CORRESPOND)) == set(CORRESPOND)
 
 
 def test_defaults_are_not_passed_on(entries):

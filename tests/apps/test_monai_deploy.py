@@ -66,7 +66,7 @@ def test_settings_are_checked(bundle, tmp_path):
 def test_a_nifti_pair_has_two_names(tmp_path):
     assert nifti_pair(tmp_path) is None
     (tmp_path / "moving.nii.gz").touch()
-    with pytest.raises(InputError, match=r"needs one moving.nii.gz and one fixed.nii.gz, and contains moving.nii.gz"):
+    with pytest.raises(InputError, match=r"needs one moving.nii.gz and one fixed.nii.gz; it contains moving.nii.gz"):
         nifti_pair(tmp_path)
     (tmp_path / "fixed.nii").touch()
     assert set(nifti_pair(tmp_path)) == {"moving", "fixed"}

@@ -25,5 +25,5 @@ if __name__ == "__main__":
         )
     sys.path.insert(0, str(package.parent))
     sys.path = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent]
-    # A folder that is run is no package, so a relative import is not possible.
+    # Python runs this folder as a script, outside any package, so relative imports do not work.
     sys.exit(import_module(f"{package.name}.apps.monai_deploy.app").main())

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Which two series of a study are registered: rules from a file, and a clear message where they do not fit."""
+"""Which two series of a study are registered: rules from a file, and a clear message if they do not fit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read as settings of this application ({error}).") from error
     if names != sorted(ROLES):
-        raise InputError(f"{path} needs one selection for moving and one for fixed, and has {names}.")
+        raise InputError(f"{path} needs one selection for moving and one for fixed, got {names}.")
     return settings
 
 
@@ -75,5 +75,5 @@ def nifti_pair(folder: str | Path) -> dict[str, str] | None:
     pair = {role: [f for f in files if f.name.split(".")[0] == role] for role in ROLES}
     if any(len(found) != 1 for found in pair.values()):
         names = ", ".join(f.name for f in files)
-        raise InputError(f"{folder} needs one moving.nii.gz and one fixed.nii.gz, and contains {names}.")
+        raise InputError(f"{folder} needs one moving.nii.gz and one fixed.nii.gz; it contains {names}.")
     return {role: str(found[0]) for role, found in pair.items()}

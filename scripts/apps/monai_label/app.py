@@ -16,14 +16,10 @@ from ...masks.net import NETS
 from .errors import NotFoundError, answer_bad_requests, http_errors
 from .images import find_images
 from .kept import Kept
-from .options import offered
+from .options import CORRESPOND, offered
 from .tasks import RESULTS, Correspond, Masks, Propagate, Register, Task
 
 PARTNER_TAG = "partner"
-CORRESPOND = (
-    "search_mm", "search_slices", "propagate", "epsilon", "slice_axis", "window", "init", "max_size", "header",
-    "fill_nan", "sam", "precision", "moving_frame", "fixed_frame",
-)  # fmt: skip
 
 
 class RegistrationApp(MONAILabelApp):

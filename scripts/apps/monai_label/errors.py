@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from fastapi import HTTPException, Request
-from fastapi.responses import JSONResponse
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import JSONResponse, Response
 from monailabel.interfaces.exception import MONAILabelException
 
 from ...common.errors import InputError
@@ -27,6 +29,12 @@ class NothingFoundError(InputError):
 
 
 STATUS = {NotFoundError: 404, NothingFoundError: 422}
+# Refusals that MONAI Label sends with status 500, by their first words.
+REFUSALS = {
+    "Neither Image": "The request names no image; name one of the studies (?image=NAME) or upload one.",
+    "DICOM SEG format is not supported": "The output dicom_seg needs studies on a DICOMweb server; use output=image.",
+    "Parameters for DICOM SEG": "The output dicom_seg needs the parameter label_info.",
+}
 
 
 @contextmanager
@@ -50,18 +58,35 @@ def http_errors() -> Iterator[None]:
 
 
 def answer_bad_requests() -> None:
-    """Lets MONAI Label's own server answer malformed parameters and its own refusals with 400.
+    """Lets MONAI Label's server answer bad requests with 400 and one sentence.
 
-    MONAI Label parses the parameters before it calls the app, and answers 500 without a word where they are not JSON.
+    MONAI Label checks some of a request before it calls the app, and answers 500: without an image, with parameters
+    that are not a JSON object, or with an output format that the studies do not support.
     """
     from monailabel.app import app as server
 
+    def answer(sentence: str) -> JSONResponse:
+        return JSONResponse({"detail": sentence}, 400)
+
     def not_json(request: Request, error: json.JSONDecodeError) -> JSONResponse:
-        return JSONResponse({"detail": f"The parameters are not valid JSON: {error}."}, 400)
+        return answer(f"The parameters are not valid JSON: {error}.")
+
+    def not_an_object(request: Request, error: Exception) -> JSONResponse:
+        # MONAI Label merges the parameters into a dict in this function; the app never raises either error through it.
+        if traceback.extract_tb(error.__traceback__)[-1].name != "run_inference":
+            raise error
+        return answer('The parameters must be a JSON object such as {"other_image": "NAME"}.')
 
     def refused(request: Request, error: MONAILabelException) -> JSONResponse:
-        return JSONResponse({"detail": error.msg}, 400)
+        return answer(error.msg)
+
+    async def refused_early(request: Request, error: HTTPException) -> Response:
+        sentence = next((ours for theirs, ours in REFUSALS.items() if str(error.detail).startswith(theirs)), None)
+        return answer(sentence) if sentence else await http_exception_handler(request, error)
 
     server.add_exception_handler(json.JSONDecodeError, not_json)
+    server.add_exception_handler(TypeError, not_an_object)
+    server.add_exception_handler(ValueError, not_an_object)
     server.add_exception_handler(MONAILabelException, refused)
+    server.add_exception_handler(HTTPException, refused_early)
     server.middleware_stack = None  # the server is already starting; this makes it read its handlers again

@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class Kept:
-    """A folder of results, each made once; the longest unused ones are removed when the folder grows too large.
+    """A folder of results, each made once; the least recently used ones are removed when the folder grows too large.
 
     Args:
         folder: where to keep them; None takes a temporary folder that is removed when the server stops.
@@ -25,7 +25,7 @@ class Kept:
         self.folder = Path(folder or self._temporary.name)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.max_bytes = max_gb * 2**30
-        self._lock = threading.Lock()  # a registration uses every core, so one at a time is fastest
+        self._lock = threading.Lock()  # a registration uses every core, so running one at a time is fastest
 
     def get(self, key: str, make: Callable[[Path], None]) -> Path:
         """The folder of a result.

@@ -10,5 +10,5 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2]  # "scripts" in the bundle, "samreg" where it is installed
 if str(PACKAGE.parent) not in sys.path:
     sys.path.insert(0, str(PACKAGE.parent))
-# The file is no part of a package here, so a relative import is not possible.
+# MONAI Label loads this file outside any package, so relative imports do not work.
 RegistrationApp = import_module(f"{PACKAGE.name}.apps.monai_label.app").RegistrationApp

@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The options of the verbs as entries of a client's panel, and back.
 
-Requests come from strangers: options that name files are not offered, and texts are restricted to the words offered or
+Requests are not trusted: options that name files are not offered, and texts are restricted to the words offered or
 to harmless characters, because MONAI's config language runs a text that begins with ``$``.
 """
 
@@ -34,6 +34,11 @@ HIDDEN = {
     "names", "prompt_image", "points_frame", "frame", "dense", "inverse", "overview", "viewer_size", "keep", "progress",
     "cache_gb", "spatial_dims", "strides", "attention_window",
 }  # fmt: skip
+# The options that the command correspond looks at, among those of its two configs.
+CORRESPOND = (
+    "search_mm", "search_slices", "propagate", "epsilon", "slice_axis", "window", "init", "max_size", "header",
+    "fill_nan", "sam", "precision", "moving_frame", "fixed_frame",
+)  # fmt: skip
 HARMLESS = re.compile(r"[\w .,+\-]*")
 
 
@@ -58,7 +63,7 @@ def offered(configs: Sequence[str], only: Collection[str] | None = None) -> dict
 
 
 def chosen(entries: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that a request sets to something else than their default.
+    """The options that a request changes from their defaults.
 
     Args:
         entries: from :func:`offered`.

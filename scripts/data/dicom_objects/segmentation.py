@@ -30,7 +30,7 @@ def write_segmentation_object(
     Args:
         path: of the object.
         regions: on the grid of the series.
-        series: the images that the regions lie on.
+        series: the images of the regions.
         tracking: a UID for each region, see :func:`tracking_uids`.
         number: of the new series.
         description: of the new series.

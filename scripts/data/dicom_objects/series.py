@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The headers of a DICOM series, in the order of the slices of its volume, and what derived objects inherit of them."""
+"""The headers of a DICOM series, in the order of the slices of its volume, and what derived objects inherit from it."""
 
 from __future__ import annotations
 
