@@ -19,7 +19,7 @@ if not __package__:  # started as ``python PATH/scripts``, from any folder
 
 from .common.bundle import CONFIGS, NAME
 from .common.errors import InputError
-from .verbs.command_line import COMMANDS, parse
+from .verbs.command_line import COMMANDS, MODULES, module_of, parse
 from .workflow.outcome import INTERRUPTED, ExitCode, quiet_engines, unwrapped
 
 PROGRAM = "python -m scripts" if NAME == "scripts" else NAME
@@ -43,10 +43,10 @@ def main() -> None:
 
 def _run(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
     """Loads the command's module, with torch and MONAI, and runs it."""
-    if COMMANDS[name]:
+    if COMMANDS[name] or name in MODULES:
         logging.config.fileConfig(CONFIGS / "logging.conf", disable_existing_loggers=False)
         quiet_engines()
-    module = import_module(f".verbs.{name}", __package__)
+    module = import_module(f".{module_of(name)}", __package__)
     with unwrapped():
         return getattr(module, "command", getattr(module, name))(**arguments)
 

@@ -53,6 +53,15 @@ def untrained(tmp_path_factory) -> dict[str, str]:
     return paths
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for tests marked with tests.browser.in_browser."""
+    from tests.browser import started
+
+    with started() as found:
+        yield found
+
+
 def rotation(axis: tuple[float, float, float], degrees: float) -> np.ndarray:
     """Rotation matrix by Rodrigues' formula."""
     x, y, z = np.asarray(axis) / np.linalg.norm(axis)

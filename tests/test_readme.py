@@ -44,6 +44,7 @@ TESTS = {
         f"python -m scripts {verb}" for verb in ("warp", "invert", "compose", "evaluate")
     ],
     "benchmarks/test_commands.py::test_compare_measures_once": ["python -m scripts.benchmarks.peers.compare"],
+    "verbs/test_plot.py::test_every_value_is_drawn": ["python -m scripts plot"],
     "test_readme.py::test_dry_run": [f"{PAIR} --dry_run"],
     "test_readme.py::test_network": [f"{PAIR} --method network"],
     "test_readme.py::test_larger_models": [f"{PAIR} --sam"],

@@ -22,7 +22,8 @@ from ..correspondence.matching import Matches
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
 from ..data.prompt import WorkingPrompt
-from ..sam.prompts import EncodedSlices, Prompt
+from ..sam.everything import encode
+from ..sam.prompts import EncodedSlices, Encoder, Prompt
 from ..sam.slice_masks import SliceMasks
 from ..sam.suppress import pairwise_overlap
 from ..spatial.geometry import Geometry
@@ -59,6 +60,7 @@ class PromptedCorrespondence:
         propagate: follows the region through neighbouring slices in both images.
         slice_axis: 0, 1, 2 or "auto".
         epsilon: similarity under which the answer is doubtful and the region is not followed any further, in [0, 1].
+        encoder: encodes slices, see :class:`scripts.sam.prompts.EncodedSlices`.
 
     Raises:
         InputError: epsilon outside [0, 1].
@@ -72,11 +74,13 @@ class PromptedCorrespondence:
         propagate: bool = True,
         slice_axis: int | str = "auto",
         epsilon: float = 0.8,
+        encoder: Encoder = encode,
     ) -> None:
         if not 0 <= epsilon <= 1:
             raise InputError(f"epsilon must lie in [0, 1], got {epsilon}.")
         self.search_mm, self.search_slices, self.tried_slices = search_mm, search_slices, tried_slices
         self.propagate, self.slice_axis, self.epsilon = propagate, slice_axis, epsilon
+        self._encoder = encoder  # private: where embeddings are kept is not a setting that decides a result
 
     def __call__(self, inputs: Tensor, network: Sam, prompt: WorkingPrompt) -> Registration:
         """Finds the region.
@@ -97,7 +101,7 @@ class PromptedCorrespondence:
         plan = plan_slices(working, self.slice_axis)
         halves = dict(zip(("moving", "fixed"), image.chunk(2)))
         other = "fixed" if prompt.source == "moving" else "moving"
-        encoded = {name: EncodedSlices(network, plan.cut(half)) for name, half in halves.items()}
+        encoded = {name: EncodedSlices(network, plan.cut(half), self._encoder) for name, half in halves.items()}
         with timed(seconds, "prompt"):
             begin = self.region(encoded[prompt.source], prompt, plan)
         with timed(seconds, "search"):

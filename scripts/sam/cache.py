@@ -1,10 +1,11 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Everything mode that remembers: an image seen before is read from disk instead of being segmented again."""
+"""What a SAM computes is kept on disk: an image seen before is neither segmented nor encoded again."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from segment_anything.modeling import Sam
@@ -13,10 +14,10 @@ from torch import Tensor
 from ..common.cache import DiskCache
 from ..common.fingerprint import fingerprint, model_hash, tensor_hash
 from .boxes import BoxEverything
-from .everything import EverythingMode
+from .everything import EverythingMode, encode
 from .slice_masks import SliceMasks
 
-SUFFIX = ".masks.pt"
+SUFFIX, EMBEDDING_SUFFIX = ".masks.pt", ".embedding.pt"
 
 
 class CachedEverything:
@@ -38,7 +39,7 @@ class CachedEverything:
         self.everything = everything
         # Private: where entries are kept is not a setting that decides a result.
         self._store = DiskCache(folder, max_gb, SUFFIX)
-        self._model: tuple[Sam, str] | None = None
+        self._key = SliceKey()
         self._counts = {"computed": 0, "reused": 0}
 
     @property
@@ -52,7 +53,7 @@ class CachedEverything:
 
     def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
         """Finds the masks of every slice (N, 3, H, W) in 0..255, see :class:`EverythingMode`."""
-        key = self._key(sam, slices) if self._store.folder else ""
+        key = self._key(sam, slices, self.everything) if self._store.folder else ""
         found = self._store.read(key, slices.device)
         self._counts["computed" if found is None else "reused"] += len(slices)
         if found is not None:
@@ -61,11 +62,42 @@ class CachedEverything:
         self._store.write(key, [_plain(masks) for masks in found])
         return found
 
-    def _key(self, sam: Sam, slices: Tensor) -> str:
+
+class CachedEncoder:
+    """:func:`scripts.sam.everything.encode` with a bounded store of embeddings on disk.
+
+    A second click in the same images is answered without encoding them again. A hit is bitwise identical.
+
+    Args:
+        folder: where embeddings are kept; None keeps nothing.
+        max_gb: see :class:`CachedEverything`.
+    """
+
+    def __init__(self, folder: str | Path | None = None, max_gb: float = 4.0) -> None:
+        self._store, self._key = DiskCache(folder, max_gb, EMBEDDING_SUFFIX), SliceKey()
+
+    def __call__(self, sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Embeddings (N, C, e, e) of slices (N, 3, H, W) in 0..255, and the size the slices were scaled to."""
+        key = self._key(sam, slices) if self._store.folder else ""
+        found = self._store.read(key, sam.device)
+        if found is None:
+            found = encode(sam, slices)
+            self._store.write(key, (found[0].cpu().clone(), found[1]))
+        return found
+
+
+class SliceKey:
+    """Hash of everything that decides what a model finds in slices; the hash of the last model is remembered."""
+
+    def __init__(self) -> None:
+        self._model: tuple[Sam, str] | None = None
+
+    def __call__(self, sam: Sam, slices: Tensor, *settings: Any) -> str:
+        """The key of slices (N, 3, H, W) for a model and further settings."""
         if self._model is None or self._model[0] is not sam:
             self._model = (sam, model_hash(sam))
-        computed = self._model[1], str(getattr(sam, "encoder_dtype", torch.float32)), slices.device.type
-        return fingerprint(*computed, self.everything, tensor_hash(slices), str(torch.__version__))
+        computed = self._model[1], str(getattr(sam, "encoder_dtype", torch.float32)), sam.device.type
+        return fingerprint(*computed, *settings, tensor_hash(slices), str(torch.__version__))
 
 
 def _plain(masks: SliceMasks) -> dict:

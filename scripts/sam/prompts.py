@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +21,7 @@ from .slice_masks import SliceMasks, to_cells
 from .windows import draw_boxes, enlarged
 
 NEAR, MOST_NEAR = 0.3, 6  # proposals drawn beside given boxes: least IoU with one of these, and largest number
+Encoder = Callable[[Sam, Tensor], tuple[Tensor, tuple[int, int]]]
 OUTSIDE = -6.0  # logit of a cell outside a given mask; inside it is the opposite
 
 
@@ -47,14 +49,17 @@ class Prompt:
 
 
 class EncodedSlices:
-    """A stack of slices (N, 3, H, W) in 0..255; the embedding of each is made when first needed and then kept."""
+    """A stack of slices (N, 3, H, W) in 0..255; the embedding of each is made when first needed and then kept.
 
-    def __init__(self, sam: Sam, stack: Tensor) -> None:
-        self.sam, self.stack = sam, stack
+    ``encoder`` makes them; :class:`scripts.sam.cache.CachedEncoder` also keeps them on disk.
+    """
+
+    def __init__(self, sam: Sam, stack: Tensor, encoder: Encoder = encode) -> None:
+        self.sam, self.stack, self._encoder = sam, stack, encoder
         self.size = tuple(stack.shape[2:])
         self._known: dict[int, tuple[Tensor, tuple[int, int]]] = {}
         companion = getattr(sam, "companion", None)
-        self._companion = None if companion is None else EncodedSlices(companion, stack)
+        self._companion = None if companion is None else EncodedSlices(companion, stack, encoder)
 
     def __len__(self) -> int:
         return len(self.stack)
@@ -63,7 +68,7 @@ class EncodedSlices:
     def embedding(self, position: int) -> tuple[Tensor, tuple[int, int]]:
         """Embedding (C, e, e) of a slice and the size it was scaled to."""
         if position not in self._known:
-            embeddings, scaled = encode(self.sam, self.stack[position : position + 1])
+            embeddings, scaled = self._encoder(self.sam, self.stack[position : position + 1])
             self._known[position] = embeddings[0], scaled
         return self._known[position]
 

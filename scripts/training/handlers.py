@@ -12,6 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import EventEnum
 from monai.engines.utils import IterationEvents
+from monai.handlers import TensorBoardStatsHandler
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
@@ -29,6 +30,24 @@ def has_tensorboard() -> bool:
 def list_output(engine: Engine) -> None:
     """Puts the output of a step into a list, as decollation does; MONAI's handlers read the loss of its first item."""
     engine.state.output = [engine.state.output]
+
+
+def tensorboard(log_dir: str, loss: Callable | None = None) -> TensorBoardStatsHandler:
+    """Writes curves for TensorBoard and the command ``plot``.
+
+    Args:
+        log_dir: folder of the run.
+        loss: of a trainer, whose loss and its ``terms``, if it has any, are written at every iteration; None for a
+            validator, whose metrics are written at every epoch.
+    """
+    if loss is None:
+        return TensorBoardStatsHandler(log_dir=log_dir, iteration_log=False)
+
+    def terms(output: dict | list[dict]) -> dict[str, float]:
+        output = output[0] if isinstance(output, list) else output
+        return {"loss": output["loss"].item(), **getattr(loss, "terms", {})}
+
+    return TensorBoardStatsHandler(log_dir=log_dir, epoch_log=False, output_transform=terms)
 
 
 class On:

@@ -26,8 +26,17 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compose": (),
     "evaluate": (),
     "summarise": (),
+    "plot": (),
+    "app": (),
 }
+# Where the function of a command is, if it is not in the module of its name in this folder.
+MODULES = {"app": "apps.web.app"}
 METAVARS = {"file": "FILE", "text": "TEXT", "number": "NUMBER", "whole": "N", "switch": "True|False", "value": "VALUE"}
+
+
+def module_of(name: str) -> str:
+    """The module of a command, below this package."""
+    return MODULES.get(name, f"verbs.{name}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -41,7 +50,8 @@ class Command:
 
     def __init__(self, name: str, program: str) -> None:
         self.name, self.program = name, f"{program} {name}"
-        self.signature = read_signature(Path(__file__).with_name(f"{name}.py"), name)
+        source = Path(__file__).parents[1].joinpath(*module_of(name).split("."))
+        self.signature = read_signature(source.with_suffix(".py"), name)
         self.config = {}
         for file in reversed(COMMANDS[name]) if name == "register" else COMMANDS[name]:
             self.config |= defaults(file)

@@ -20,6 +20,7 @@ from ..workflow.options import check_options, defaults
 from ..workflow.plan import plan_text
 from ..workflow.run import config_paths, run_bundle, run_quietly
 
+PRESETS = sorted({path.stem for path in (CONFIGS / "presets").rglob("*.json")})  # of any method
 LISTS = {"samreg": ["cohort.json"], "network": ["cohort.json", "cohort_network.json"]}
 
 

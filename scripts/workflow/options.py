@@ -115,7 +115,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "seed": ("whole", "seed of everything random"),
         "shard": ("text", "part of the list for this process, e.g. 3/8; a Slurm or Kubernetes index by default"),
         "scheduler": ("text", "address of a Dask scheduler whose workers register the list, e.g. tcp://10.0.0.1:8786"),
-        "cache_dir": ("file", "folder in which segmentations are kept"),
+        "cache_dir": ("file", "folder in which segmentations and embeddings are kept"),
         "cache_gb": ("number", "largest size of that folder in GB; 0 turns the cache off"),
         "overview": ("switch", "write overview.png and report.html"),
         "keep": ("value", "results to write, as a list, e.g. [ddf, moved]; all by default, see docs/cohorts.md"),

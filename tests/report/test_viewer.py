@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
 import time
 
 import nibabel as nib
@@ -17,35 +16,10 @@ from scripts.report.cohort_page import cohort_page
 from scripts.spatial.fields import read_field
 from scripts.spatial.geometry import apply_affine
 from scripts.workflow.outputs import SaveRegistration
+from tests.browser import in_browser, opened
 from tests.workflow.test_outputs import prepared
 
-playwright = pytest.importorskip("playwright.sync_api")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")]
-FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as p:
-        started = p.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        yield started
-        started.close()
-
-
-def opened(browser, path, *, javascript: bool = True):
-    """A page opened from disk without a network, and the errors that it reports from then on."""
-    context = browser.new_context(
-        offline=True, viewport={"width": 1320, "height": 1000}, java_script_enabled=javascript
-    )
-    page, errors = context.new_page(), []
-    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    page.on("pageerror", lambda e: errors.append(str(e)))
-    page.on(
-        "request", lambda r: errors.append(r.url[:80]) if not r.url.startswith(("file:", "data:", "blob:")) else None
-    )
-    page.goto(path.as_uri())
-    return page, errors
+pytestmark = in_browser
 
 
 @pytest.fixture(scope="module", params=[3, 2], ids=["3-D", "2-D"])
@@ -71,7 +45,7 @@ def written_moving(folder, point):
 
 def test_the_page_of_a_case(case, browser):
     began = time.perf_counter()
-    page, errors = opened(browser, case / "report.html")
+    page, errors = opened(browser, (case / "report.html").as_uri(), offline=True)
     page.wait_for_selector("body[data-viewer=ready]", state="attached", timeout=60_000)
     assert page.inner_text("#viewer-state") == ""
     seconds = time.perf_counter() - began
@@ -127,7 +101,7 @@ def test_the_page_of_a_case(case, browser):
 
 
 def test_pictures_and_tables_need_no_javascript(case, browser):
-    page, errors = opened(browser, case / "report.html", javascript=False)
+    page, errors = opened(browser, (case / "report.html").as_uri(), offline=True, java_script_enabled=False)
     assert "needs JavaScript" in page.inner_text("#viewer-state")
     assert page.locator("img").count() == 6 and page.locator("tr[data-pair]").count() >= 2
     assert all(page.locator("img").nth(i).bounding_box()["height"] > 200 for i in range(6))
@@ -142,7 +116,7 @@ def test_the_cohort_table_sorts_and_filters(browser, tmp_path):
     summary = {"registered": 3, "nothing_found": 0, "failed": 1, "seconds": 1.0, "pairs": rows,
                "metrics": {"dice/mean/initial": spread, "dice/mean/final": spread}}  # fmt: skip
     (tmp_path / "report.html").write_text(cohort_page(summary, {"pair 1"}), encoding="utf-8")
-    page, errors = opened(browser, tmp_path / "report.html")
+    page, errors = opened(browser, (tmp_path / "report.html").as_uri(), offline=True)
 
     def names():
         return [r.split("\t")[0] for r in page.inner_text("#cases tbody").splitlines() if r.strip()]

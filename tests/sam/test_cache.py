@@ -8,9 +8,9 @@ from dataclasses import fields
 import pytest
 import torch
 
-from scripts.sam.cache import CachedEverything
+from scripts.sam.cache import CachedEncoder, CachedEverything
 from scripts.sam.compact import compact_sam
-from scripts.sam.everything import EverythingMode
+from scripts.sam.everything import EverythingMode, encode
 from scripts.sam.slice_masks import SliceMasks
 
 
@@ -65,3 +65,14 @@ def test_without_a_folder_nothing_is_written(sam, slices, tmp_path, monkeypatch)
         cached(sam, slices), cached(sam, slices)
         assert cached.counts == {"computed": 4, "reused": 0}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_embedding_is_kept(sam, slices, tmp_path, monkeypatch):
+    fresh, size = CachedEncoder(tmp_path)(sam, slices)
+    torch.testing.assert_close(fresh, encode(sam, slices)[0], rtol=0, atol=0)
+    monkeypatch.setattr("scripts.sam.cache.encode", lambda *a: pytest.fail("it was encoded again"))
+    kept, kept_size = CachedEncoder(tmp_path)(sam, slices)
+    assert torch.equal(kept, fresh) and tuple(kept_size) == tuple(size)
+    for question in ((sam, slices[:1]), (sam, slices + 1)):
+        with pytest.raises(pytest.fail.Exception, match="encoded again"):
+            CachedEncoder(tmp_path)(*question)

@@ -15,6 +15,7 @@ from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.reader import read_volume
 from scripts.masks.bundled import BundledNet
 from scripts.training.masks import PrepareLabelled, inner_part, labelled_items
+from tests.training.curves import check_plotted, seen_losses
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +76,20 @@ def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
         )
         workflow.initialize()
         assert workflow.check_properties() == []
+        found = seen_losses(workflow)
         workflow.run()
         workflow.finalize()
+        seen.update(found)
         return workflow
 
+    seen = {}
     train(1)
     first = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
     assert all(v.dtype == torch.float16 for v in first.values())
     assert (tmp_path / "cardiac_net.pt").stat().st_size < 6e6
     again = train(2)
     assert again.trainer.state.iteration == 4  # two of the first run, two more
+    assert set(seen) == {1, 2, 3, 4} and check_plotted(tmp_path / "run", seen) == {}
     second = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
     assert any(not torch.equal(first[k], second[k]) for k in first)
     volume = read_volume(labelled_items(data, "acdc")[0]["image"])

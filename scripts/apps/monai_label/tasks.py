@@ -15,13 +15,12 @@ import nibabel as nib
 import numpy as np
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
-from ...common.bundle import CONFIGS
 from ...common.errors import InputError
 from ...common.fingerprint import fingerprint
 from ...masks.net import NETS
 from ...verbs.correspond import correspond
 from ...verbs.masks import masks
-from ...verbs.register import preset_files, register
+from ...verbs.register import PRESETS, preset_files, register
 from ...verbs.warp import warp
 from ...workflow.method import AUTO, METHODS
 from .errors import NothingFoundError
@@ -29,7 +28,6 @@ from .images import Images
 from .kept import Kept, content_hash
 from .options import chosen, offered, points
 
-PRESETS = sorted({path.stem for path in (CONFIGS / "presets").rglob("*.json")})
 RESULTS = {
     "moved": "moved.nii.gz", "field": "ddf.nii.gz", "inverse_field": "inverse_ddf.nii.gz",
     "report": "report.html", "record": "correspondence.json", "all": "*",

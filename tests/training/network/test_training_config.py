@@ -21,6 +21,7 @@ from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 from scripts.network.model import CrossFusionNet
 from scripts.workflow.outcome import input_error
+from tests.training.curves import check_plotted, seen_losses
 
 SMALL = {
     "network_def#channels": [4, 8],
@@ -74,6 +75,7 @@ def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
     workflow = workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=2, **lists, **SMALL)
     workflow.initialize()
     assert workflow.check_properties() == []
+    seen = seen_losses(workflow)
     workflow.run()
     workflow.finalize()
     assert workflow.parser.get_parsed_content("train#trainer").state.epoch == 2
@@ -81,11 +83,13 @@ def test_training_has_all_properties_and_runs(bundle, lists, tmp_path):
         "lncc", "diffusion", "dice", "contrast", "alignment", "contour"
     }  # fmt: skip
     assert (tmp_path / "best.pt").exists()
+    assert set(seen) == {1, 2, 3, 4} and {"lncc", "contour"} <= set(seen[4])
+    metrics = check_plotted(tmp_path, seen)
+    evaluator = workflow.parser.get_parsed_content("validate#evaluator")
+    for name in ("mean_dice", "initial_dice"):
+        assert sorted(metrics[name]) == [1, 2, 3]  # every epoch, and at the end
+        assert metrics[name][3] == pytest.approx(evaluator.state.metrics[name], rel=1e-5)
     logged = [EventAccumulator(str(path)).Reload() for path in tmp_path.glob("events.out*")]
-    scalars = {tag: events.Scalars(tag) for events in logged for tag in events.Tags()["scalars"]}
-    assert {"loss", "lncc", "contour", "mean_dice", "initial_dice"} <= set(scalars)
-    assert [event.step for event in scalars["loss"]] == [1, 2, 3, 4]
-    assert [event.step for event in scalars["mean_dice"]] == [1, 2, 3]  # every epoch, and at the end
     assert sum(len(events.Images(tag)) for events in logged for tag in events.Tags()["images"]) > 0
 
     again = run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=3, **lists, **SMALL))

@@ -20,6 +20,7 @@ from scripts.training.sam.proposals import (
     targets,
 )
 from scripts.training.sam.slices import Slice
+from tests.training.curves import check_plotted, seen_losses
 
 TEACHER = {
     "_target_": "scripts.sam.compact.compact_sam", "img_size": 256, "tokens": 64, "embed_dim": 256, "mlp_dim": 32,
@@ -140,6 +141,7 @@ def test_config_trains_exports_and_resumes(bundle, tmp_path):
         "output_dir": str(tmp_path / "run"), "weights": str(tmp_path / "proposals.pt"), "phantoms": 1, "shapes": 0,
         "batch_size": 4, "sources": {"phantom": 1.0},
     }  # fmt: skip
+    seen = {}
     for epochs in (1, 2):
         workflow = ConfigWorkflow(
             str(bundle / "configs" / "train_proposals.json"),
@@ -149,12 +151,16 @@ def test_config_trains_exports_and_resumes(bundle, tmp_path):
             **options,
         )
         workflow.initialize()
+        found = seen_losses(workflow)
         workflow.run()
         workflow.finalize()
+        seen |= found
         trainer = workflow.parser.get_parsed_content("train#trainer")
         steps = len(workflow.parser.get_parsed_content("train#dataloader"))
         assert trainer.state.iteration == epochs * steps
-    assert 0 <= workflow.parser.get_parsed_content("validate#evaluator").state.metrics["recall"] <= 1
+    recall = workflow.parser.get_parsed_content("validate#evaluator").state.metrics["recall"]
+    assert 0 <= recall <= 1
+    assert check_plotted(tmp_path / "run", seen) == {"recall": {2: pytest.approx(recall)}}
     trained = workflow.parser.get_parsed_content("network_def").state_dict()
     for name, value in proposal_head(tmp_path / "proposals.pt").state_dict().items():
         torch.testing.assert_close(value, trained[name], atol=1e-3, rtol=1e-2)

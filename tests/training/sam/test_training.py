@@ -20,6 +20,7 @@ from scripts.training.sam.inferer import (
 )
 from scripts.training.sam.slices import Slice, acdc_subject, load_slices, sam_slices, save_slices, shape_subject
 from scripts.training.sam.views import SamViews, touching
+from tests.training.curves import check_plotted, seen_losses
 
 
 @pytest.fixture(scope="module")
@@ -214,17 +215,21 @@ def test_config_trains_stops_and_resumes(bundle, tmp_path):
         "tokens": 16,
         "amp": None,
     }
+    seen = {}
     for epochs in (1, 2):
         workflow = ConfigWorkflow(
             str(bundle / "configs" / "train_sam.json"), workflow_type="train", max_epochs=epochs, **options
         )
         workflow.initialize()
         assert not workflow.check_properties()
+        found = seen_losses(workflow)
         workflow.run()
         workflow.finalize()
+        seen |= found
         trainer = workflow.parser.get_parsed_content("train#trainer")
         assert trainer.state.epoch == epochs
         assert trainer.state.iteration == 2 * epochs  # the second run goes on where the first one stopped
+    assert set(check_plotted(tmp_path / "run", seen)["best_iou"]) == {2}
     state = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert all(v.dtype == torch.float16 for v in state.values() if v.is_floating_point())
     workflow = ConfigWorkflow(

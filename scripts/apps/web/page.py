@@ -1,0 +1,177 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""The page: two images side by side, what to do with them, and the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ...common.errors import InputError
+from ...report.page import data_uri
+from ...verbs.register import PRESETS
+from ...workflow.method import AUTO, METHODS
+from .jobs import ROLES
+from .results import correspondence_text, download_link, registration_text, report_frame
+from .sessions import Session, Sessions
+from .worker import Step, Worker
+
+INITS = ("none", "moments", "affine")
+# A picture of the page tells where it is clicked, from 0 to 1.
+CLICK = """element.addEventListener('click', event => {
+    if (event.target.tagName !== 'IMG') return;
+    const box = event.target.getBoundingClientRect();
+    trigger('click', {x: (event.clientX - box.left) / box.width, y: (event.clientY - box.top) / box.height});
+});"""
+CSS = """
+.slice img { width: 100%; max-height: 62vh; object-fit: contain; background: #000; cursor: crosshair; }
+.state progress { width: 100%; } .state .error { color: #b00020; font-weight: 600; }
+iframe.report { width: 100%; height: 92vh; border: 1px solid #ccc; }
+"""
+Update = list[Any]
+
+
+class Page:
+    """The page and what happens on it.
+
+    Args:
+        sessions: of its users.
+        worker: does the work.
+        device: of all jobs.
+    """
+
+    def __init__(self, sessions: Sessions, worker: Worker, device: str = "auto") -> None:
+        self.sessions, self.worker, self.device = sessions, worker, device
+
+    def build(self) -> gr.Blocks:
+        """Lays the page out."""
+        work = {
+            "concurrency_limit": 1,
+            "concurrency_id": "work",
+            "show_progress": "hidden",
+            "api_visibility": "private",
+        }
+        quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        with gr.Blocks(title="SAM registration", analytics_enabled=False) as blocks:
+            gr.Markdown(
+                "# SAM registration\nRegister two images, or click in one to find the same region in the other."
+            )
+            roles = {role: gr.State(role) for role in ROLES}
+            files, frames, views, sliders = {}, {}, {}, {}
+            with gr.Row():
+                for role in ROLES:
+                    with gr.Column():
+                        label = f"{role.capitalize()} image, or a zip with DICOM series"
+                        files[role] = gr.File(label=label, height=150, elem_id=f"file-{role}")
+                        frames[role] = gr.Textbox(label="Time frame of a 4-D image, from 0", max_lines=1)
+                with gr.Column():
+                    phantom = gr.Button("Use the phantom pair", elem_id="phantom")
+                    method = gr.Radio([*METHODS, AUTO], value="samreg", label="Method", elem_id="method")
+                    preset = gr.Dropdown(["default", *PRESETS], value="default", label="Preset")
+                    init = gr.Dropdown(list(INITS), value="none", label="Initial alignment")
+            with gr.Row():
+                start = gr.Button("Register", variant="primary", elem_id="register")
+                cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
+            state = gr.HTML(elem_id="state", elem_classes="state")
+            with gr.Row():
+                for role in ROLES:
+                    with gr.Column():
+                        views[role] = gr.HTML(js_on_load=CLICK, elem_id=f"view-{role}", elem_classes="slice")
+                        sliders[role] = gr.Slider(0, 1, 0, step=1, label=f"Slice, {role}", elem_id=f"slice-{role}")
+            note, report = gr.HTML(elem_id="note"), gr.HTML(elem_id="report")
+            outputs = [state, *views.values(), *sliders.values(), note, report]
+            jobs = [
+                phantom.click(self.phantom, None, outputs, **work),
+                start.click(self.register, [method, preset, init], outputs, **work),
+            ]
+            for role in ROLES:
+                inputs = [roles[role], files[role], frames[role]]
+                jobs.append(files[role].upload(self.load, inputs, [*outputs, files[role]], **work))
+                jobs.append(views[role].click(self.click, [roles[role], sliders[role], init], outputs, **work))
+                sliders[role].input(self.turn, [roles[role], sliders[role]], views[role], **quick)
+            cancel.click(lambda: "Cancelled.", None, state, cancels=jobs, **quick)
+            blocks.unload(self.leave)
+        return blocks
+
+    def phantom(self, request: gr.Request) -> Iterator[Update]:
+        """Loads the built-in pair."""
+        yield from self._loaded(self.sessions.get(request.session_hash), "phantom")
+
+    def load(self, role: str, upload: str | None, frame: str, request: gr.Request) -> Iterator[Update]:
+        """Loads an uploaded image."""
+        session = self.sessions.get(request.session_hash)
+        if upload is not None:
+            path = session.receive(upload)
+            yield from ([*update, None] for update in self._loaded(session, "load", role, path, frame.strip()))
+
+    def register(self, method: str, preset: str, init: str, request: gr.Request) -> Iterator[Update]:
+        """Registers the pair."""
+        session = self.sessions.get(request.session_hash)
+        options = {"method": method, "preset": preset, "init": init, "device": self.device}
+        for step in self._steps(session, "run_register", lambda: (session.images, options, session.shown)):
+            if isinstance(step, Step) and step.done:
+                session.note, session.reported = registration_text(step.value), True
+            yield self._update(session, step)
+
+    def click(self, role: str, position: int, init: str, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
+        """Finds the region under a click in both images."""
+        session = self.sessions.get(request.session_hash)
+        if role not in session.shown:
+            return
+        point = session.shown[role].place(int(position), event.x, event.y)
+        options = {"init": init, "device": self.device}
+        given = session.images, options, session.shown, role, point
+        for step in self._steps(session, "run_correspond", lambda: given):
+            if isinstance(step, Step) and step.done:
+                session.note = correspondence_text(step.value)
+            yield self._update(session, step)
+
+    def turn(self, role: str, position: int, request: gr.Request) -> str:
+        """Another slice of an image."""
+        session = self.sessions.get(request.session_hash)
+        return _view(session, role, int(position)) if role in session.shown else ""
+
+    def leave(self, request: gr.Request) -> None:
+        """Forgets a user who has closed the page."""
+        self.sessions.remove(request.session_hash, self.worker.stop)
+
+    def _loaded(self, session: Session, job: str, *arguments: Any) -> Iterator[Update]:
+        for step in self._steps(session, job, lambda: arguments):
+            if isinstance(step, Step) and step.done:
+                session.update(*step.value)
+            yield self._update(session, step)
+
+    def _steps(self, session: Session, job: str, given: Callable[[], Sequence[Any]]) -> Iterator[Step | InputError]:
+        """What a job reports; an error is its last report. Nothing more for a user who has left."""
+        try:
+            for step in self.worker.run(job, session.folder, given):
+                if session.folder.exists():
+                    yield step
+        except InputError as error:
+            if session.folder.exists():
+                yield error
+
+    def _update(self, session: Session, step: Step | InputError) -> Update:
+        """New values of the outputs: of the state while a job runs, of everything once it is done."""
+        if isinstance(step, InputError):
+            return [f"<p class='error'>{escape(str(step))}</p>", *[gr.skip()] * 6]
+        if not step.done:
+            part = "" if step.part is None else f" value='{step.part:.3f}'"
+            return [f"<p>{escape(step.text)}</p><progress{part}></progress>", *[gr.skip()] * 6]
+        pictures, sliders = [], []
+        for role in ROLES:
+            image = session.shown.get(role)
+            pictures.append("" if image is None else _view(session, role, image.middle))
+            last = 0 if image is None else image.plan.count - 1
+            sliders.append(
+                gr.skip() if image is None else gr.Slider(maximum=last, value=image.middle, visible=last > 0)
+            )
+        note = session.note + download_link(session) if session.note else ""
+        return [f"<p>{step.text}</p>", *pictures, *sliders, note, report_frame(session) if session.reported else ""]
+
+
+def _view(session: Session, role: str, position: int) -> str:
+    image = session.shown[role]
+    return f"<img src='{data_uri(image.picture(position))}' alt='{role} image' title='{escape(image.name)}'>"
