@@ -17,12 +17,10 @@ from . import case
 from .pairs import Entry
 
 
-def work(
-    entries: Iterable[Entry], title: str, register: Callable[[Entry], Mapping[str, Any] | None], quiet: bool = False
-) -> None:
+def work(entries: Iterable[Entry], title: str, register: Callable[[Entry], Mapping[str, Any] | None]) -> None:
     """Registers pairs one after the other under a bar, which log files do not get; failures are always shown."""
     entries = list(entries)
-    disable = True if quiet or not entries else None  # None: only on a terminal
+    disable = None if entries else True  # None: only on a terminal
     with quiet_console(), tqdm(entries, desc=title, unit="pair", disable=disable) as bar:
         for entry in bar:
             bar.set_postfix_str(entry.name, refresh=False)

@@ -1,41 +1,14 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How the pairs of a cohort are shared: among the processes of torchrun, and among shards."""
+"""How the pairs of a cohort are shared among shards, which may be tasks of a scheduler or processes of torchrun."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import timedelta
-from typing import Any
-
-import ignite.distributed as idist
-import torch.distributed as dist
+from collections.abc import Mapping, Sequence
 
 from ...common.errors import InputError
 from .pairs import Entry
-
-LONGEST = timedelta(days=30)  # how long the first process to finish waits for the others
-
-
-@contextmanager
-def process_group() -> Iterator[tuple[int, int]]:
-    """Number of this process and of all processes: (0, 1), or what torchrun says."""
-    mine = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized()
-    if mine:
-        # Only lists of names and numbers are exchanged: gloo does that on any machine.
-        idist.initialize("gloo", timeout=LONGEST)
-    try:
-        yield idist.get_rank(), idist.get_world_size()
-    finally:
-        if mine:
-            idist.finalize()
-
-
-def gathered(value: Any, size: int) -> list:
-    """The values of all processes, once all have got here."""
-    return [value] if size == 1 else idist.all_gather(value)
 
 
 def by_fixed(entries: Sequence[Entry]) -> list[Entry]:
@@ -47,7 +20,7 @@ def by_fixed(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def share(entries: Sequence[Entry], number: int, size: int) -> list[Entry]:
-    """The run of neighbouring pairs of one of ``size`` processes.
+    """The run of neighbouring pairs of one of ``size`` shards.
 
     Runs have about equal lengths and begin where a fixed image begins, if there is such a place nearby.
     """
@@ -66,6 +39,8 @@ def share(entries: Sequence[Entry], number: int, size: int) -> list[Entry]:
 def shard_of(text: str | None, environ: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
     """The shard that this process registers, as (number from 0, how many), or None for the whole list.
 
+    Under torchrun every process takes one part of it.
+
     Args:
         text: "i/n"; None takes the task of a Slurm array or the completion index of a Kubernetes job with
             ``JOB_COMPLETIONS``; "none" takes the whole list even there.
@@ -79,9 +54,10 @@ def shard_of(text: str | None, environ: Mapping[str, str] = os.environ) -> tuple
         text = f"{(task - first) // step}/{(last - first) // step + 1}"
     if text is None and "JOB_COMPLETION_INDEX" in environ and "JOB_COMPLETIONS" in environ:
         text = f"{environ['JOB_COMPLETION_INDEX']}/{environ['JOB_COMPLETIONS']}"
+    rank, ranks = int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1"))
     if text in (None, "none"):
-        return None
+        return (rank, ranks) if ranks > 1 else None
     found = re.fullmatch(r"(\d+)/(\d+)", str(text))
     if not found or int(found[1]) >= int(found[2]):
         raise InputError(f"--shard must be i/n with i from 0 to n - 1, e.g. 0/8, got {text!r}.")
-    return int(found[1]), int(found[2])
+    return int(found[1]) * ranks + rank, int(found[2]) * ranks

@@ -21,7 +21,7 @@ from . import case
 from .one import PairRunner
 from .pairs import Entry
 from .progress import work
-from .ranks import by_fixed, gathered, process_group, shard_of, share
+from .ranks import by_fixed, shard_of, share
 from .summary import row_of, summarise, summary_lines, write_summary
 from .worker import Worker
 
@@ -67,8 +67,8 @@ class Cohort:
         self.described = (preprocessing, evaluator.inferer, evaluator.network, postprocessing, self.parameters, seed)
         self.runner = PairRunner(evaluator, preprocessing, self.output_dir, seed)
 
-    def run(self) -> dict[str, Any] | None:
-        """Registers every pair that is not done; the summary, or None in all but the first process of torchrun.
+    def run(self) -> dict[str, Any]:
+        """Registers every pair that is not done, and returns the summary.
 
         Raises:
             InputError: the output folder is in use, cannot be written, or the disk is full.
@@ -117,28 +117,14 @@ class Cohort:
             worker.recover(alone=True)
             yield worker
 
-    def _run_alone(self) -> dict[str, Any] | None:
-        """All pairs in this process, or in those of torchrun, while nobody else writes into the folder."""
+    def _run_alone(self) -> dict[str, Any]:
+        """All pairs in this process, while nobody else writes into the folder."""
         began = time.perf_counter()
-        with process_group() as (rank, size):
-            if rank:
-                self._run_rank(gathered(None, size)[0], rank, size)
-                return None
-            with self.only_writer() as worker:
-                key = self.settings_key()
-                todo = [e.name for e in self.plan(key)]
-                slices = self._run_rank(gathered((todo, key, worker.name), size)[0], rank, size)
-                return self.finish(began, len(self.entries) - len(todo), processes=size, slices=slices)
-
-    def _run_rank(self, told: tuple[list[str], str, str], rank: int, size: int) -> dict[str, int]:
-        """This process's share of the pairs that are left; counts the slices of all processes."""
-        todo, key, worker = told
-        by_name = {e.name: e for e in self.entries}
-        mine = share([by_name[name] for name in todo], rank, size)
-        title = "pairs" if size == 1 else f"pairs of process {rank + 1} of {size}"
-        work(mine, title, lambda entry: self.runner.one(entry, key, worker), quiet=rank > 0)
-        counts = gathered(self.runner.slices(), size)
-        return {k: sum(c.get(k, 0) for c in counts) for k in counts[0]}
+        with self.only_writer() as worker:
+            key = self.settings_key()
+            todo = self.plan(key)
+            work(todo, "pairs", lambda entry: self.runner.one(entry, key, worker.name))
+            return self.finish(began, len(self.entries) - len(todo), slices=self.runner.slices())
 
     def _run_shard(self, number: int, size: int) -> dict[str, Any]:
         """One part of the pairs, then what other workers have not begun or died with."""
@@ -196,13 +182,8 @@ class Cohort:
         return sorted(entries, key=lambda e: e.name in killed)
 
 
-def finish_cohort(summary: Mapping[str, Any] | None) -> None:
-    """Logs the result of a cohort; exits with ``SOME_FAILED`` or ``NOTHING_FOUND`` if pairs failed or have no regions.
-
-    ``summary`` is that of :meth:`Cohort.run`: None in all processes but the first.
-    """
-    if summary is None:
-        return
+def finish_cohort(summary: Mapping[str, Any]) -> None:
+    """Logs the result of a cohort; exits with ``SOME_FAILED`` or ``NOTHING_FOUND`` if pairs failed or lack regions."""
     counts = [f"{summary[status]} {word}" for status, word in (
         (case.REGISTERED, "registered"), (case.NOTHING_FOUND, "without matched regions"), (case.FAILED, "failed")
     )]  # fmt: skip

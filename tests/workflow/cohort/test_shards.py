@@ -45,6 +45,8 @@ def test_the_shard_comes_from_the_option_or_the_scheduler():
     assert shard_of(None, slurm) == (2, 4) and shard_of(None, kubernetes) == (3, 8)
     assert shard_of(None, {}) is None and shard_of("none", slurm) is None
     assert shard_of(None, {"JOB_COMPLETION_INDEX": "3"}) is None
+    torchrun = {"RANK": "1", "WORLD_SIZE": "2"}
+    assert shard_of(None, torchrun) == (1, 2) and shard_of("2/5", torchrun) == (5, 10)
     for wrong in ("5/5", "1", "a/b", "-1/4", 3):
         with pytest.raises(InputError, match="--shard must be i/n"):
             shard_of(wrong, {})
