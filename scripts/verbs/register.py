@@ -123,17 +123,22 @@ def resolve(
             if path is None:
                 raise InputError(f"No {role} image was given; name two images, or a list of pairs with --pairs.")
             values[role] = str(path)
+    known = {name: defaults(config, *LISTS[name]) for name, config in METHODS.items()}
     if method == AUTO:
-        method, values["method#reason"] = _chosen(values, preset, options)
+        method, values["method#reason"] = _chosen(values, preset, options, known)
         overlays = preset_files(preset, method)
+    [other] = METHODS.keys() - {method}
+    for option in (key.replace("::", "#").partition("#")[0] for key in options):
+        if option in known[other] and option not in known[method]:
+            raise InputError(f"--{option} is an option of --method {other}, not of {method}; name it, or leave it out.")
     return [METHODS[method], *overlays, *(LISTS[method] if pairs is not None else [])], values
 
 
-def _chosen(values: Mapping[str, Any], preset: str, options: Mapping[str, Any]) -> tuple[str, str]:
+def _chosen(
+    values: Mapping[str, Any], preset: str, options: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, str]:
     """The method for these images, and why."""
-    files = {name: [config, *LISTS[name]] for name, config in METHODS.items()}
-    known = {name: defaults(*configs) for name, configs in files.items()}
-    check_options(config_paths([*files["samreg"], *files["network"]]), options)
+    check_options(config_paths([*METHODS.values(), *LISTS["network"]]), options)
     items = [values]
     if "pairs" in values:
         items = [entry.item for entry in read_entries(values["pairs"], known["network"]["columns"])]

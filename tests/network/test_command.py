@@ -87,7 +87,7 @@ def test_the_shipped_network_says_what_it_has_not_seen(monkeypatch, heart_files,
     [
         (["--checkpoint", "gone.pt"], "The weights of the registration network are not at gone.pt"),
         (["--method", "best"], "Unknown method 'best'; choose one of samreg, network, auto."),
-        (["--epsilon", "0.7"], "There is no option --epsilon"),
+        (["--epsilon", "0.7"], "--epsilon is an option of --method samreg, not of network"),
         (["--instance_steps", "-2"], "must not be negative, got -2"),
         (
             ["--structures", "[heart]", "--network_def#structures", "3"],
