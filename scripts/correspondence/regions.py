@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Regions of one image, whatever method found them."""
+"""Regions of one image, found by any method."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Reads a DICOM series as one volume of evenly spaced parallel slices, or refuses it and names the faulty file.
 
-ITK stacks whatever a folder contains. A missing slice, a second phase or a scout would then deform the anatomy without
+ITK stacks all files of a folder. A missing slice, a second phase or a scout would then deform the anatomy without
 an error, so every header is checked before ITK reads the voxels (DICOM PS3.3 C.7.6.2, Image Plane Module).
 """
 

@@ -50,7 +50,7 @@ class Pair:
         moving_exclude: not 0 where nothing may look at the moving image, on its grid, or None.
         fixed_exclude: the same of the fixed image.
         start: how the initial alignment was found, see :class:`scripts.spatial.affine.Start`.
-        warnings: sentences about what is odd in the inputs. They have been logged.
+        warnings: sentences about oddities of the inputs; already logged.
     """
 
     moving: Volume

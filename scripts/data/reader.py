@@ -111,7 +111,7 @@ def checked_volume(
         affine: (4, 4) voxel index to RAS mm.
         path: of its file, or its name in messages.
         nifti: its NIfTI header.
-        said: sentences about what is odd in the image.
+        said: sentences about oddities of the image.
     """
     said = list(said)
     if len(array) not in (1, 3, 4):

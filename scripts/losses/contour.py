@@ -75,7 +75,7 @@ def moved_contour(
         corner: index of the first voxel of that part.
         axes: along which the contour is looked for.
         window: part of the fixed grid that contains the moved structure.
-        max_points: at most so many points.
+        max_points: largest number of points.
 
     Returns:
         (P, n) fixed voxels.
@@ -129,7 +129,7 @@ class Contour:
     """Chamfer distance of the moved and the fixed contours in mm squared; a :class:`scripts.losses.pair.Term`.
 
     The contours are compared where the result is: on the fixed grid. Mean over the structures with a contour in both
-    images, 0 if there are none. A structure that the field moves out of the image costs what it costs without a field.
+    images, 0 if there are none. A structure that the field moves out of the image costs as much as without a field.
 
     Attributes:
         weight: in the loss.

@@ -1,2 +1,2 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks by anatomical name, whatever makes them: bundled networks, SAT, MONAI bundles, or files."""
+"""Masks by anatomical name, from bundled networks, SAT, MONAI bundles, or files."""

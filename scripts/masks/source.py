@@ -58,7 +58,7 @@ class MaskSource(nn.Module, ABC):
 
     @abstractmethod
     def identity(self, volume: Volume) -> str:
-        """Hash of what makes the masks besides the image: weights, settings, files. Equal hashes give equal masks."""
+        """Hash of everything that decides the masks of an image: weights, settings, files."""
 
     @abstractmethod
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:

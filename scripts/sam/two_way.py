@@ -34,7 +34,7 @@ class Reading(NamedTuple):
 
     Attributes:
         ask: a token to the H vectors of C numbers that image tokens are compared with.
-        tell: the H mixtures of image tokens to what the token learns.
+        tell: the H mixtures of image tokens to the update of the token.
     """
 
     ask: Projection
@@ -66,7 +66,7 @@ class ReadyPrompts:
         image: (b, h * w, C) image tokens.
         place: (h * w, C) positional encoding of the image tokens.
         reading: the last one.
-        norm: of what was read.
+        norm: applied after the last reading.
     """
 
     early: Tensor

@@ -37,7 +37,7 @@ UNREADABLE = (
 
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
-    """Turns whatever is raised while a file is read into one :class:`InputError` that says what it should be."""
+    """Turns any exception raised while a file is read into one :class:`InputError` that says what it should be."""
     try:
         yield
     except InputError:

@@ -51,7 +51,7 @@ class Landmarks:
 def read_landmark_file(
     path: str | Path, geometry: Geometry | None = None, frame: str | None = None, *, strict: bool = True
 ) -> Landmarks:
-    """Reads landmarks; raises :class:`InputError` for whatever is not clear or not usable.
+    """Reads landmarks; raises :class:`InputError` for anything unclear or unusable.
 
     Args:
         path: ``.fcsv`` or ``.mrk.json`` of 3D Slicer, which name their own frame; or text with one landmark per row: 2

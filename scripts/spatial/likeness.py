@@ -192,7 +192,7 @@ def _dice(a: NDArray, b: NDArray, where: NDArray) -> float | None:
 def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
     """A grey image (X, Y[, Z]) as a SimpleITK image.
 
-    A volume keeps its position. A 2-D image gets a plane of its own, with millimetres from its first voxel, because a
+    A volume keeps its position. A 2-D image gets its own plane, with millimetres from its first voxel, because a
     plane in space has no two-dimensional direction matrix; :func:`scripts.spatial.affine.world_transform` undoes this.
     """
     converted = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(image, np.float32).T))

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Order and direction of array axes: a network sees every patient the same way round, whatever the file stores."""
+"""Order and direction of array axes: a network sees every patient in the same orientation."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def has_tensorboard() -> bool:
-    """Whether TensorBoard is installed; logs one line if it is not, and training goes on without it."""
+    """Whether TensorBoard is installed; if not, one line is logged and no curves are written."""
     found = find_spec("tensorboard") is not None
     if not found:
         logger.warning("TensorBoard is not installed, so no curves are written; to get them: pip install tensorboard.")

@@ -44,7 +44,7 @@ def compose(
         "output" and the number of "transforms".
 
     Raises:
-        InputError: whatever cannot be used, in one sentence.
+        InputError: the input cannot be used; one sentence says why.
     """
     if intent not in (VECTOR, DISPLACEMENT):
         raise InputError(f"intent must be {VECTOR} (LPS mm) or {DISPLACEMENT} (RAS mm), got {intent}.")

@@ -82,8 +82,8 @@ def evaluate(
         the content of summary.json; "pairs" has a row for each case, with keys such as "dice/mean/final".
 
     Raises:
-        InputError: whatever cannot be used, in one sentence. A case that cannot be read is listed as failed and does
-            not stop the others, unless all fail.
+        InputError: the input cannot be used; one sentence says why. A case that cannot be read is listed as failed and
+            does not stop the others, unless all fail.
     """
     if submission_format not in FORMATS or layout not in LAYOUTS:
         raise InputError(

@@ -45,7 +45,7 @@ def invert(
         extrapolated).
 
     Raises:
-        InputError: whatever cannot be used, in one sentence.
+        InputError: the input cannot be used; one sentence says why.
     """
     suffix_of(output, WRITABLE)
     inputs = [*transform_paths(transforms), *(p for p in (reference, moving) if p)]

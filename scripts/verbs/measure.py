@@ -84,7 +84,7 @@ def _overlap(
     if structures is not None:
         values = [v for v in values if v in set(structures)]
     if not values:
-        raise InputError(f"{fixed.path} and {moving.path} have no structure in common that is to be compared.")
+        raise InputError(f"{fixed.path} and {moving.path} have no structure in common to compare; check --structures.")
 
     def moved(chain: list[Step]) -> NDArray:
         grids = moving.geometry, fixed.geometry
@@ -95,7 +95,7 @@ def _overlap(
 
 
 def _aligned(case: Case) -> dict[str, list[Step]]:
-    """The stage after the initial alignment, where a result folder tells of one."""
+    """The stage after the initial alignment, if a result folder records one."""
     names = transform_names(case["transforms"])
     record = (complete_result(names[0], RECORD_NAME) or Path(names[0])) / RECORD_NAME if len(names) == 1 else Path()
     if not record.is_file():

@@ -74,11 +74,11 @@ def warp(
         max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:
-        facts of what was written: "output", and for images "inside_percent", the share of the result that lies in the
+        "output", and for images "inside_percent", the share of the result that lies in the
         moving image; for landmarks "points".
 
     Raises:
-        InputError: whatever cannot be used, in one sentence.
+        InputError: the input cannot be used; one sentence says why.
     """
     if direction not in DIRECTIONS:
         raise InputError(f"direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}.")
@@ -131,7 +131,7 @@ def whole_numbers(volume: Volume) -> np.ndarray:
         return volume.array
     rounded = np.rint(volume.array)
     if not np.allclose(volume.array, rounded, atol=1e-3):
-        raise InputError(f"{volume.path} holds values that are not whole numbers; it is no label map.")
+        raise InputError(f"{volume.path} holds values that are not whole numbers, so it is not a label map.")
     return rounded.astype(np.int32)
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks of one image or a list of images as a MONAI workflow: what is done, made, written and reported."""
+"""Masks of one image or a list of images as a MONAI workflow: skip finished ones, segment, write and report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def output_paths(output_dir: str | Path, case: str) -> tuple[Path, Path]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record of an earlier run; empty if there is none that can be read."""
+    """The record of an earlier run; empty if none can be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ from ..spatial.geometry import grid_text
 logger = logging.getLogger(__name__)
 
 # Measured with python -m scripts.benchmarks.speed.writing.
-FIXED_BYTES, WORKING_BYTES = 24, 60  # per voxel of the fixed and of the working grid, beyond what is loaded
+FIXED_BYTES, WORKING_BYTES = 24, 60  # per voxel of the fixed and of the working grid, in addition to the loaded images
 REGIONS = 30  # assumed before they are known
 WORTH_SAYING_MB = 1000
 

@@ -25,11 +25,11 @@ from ..spatial.files import MAX_GB, size_limit
 
 METHODS = {"samreg": "samreg.json", "network": "inference.json"}
 AUTO = "auto"
-PRESET = "cardiac_mr"  # the preset of what the bundled network was trained for
+PRESET = "cardiac_mr"  # the preset for the training images of the bundled network
 ABDOMEN = "abdomen_ct"  # the network has weights for it; Dice 0.60 against 0.44 of ROI registration
-THICK = 2.0  # a short-axis slice is at least so many times as thick as its pixels are wide; in ACDC 2.6 times
+THICK = 2.0  # least ratio of slice thickness to pixel width in a short-axis stack; in ACDC it is 2.6
 HEART = ("right ventricle cavity", "myocardium", "left ventricle cavity")
-# In 24 images of training patients the least ring was 0.84 and the least piece 0.95; no stack of CT had both of these.
+# In 24 images of training patients the smallest ring was 0.84 and the smallest piece 0.95; no CT stack reached both.
 RING, PIECE, ML = 0.7, 0.8, (5.0, 600.0)
 
 
@@ -99,11 +99,11 @@ def _by_preset(preset: str, items: Iterable[Mapping[str, Any]], options: Mapping
     for volume in (v for item in items for v in _readable(item, options)):
         if volume.geometry.ndim != 3:
             return Choice("samreg", f"{volume.path} is 2-D, and the network of the preset {preset} is for volumes")
-    return Choice("network", f"the preset {preset} has weights of its own in it")
+    return Choice("network", f"the preset {preset} has its own weights for it")
 
 
 def _by_images(items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> Choice | None:
-    """ROI registration, where an image is none that the network was trained for; None where all of them are."""
+    """ROI registration if an image differs from the training images of the network; None if none does."""
     read = 0
     for item in items:
         for volume in _readable(item, options):
@@ -121,7 +121,7 @@ def _no_stack(volume: Volume) -> str | None:
         return "it is in colour"
     thick, wide = max(volume.geometry.spacing), min(volume.geometry.spacing)
     if thick < THICK * wide:
-        return f"it is no stack of thick slices (voxels of {wide:.3g} to {thick:.3g} mm)"
+        return f"it is not a stack of thick slices (voxels of {wide:.3g} to {thick:.3g} mm)"
     return None
 
 

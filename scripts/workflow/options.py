@@ -145,7 +145,7 @@ def defaults(*names: str) -> dict[str, Any]:
 
 
 def sam_overlay(name: Any) -> str | None:
-    """The overlay in ``configs/`` with the settings of a SAM, or None where there is none."""
+    """The overlay in ``configs/`` with the settings of a SAM, or None if there is none."""
     overlay = f"sam/{name}.json"
     return overlay if (CONFIGS / overlay).is_file() else None
 

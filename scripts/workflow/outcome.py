@@ -16,7 +16,7 @@ from .options import check_command_line
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "Interrupted; what was complete is kept. Run the same command again to continue."
+INTERRUPTED = "Interrupted; complete results are kept. Run the same command again to continue."
 MEASURES = (("dice", "mean Dice"), ("hd95_mm", "mean HD95 (mm)"), ("tre_mm", "mean TRE (mm)"))
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The plan behind ``--dry_run``: what a registration would read, do and write."""
+"""The plan of ``--dry_run``: what a registration would read, do and write."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, A
                 found = pair_lines(entry.item, wanted)
             except InputError as wrong:
                 found, error = [], str(wrong)
-        else:  # reading every image of a long list would take longer than a look is worth
+        else:  # reading every image of a long list would take too long
             found = []
             gone = [entry.item[k] for k in FILES if k in entry.item and not there(entry.item[k])]
             error = f"{gone[0]} does not exist" if gone else None

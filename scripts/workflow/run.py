@@ -114,7 +114,7 @@ def config_values(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def literal(text: str) -> str:
-    """An expression that a config reads as this text, whatever characters of the config language it contains."""
+    """An expression that a config reads as this text, even if it contains characters of the config language."""
     if not any(c in SPECIAL for c in text):
         return text
     return "$" + "".join(f"\\x{ord(c):02x}" if c in SPECIAL else c for c in repr(text))

@@ -78,7 +78,7 @@ def test_stacks_without_a_heart_do_not(heart_files, tmp_path, source):
     ("array", "zooms", "reason"),
     [
         (lambda a: a[:, :, 2:3], None, "it is 2-D"),
-        (None, (3.0, 3.0, 3.5), r"it is no stack of thick slices \(voxels of 3 to 3.5 mm\)"),
+        (None, (3.0, 3.0, 3.5), r"it is not a stack of thick slices \(voxels of 3 to 3.5 mm\)"),
         (lambda a: a - 1000, None, "its intensities are those of CT"),
         (lambda a: a.max() - a, None, "25% of its intensities, scaled"),
     ],
@@ -103,7 +103,7 @@ def test_other_images_do_not_and_no_network_is_asked(heart_files, tmp_path, sour
         (
             {"preset": "abdomen_ct"},
             ["inference.json", "presets/network/abdomen_ct.json"],
-            "has weights of its own in it",
+            "has its own weights for it",
         ),
         (
             {"preset": "cardiac_mr"},

@@ -73,7 +73,7 @@ class EmbedSlice(Transform):
     Input: an item of :func:`slice_items`.
 
     Output: "embedding" (C, 64, 64) float16; "masks" (64, 32, 32) bool, the cells in each object; "boxes" (64, 4)
-    float32, pixels of the input; "weights" (64,) 1 for structures, 0.15 for regions, 0 where there is no object.
+    float32, pixels of the input; "weights" (64,) 1 for structures, 0.15 for regions, 0 for padding.
     """
 
     def __init__(self, sam: Sam, slices: Mapping[str, list[Slice]]) -> None:

@@ -44,7 +44,7 @@ def shape_image(rng: np.random.Generator, size: int = 256) -> tuple[NDArray, NDA
     Returns:
         image uint8 (size, size); layers int16 (2, size, size), first the visible part of each shape, then the
         background regions, 0 where a layer is empty; groups of shape numbers that form one larger object (a ring with
-        what it encloses).
+        its core).
     """
     background = partition(rng, size, int(rng.integers(2, 6)), int(rng.integers(2, 5)))
     shapes = np.zeros((size, size), np.int16)

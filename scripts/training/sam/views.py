@@ -36,7 +36,7 @@ class SamViews(Randomizable, Dataset):
     Each sample is a dict:
         image: (2, 1, S, S) float32 in 0..255.
         masks: (2, M, m, m) uint8, share of each cell covered, 255 for all of it.
-        classes: (M,) int64; anatomical class, 0 where a region has none, -1 where there is no mask.
+        classes: (M,) int64; anatomical class, 0 for a region without one, -1 for padding.
         points: (2, N, 2) float32 pixel coordinates (x, y) of the same places in both views.
         visible: (N,) bool, whether a point lies in both views.
     """

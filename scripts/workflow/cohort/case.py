@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The folder of one pair: what it was made from, whether it is complete, and how it is replaced as a whole."""
+"""The folder of one pair: its inputs, whether it is complete, and its replacement as a whole."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from ...common.errors import InputError
 from ...common.fingerprint import file_sha256, fingerprint
 
-RECORD, FAILURE = "case.json", "failure.json"  # the second one beside the result of an earlier run
+RECORD, FAILURE = "case.json", "failure.json"  # the second one is written next to the result of an earlier run
 LOG = "case.log"
 RUNNING = ".running"  # folders in the making, out of sight until they are complete
 KILLED = ".killed"  # one empty file for each pair that was being registered when its process was killed
@@ -29,7 +29,7 @@ def flat(name: str) -> str:
 
 
 def read_record(folder: Path, name: str = RECORD) -> dict | None:
-    """The record of a pair, or None if there is none that can be read."""
+    """The record of a pair, or None if none can be read."""
     try:
         record = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -86,7 +86,7 @@ def pair_key(inputs: Mapping[str, Any], settings_key: str) -> str:
 
 
 def is_good(folder: Path) -> bool:
-    """Whether a folder contains a complete result, whatever it was made from."""
+    """Whether a folder contains a complete result, from any inputs."""
     record = read_record(folder)
     if record is None or record.get("status") not in (REGISTERED, NOTHING_FOUND):
         return False
@@ -134,7 +134,7 @@ def publish(stage: Path, target: Path) -> None:
 
 
 def keep_failure(stage: Path, target: Path, record: Mapping[str, Any]) -> None:
-    """Notes a failure beside the good result of an earlier run, which stays."""
+    """Notes a failure next to the good result of an earlier run, which stays."""
     write_whole(target / FAILURE, json.dumps(record, indent=2, ensure_ascii=False))
     if (stage / LOG).exists():
         (stage / LOG).replace(target / "failure.log")

@@ -46,8 +46,8 @@ class PairRunner:
     def one(self, entry: Entry, key: str, worker: str) -> dict[str, Any]:
         """Registers one pair and returns its record; its folder appears when everything in it is written.
 
-        A failure does not replace the complete result of an earlier run: it is noted beside it. A full disk raises
-        :class:`InputError`. ``key`` is that of the settings, and the results are prepared in the folder of ``worker``.
+        A failure does not replace the complete result of an earlier run: it is noted next to that result. A full disk
+        raises :class:`InputError`. ``key`` is that of the settings; results are prepared in the folder of ``worker``.
         """
         with self.full_disk_is_said():
             stage = self._stage(entry, worker)
@@ -59,7 +59,7 @@ class PairRunner:
                     record["inputs"] = case.describe_inputs(entry.item)
                     record["key"] = case.pair_key(record["inputs"], key)
                     record |= self._register({**entry.item, "output_dir": str(stage)}, stage)
-                except Exception as error:  # whatever it is, the other pairs can still be registered
+                except Exception as error:  # of any type; the other pairs can still be registered
                     if case.is_disk_full(error):
                         raise
                     record |= {"status": case.FAILED, "error": reason(error)}
@@ -70,7 +70,7 @@ class PairRunner:
             return self._publish(entry, stage, record)
 
     def give_up(self, entry: Entry, worker: str, kills: int) -> dict[str, Any]:
-        """Records a pair as failed that has killed so many workers."""
+        """Records a pair as failed because it has killed this many workers."""
         record = {"name": entry.name, **{role: entry.item[role] for role in ("moving", "fixed")}, "seconds": 0.0}
         why = f"{kills} processes were killed while they registered it, perhaps for lack of memory"
         return self._publish(entry, self._stage(entry, worker), record | {"status": case.FAILED, "error": why})
@@ -88,7 +88,7 @@ class PairRunner:
             if not case.is_disk_full(error):
                 raise
             raise InputError(
-                f"The disk of {self.output_dir} is full; what was complete is unchanged. Make room and run the same "
+                f"The disk of {self.output_dir} is full; complete results are unchanged. Make room and run the same "
                 "command again to continue."
             ) from error
 

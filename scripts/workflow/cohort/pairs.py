@@ -15,7 +15,11 @@ from typing import Any
 from ...common.errors import InputError
 from ...data.pair_rows import FILES, pair_rows
 
-SUMMARIES = ("summary.csv", "summary.json", "report.html")  # files that the cohort writes beside the folders
+SUMMARIES = (
+    "summary.csv",
+    "summary.json",
+    "report.html",
+)  # files that the cohort writes next to the folders of the pairs
 ENDINGS = re.compile(r"(\.nii)?\.[A-Za-z0-9]+$")
 
 

@@ -12,7 +12,7 @@ from .pairs import Entry
 
 
 def by_fixed(entries: Sequence[Entry]) -> list[Entry]:
-    """The pairs with those of one fixed image side by side, so that what was computed for it is still in the store."""
+    """The pairs sorted by fixed image, so that its segmentation is still in the cache."""
     first_seen: dict[str, int] = {}
     for number, entry in enumerate(entries):
         first_seen.setdefault(entry.item["fixed"], number)

@@ -42,8 +42,8 @@ class Cohort:
         parameters: the record of the settings that the evaluator writes.
         method: "name" and "reason", for the summary.
         seed: set before every pair, so that its result depends on no other pair.
-        shard: "i/n" registers one of n parts of the list, beside other workers on the same folder, and then what those
-            leave; see :func:`scripts.workflow.cohort.ranks.shard_of`.
+        shard: "i/n" registers one of n parts of the list while other workers register theirs, and then pairs that they
+            have not begun; see :func:`scripts.workflow.cohort.ranks.shard_of`.
         scheduler: must be None: :func:`scripts.workflow.cohort.scheduler.run_on_scheduler` reads this option.
     """
 
@@ -78,7 +78,7 @@ class Cohort:
             return self._run_shard(*self.shard) if self.shard else self._run_alone()
 
     def settings_key(self) -> str:
-        """Hash of everything besides the images that decides a result."""
+        """Hash of everything that decides a result, except the images."""
         files = {k: file_sha256(v) for k, v in self.parameters.items() if isinstance(v, str) and Path(v).is_file()}
         return fingerprint(*(settings(value) for value in self.described), files)
 
@@ -127,7 +127,7 @@ class Cohort:
             return self.finish(began, len(self.entries) - len(todo), slices=self.runner.slices())
 
     def _run_shard(self, number: int, size: int) -> dict[str, Any]:
-        """One part of the pairs, then what other workers have not begun or died with."""
+        """One part of the pairs, then those that other workers have not begun, or died with."""
         began, started = time.perf_counter(), time.time()
         ordered = by_fixed(self.entries)
         parts = [share(ordered, (number + k) % size, size) for k in range(size)]

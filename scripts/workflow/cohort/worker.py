@@ -42,7 +42,7 @@ class Worker:
         self._stop = threading.Event()
 
     def __enter__(self) -> Worker:
-        if self.running.is_symlink():  # what it points to is not ours
+        if self.running.is_symlink():  # its target is not ours
             self.running.unlink()
         (self.running / CLAIMS).mkdir(parents=True, exist_ok=True)
         (self.running / self.name).mkdir()

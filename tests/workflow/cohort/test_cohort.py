@@ -117,7 +117,7 @@ def test_a_full_disk_keeps_the_old_result_and_stops(phantoms, undisturbed, tmp_p
 
     monkeypatch.setattr(nib, "save", full)
     options = {**QUICK, "pairs": write_list(tmp_path / "list.json", phantoms), "smoothness": 3.0}
-    with pytest.raises(InputError, match=r"out is full; what was complete is unchanged\. Make room and run"):
+    with pytest.raises(InputError, match=r"out is full; complete results are unchanged\. Make room and run"):
         register(output_dir=str(tmp_path / "out"), **options)
     assert any("moved.nii.gz" in path for path in written)
     assert results(tmp_path / "out", NAMES) == before
