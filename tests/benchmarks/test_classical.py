@@ -1,4 +1,4 @@
-"""Classical tools: direction, axes and units of their fields, and what they do for a phantom heart."""
+"""Classical tools: direction, axes and units of their fields, and their effect on a phantom heart."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_heart_comes_closer(name, loaded):
     assert row["seconds"] > 0
 
 
-def test_masks_by_themselves_are_measured_on_the_fixed_image(loaded):
+def test_masks_alone_are_measured_on_the_fixed_image(loaded):
     row = measure_pair(None, loaded, STRUCTURES)
     assert row["dice/mean/final"] == 1.0 and row["hd95_mm/mean/final"] == 0.0
     assert not any(key.startswith("field") for key in row)

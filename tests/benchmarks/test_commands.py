@@ -30,7 +30,7 @@ SMALL = {
 
 
 @pytest.mark.slow
-def test_ablation_trains_measures_and_goes_on(phantom_overlay, tmp_path, monkeypatch, capsys):
+def test_ablation_trains_measures_and_resumes(phantom_overlay, tmp_path, monkeypatch, capsys):
     """One variant from nothing to the table; then nothing is run again; then a later change of the weights is seen."""
     out = tmp_path / "a b"
     arguments = {"data_dir": ".", "output_dir": str(out), "epochs": 1, "dataset": phantom_overlay, **SMALL}
@@ -53,7 +53,7 @@ def test_ablation_trains_measures_and_goes_on(phantom_overlay, tmp_path, monkeyp
     assert not ablation.complete(out / "no_contour", 1)
 
 
-def test_ablation_refuses_what_it_does_not_know(phantom_overlay, tmp_path):
+def test_ablation_refuses_unknown_variants(phantom_overlay, tmp_path):
     arguments = {"data_dir": ".", "output_dir": str(tmp_path / "out"), "epochs": 1, "dataset": phantom_overlay}
     with pytest.raises(InputError, match="Unknown variant 'no_lncc'; choose of full"):
         ablation.main(variants="no_lncc", **arguments)

@@ -35,7 +35,7 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)}
 
 
-def test_weights_stand_beside_weights(few, tmp_path, capsys):
+def test_two_sets_of_weights_are_compared_side_by_side(few, tmp_path, capsys):
     """Untrained weights in the second column find nothing where the shipped ones do."""
     torch.manual_seed(0)
     export_weights(compact_sam(), tmp_path / "untrained.pt")
@@ -76,7 +76,7 @@ def test_settings_of_the_table():
     ]  # fmt: skip
 
 
-def test_table_segments_once_and_says_what_a_registration_says(heart_files, monkeypatch):
+def test_the_table_segments_once_and_equals_a_registration(heart_files, monkeypatch):
     registrar = Registrar({"window": "mr", "points_per_side": 8})
     asked = []
     real = registrar.inferer.everything.__class__.__call__

@@ -115,7 +115,7 @@ def test_coverage_before_and_after_the_filter():
     assert coverage(None, one, None, None, 0.5) == {}  # nothing so large: the model is not asked
 
 
-def test_candidates_are_the_structures_and_what_lies_beside_them():
+def test_candidates_are_the_structures_and_their_surroundings():
     values, masks = candidate_masks(heart())
     assert values[:3] == [1, 2, 3] and set(values[3:]) <= {0}
     named = heart().label > 0
@@ -162,7 +162,7 @@ def test_pairs_of_subjects_use_the_largest_slice():
     assert all(s.moving is not s.fixed for s in sought)
 
 
-def test_repainted_phantoms_have_textures_of_their_own():
+def test_repainted_phantoms_have_new_textures():
     tissue = cardiac_pair(2, (96, 96), (2.2, 2.2)).moving_tissue.T
     pictures = {name: repaint(tissue, name, 0).astype(float) for name in TEXTURES}
     inside = [tissue == v for v in np.unique(tissue) if v and (tissue == v).sum() > 100]

@@ -1,4 +1,4 @@
-"""The cache on disk: what comes out is what went in, or nothing."""
+"""The cache on disk returns the stored value or nothing."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_folder_is_bounded_and_the_longest_unused_go_first(tmp_path):
     assert (tmp_path / "mine.txt").exists()
 
 
-def test_what_a_killed_process_left_is_swept_after_a_day(tmp_path):
+def test_leftovers_of_a_killed_process_are_deleted_after_a_day(tmp_path):
     cache = DiskCache(tmp_path)
     for name, age in (("old.cache.part", 200_000), ("new.cache.part", 10)):
         (tmp_path / name).write_bytes(b"half")
@@ -82,7 +82,7 @@ def test_a_full_disk_turns_it_off_with_one_warning(tmp_path, monkeypatch, caplog
 
 
 @pytest.mark.parametrize(("folder", "max_gb"), [(None, 4.0), ("c", 0.0)])
-def test_a_cache_that_is_off(tmp_path, folder, max_gb):
+def test_a_cache_can_be_turned_off(tmp_path, folder, max_gb):
     cache = DiskCache(folder and tmp_path / folder, max_gb)
     cache.write("a", 1)
     assert cache.read("a") is None and list(tmp_path.iterdir()) == []

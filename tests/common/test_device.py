@@ -15,11 +15,11 @@ def test_auto_on_a_cpu(monkeypatch, units, dtype):
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("bfloat16", "bfloat16"), ("float16", "float16"), ("float32", None)])
-def test_what_is_asked_for_is_taken(name, dtype):
+def test_a_named_dtype_is_used(name, dtype):
     assert autocast_dtype(name, torch.device("cpu")) == dtype
 
 
-def test_another_name_is_refused():
+def test_an_unknown_dtype_is_refused():
     with pytest.raises(InputError, match="amp must be auto, float32, bfloat16 or float16, got 'half'"):
         autocast_dtype("half", torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, and inputs that are not files."""
+"""Files are written completely or not at all; inputs that are not files are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_header_takes_its_name_after_its_data(tmp_path, monkeypatch):
     assert order == ["z.raw", "a.mhd"]
 
 
-def test_leftovers_of_killed_processes_are_swept_after_a_day(tmp_path):
+def test_leftovers_of_killed_processes_are_deleted_after_a_day(tmp_path):
     for name, age in (("old", 200_000), ("new", 10)):
         (tmp_path / f"{BESIDE}{name}").mkdir()
         os.utime(tmp_path / f"{BESIDE}{name}", (os.path.getmtime(tmp_path) - age,) * 2)

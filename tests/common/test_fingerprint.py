@@ -1,4 +1,4 @@
-"""Hashes of settings: equal for equal settings, different for whatever decides a result."""
+"""Hashes of settings: equal for equal settings, different for any change of a result."""
 
 from __future__ import annotations
 

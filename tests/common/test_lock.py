@@ -13,7 +13,7 @@ from scripts.common.errors import InputError
 from scripts.common.lock import NAME, locked
 
 
-def test_only_one_holds_it_and_nothing_stays(tmp_path):
+def test_one_process_holds_the_lock_and_leaves_no_file(tmp_path):
     with locked(tmp_path):
         said = rf"{tmp_path} is in use by process {os.getpid()} on .*; wait until"
         with pytest.raises(InputError, match=said), locked(tmp_path):

@@ -8,7 +8,7 @@ import psutil
 from scripts.common.memory import available_memory_mb, peak_memory_mb
 
 
-def test_the_peak_grows_with_what_is_used():
+def test_the_peak_grows_with_use():
     before = peak_memory_mb()
     resident = psutil.Process().memory_info().rss / 2**20
     assert before > 0.9 * resident

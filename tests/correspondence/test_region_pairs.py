@@ -36,7 +36,7 @@ def overlapping(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 12)])
-def test_what_is_written_is_what_was_matched_voxel_for_voxel(tmp_path, shape):
+def test_written_regions_equal_the_matched_ones_voxel_for_voxel(tmp_path, shape):
     grid = oblique(shape, (1.5,) * len(shape), 0.0 if len(shape) == 2 else 20.0)
     masks = {"moving": overlapping(shape), "fixed": overlapping(shape).flip(1)}
     scores = torch.linspace(0.95, 0.9, len(masks["moving"]))
@@ -56,7 +56,7 @@ def test_what_is_written_is_what_was_matched_voxel_for_voxel(tmp_path, shape):
 
 
 @pytest.mark.parametrize("n", [2, 3])
-def test_boxes_give_what_a_resampling_of_the_whole_grid_gives(n):
+def test_boxes_give_the_same_as_resampling_the_whole_grid(n):
     shape, target_shape = (20, 24, 12)[:n], (31, 27, 14)[:n]
     soft = torch.nn.functional.avg_pool3d if n == 3 else torch.nn.functional.avg_pool2d
     masks = soft(overlapping(shape)[:, None].float(), 3, 1, 1)[:, 0].round().to(torch.uint8)

@@ -25,7 +25,7 @@ def test_stems(path, stem):
     assert stem_of(path) == stem
 
 
-def test_names_never_lead_out_of_the_output_folder():
+def test_names_never_leave_the_output_folder():
     cases = [item["case"] for item in image_items(["/x.nii.gz", "/a/x.nii.gz", "/a/b/x.nii.gz"])]
     assert len(set(cases)) == 3
     assert not any("/" in case or "\\" in case for case in cases)
@@ -40,7 +40,7 @@ def test_patterns_files_and_lists(folder):
     assert [i["path"] for i in items] == [str(folder / "b.nii.gz"), str(folder / "a.nii.gz")]
 
 
-def test_equal_names_are_told_apart_by_their_folders(folder):
+def test_equal_names_are_distinguished_by_their_folders(folder):
     (folder / "l.json").write_text(json.dumps(["a.nii.gz", "x/a.nii.gz", "y/a.nii.gz", "x/b.nii.gz"]), encoding="utf-8")
     cases = [i["case"] for i in image_items(str(folder / "l.json"))]
     assert cases[1:] == ["x_a", "y_a", "b"] and len(set(cases)) == 4
@@ -60,7 +60,7 @@ def test_lists_that_cannot_be_used(images, message):
         image_items(images)
 
 
-def test_a_json_that_is_no_list(folder):
+def test_a_json_file_without_a_list(folder):
     (folder / "l.json").write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(InputError, match="is not a list of paths"):
         image_items(str(folder / "l.json"))

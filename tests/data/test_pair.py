@@ -82,7 +82,7 @@ def test_landmarks_outside_give_a_warning(tmp_path, heart_files):
 
 
 @pytest.mark.parametrize("size", [0, -5, 1, 2.5, "abc", True])
-def test_sizes_that_are_none(size):
+def test_impossible_sizes(size):
     with pytest.raises(InputError, match="max_size must be a whole number"):
         LoadPair(max_size=size)
     with pytest.raises(InputError, match="fill_nan must be a number, got 'abc'"):

@@ -118,7 +118,7 @@ def test_a_slice_on_another_axis_is_refused(tmp_path):
         read_volume(tmp_path / "sagittal.nii.gz")
 
 
-def test_what_is_odd_or_read_only_in_part_is_said(tmp_path):
+def test_oddities_are_reported(tmp_path):
     pages = [Image.fromarray(np.full((8, 9), v, np.uint8)) for v in (1, 2)]
     pages[0].save(tmp_path / "two.tif", save_all=True, append_images=pages[1:])
     volume = read_volume(tmp_path / "two.tif")
@@ -266,7 +266,7 @@ def test_lengths_in_other_units_become_millimetres(nifti):
         np.testing.assert_allclose(itk.GetSpacing(), volume.geometry.spacing, rtol=1e-4)
 
 
-def test_two_affines_that_differ_and_none_at_all_are_said(nifti):
+def test_differing_and_missing_affines_are_reported(nifti):
     image = nib.Nifti1Image(VALUES, GRID.affine)
     moved = GRID.affine.copy()
     moved[1, 3] += 4
@@ -346,7 +346,7 @@ def test_pipes_and_devices_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["price$5.nii.gz", "~home.nrrd", "caf\udce9.nii.gz", "a b#é.mha", "q.old.nii.gz"])
-def test_names_that_are_unusual(nifti, tmp_path, name):
+def test_unusual_names(nifti, tmp_path, name):
     image = sitk.ReadImage(str(nifti))
     plain = tmp_path / f"plain.{name.split('.', 1)[1].removeprefix('old.')}"
     sitk.WriteImage(image, str(plain))

@@ -1,4 +1,4 @@
-"""Images that a bundled model has not seen are said, and those it has seen are not."""
+"""Images unlike the training images of a bundled model give a warning; others do not."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_quartiles_are_those_of_the_windowed_image():
 
 
 @pytest.mark.parametrize("model", SEEN)
-def test_a_heart_has_been_seen(heart_image, model):
+def test_a_heart_is_familiar(heart_image, model):
     assert unlike(heart_image, model) is None
 
 
@@ -42,7 +42,7 @@ def test_a_heart_has_been_seen(heart_image, model):
         (lambda a: a - 1000.0, "its intensities are those of CT"),
     ],
 )
-def test_other_intensities_have_not(heart_image, change, how):
+def test_other_intensities_are_not_familiar(heart_image, change, how):
     said = unlike(replace(heart_image, array=change(heart_image.array.astype(np.float32))), "network")
     assert how in said
 
@@ -54,7 +54,7 @@ def test_the_compact_sam_has_seen_no_photographs(heart_image, tmp_path):
     assert unlike(replace(heart_image, array=heart_image.array - 1000.0), "compact") is None  # CT it has seen
 
 
-def test_a_pair_says_it_of_each_image(heart_files, tmp_path):
+def test_both_images_of_a_pair_are_reported(heart_files, tmp_path):
     image = nib.load(heart_files["moving"])
     array = np.asarray(image.dataobj)
     nib.save(nib.Nifti1Image(array.max() - array, image.affine), tmp_path / "negative.nii.gz")

@@ -29,7 +29,7 @@ def blobs(count: int, shape: tuple[int, ...], seed: int = 0) -> list[np.ndarray]
 
 @pytest.mark.parametrize("count", [5, 300])
 @pytest.mark.parametrize("shape", [(14, 11, 7), (20, 16)])
-def test_what_is_read_is_what_was_written(tmp_path, count, shape):
+def test_a_written_segmentation_is_read_unchanged(tmp_path, count, shape):
     grid = Geometry(shape, OBLIQUE)
     masks = blobs(count, shape)
     masks[2][:] = False

@@ -29,7 +29,7 @@ def test_labels_as_masks_for_training(loaded, heart):
     np.testing.assert_array_equal(masks[1].numpy(), heart.fixed_label)
 
 
-def test_without_a_source_masks_are_empty_whatever_the_labels(loaded):
+def test_without_a_source_masks_are_empty(loaded):
     out = AddMasks(NAMES)(loaded)
     assert out["masks"].shape == (2, *loaded["pair"].working.shape) and not out["masks"].any()
     assert out["pair"].moving_mask is None
@@ -108,7 +108,7 @@ def sample_of(n: int = 32) -> dict:
     return {"image": torch.rand(2, n, n, 4), "masks": labels, "targets": labels.clone(), "labels": labels.clone()}
 
 
-def test_images_are_changed_apart_and_stay_in_range():
+def test_images_change_independently_and_stay_in_range():
     data = sample_of()
     data["image"][1] = data["image"][0]
     change = RandPairIntensity()

@@ -20,7 +20,7 @@ def test_local_mean_inside_equals_scipy(shape):
     np.testing.assert_allclose(ours[inner], uniform_filter(x[0, 0].numpy(), 5)[inner], atol=1e-12)
 
 
-def test_local_mean_at_the_border_averages_what_is_there():
+def test_local_mean_at_the_border_averages_the_inside():
     x = torch.ones(1, 1, 9, 9)
     torch.testing.assert_close(local_mean(x, [5, 5]), x)
 

@@ -1,4 +1,4 @@
-"""How good the shipped networks must be."""
+"""The accuracy that the shipped networks must reach."""
 
 from __future__ import annotations
 

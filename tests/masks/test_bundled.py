@@ -72,7 +72,7 @@ class Bright(torch.nn.Module):
         return torch.cat([-bright, bright, torch.full_like(x, -9.0), torch.full_like(x, -9.0)], dim=1) * 50
 
 
-def test_a_second_look_is_taken_around_what_was_found(untrained):
+def test_a_second_pass_looks_around_the_organ(untrained):
     source = build_source("cardiac", {"checkpoint": untrained["cardiac"]})
     source.net = Bright()
     image = torch.zeros(1, 320, 200, 8)
@@ -84,7 +84,7 @@ def test_a_second_look_is_taken_around_what_was_found(untrained):
     assert (source._scores(torch.zeros(1, 160, 160, 8)).argmax(dim=0) == 0).all()
 
 
-def test_of_two_finds_the_one_near_the_middle_is_looked_at(untrained):
+def test_of_two_candidates_the_one_near_the_middle_counts(untrained):
     source = build_source("cardiac", {"checkpoint": untrained["cardiac"]})
     source.net = Bright()
     image = torch.zeros(1, 320, 320, 8)

@@ -13,7 +13,7 @@ from tests.conftest import oblique
 
 
 @pytest.mark.parametrize("layout", ["RAS", "LPS"])
-def test_arranged_is_what_nibabel_does(layout):
+def test_arranged_equals_nibabel(layout):
     values = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
     geometry = oblique((5, 6, 7), (2.0, 1.0, 3.0), 25)
     swapped = Geometry((7, 5, 6), geometry.affine[:, [2, 0, 1, 3]])

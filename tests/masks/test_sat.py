@@ -186,7 +186,7 @@ def test_prompts_are_embedded_once(tmp_path, monkeypatch):
         prompts(["liver"], "ct")
 
 
-def test_text_encoder_loads_what_is_released(tmp_path):
+def test_text_encoder_loads_the_released_weights(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.MPNetConfig(
         vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16

@@ -81,7 +81,7 @@ def test_nearest_keeps_every_type_and_value():
     np.testing.assert_array_equal(here[0], labels)
 
 
-def test_one_pass_equals_the_older_resampling():
+def test_a_chain_equals_the_resampling_of_a_pair():
     ddf = smooth_field(FIXED.shape, 1.0, 4)
     image = torch.from_numpy(volume(MOVING))[None]
     steps = [Field(world_displacement(ddf[0].numpy(), FIXED).astype(np.float32), FIXED), affine_step()]

@@ -76,7 +76,7 @@ def test_every_format_but_hdf5(bundle, tmp_path):
     assert read_chain(tmp_path / "Linear" / "mat" / "t.mat")
 
 
-def test_hdf5_is_not_begun_when_the_disk_is_too_small(tmp_path, monkeypatch):
+def test_hdf5_is_not_written_if_the_disk_is_too_small(tmp_path, monkeypatch):
     """HDF5 ends the process with a segmentation fault when it cannot close a file."""
     free = type("usage", (), {"free": GRID.shape[0] * GRID.shape[1] * GRID.shape[2] * 24})
     monkeypatch.setattr("shutil.disk_usage", lambda path: free)

@@ -26,14 +26,14 @@ def text(rows) -> list[str]:
     return [",".join(f"{v:g}" for v in row) for row in rows]
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path):
     for content in ("x,y,z\n1,2,3\n", "1 2 3\n"):
         (tmp_path / "p.csv").write_text(content, encoding="utf-8-sig")
         np.testing.assert_allclose(read_landmark_file(tmp_path / "p.csv").points_ras, [[1, 2, 3]])
 
 
 @pytest.mark.parametrize(("frame", "points"), [("LPS", RAS * [-1, -1, 1]), ("0", RAS), ("1", RAS * [-1, -1, 1])])
-def test_fcsv_says_its_frame(tmp_path, frame, points):
+def test_fcsv_names_its_frame(tmp_path, frame, points):
     a, b = text(points)
     (tmp_path / "p.fcsv").write_text(FCSV.format(frame=frame, a=a, b=b), encoding="utf-8")
     marks = read_landmark_file(tmp_path / "p.fcsv")
@@ -43,7 +43,7 @@ def test_fcsv_says_its_frame(tmp_path, frame, points):
 
 
 @pytest.mark.parametrize("frame", ["RAS", "LPS"])
-def test_markups_say_their_frame(tmp_path, frame):
+def test_markups_name_their_frame(tmp_path, frame):
     points = RAS if frame == "RAS" else RAS * [-1, -1, 1]
     control = [{"label": f"F-{k}", "position": p.tolist(), "positionStatus": "defined"} for k, p in enumerate(points)]
     control.append({"label": "F-9", "position": [0, 0, 0], "positionStatus": "undefined"})

@@ -144,7 +144,7 @@ def test_learn2reg_at_half_resolution(tmp_path):
         read_chain(tmp_path / "disp_0001_0002.npz", MOVING)
 
 
-def test_what_cannot_be_read(tmp_path):
+def test_unreadable_files(tmp_path):
     write_chain(tmp_path / "f.nii.gz", chains()["field"], FIXED)
     np.savez_compressed(tmp_path / "d.npz", np.random.default_rng(0).normal(size=(3, *FIXED.shape)))
     image = nib.load(tmp_path / "f.nii.gz")

@@ -1,4 +1,4 @@
-"""Reading the command line: help, kinds of values, words that do not exist; nothing heavy is loaded before that."""
+"""Reading the command line: help, kinds of values, unknown words, all without loading torch."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_words_become_arguments():
         ("masks a LV out --progress 0", "--progress must be True or False, got 0"),
     ],
 )
-def test_what_cannot_be_read_is_said_in_one_sentence(words, message):
+def test_bad_command_lines_are_refused_in_one_sentence(words, message):
     with pytest.raises(InputError, match=message) as found:
         parse(words.split(), "python -m scripts")
     assert str(found.value).count("\n") == 0

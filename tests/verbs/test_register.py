@@ -135,7 +135,7 @@ def test_the_plan_of_a_list(heart_files, tmp_path):
         (("a", "b", "out", None, "../samreg"), "samreg has no preset"),
     ],
 )
-def test_what_cannot_be_resolved_is_said(arguments, message):
+def test_bad_calls_are_refused(arguments, message):
     moving, fixed, out, listed, preset = arguments
     with pytest.raises(InputError, match=message):
         resolve(moving, fixed, out, pairs=listed, preset=preset)
@@ -147,7 +147,7 @@ def test_settings_are_checked_without_running(heart_files, tmp_path):
             plan_text(*resolve(heart_files["moving"], heart_files["fixed"], str(tmp_path), **options))
 
 
-def test_the_package_is_imported_without_its_weight(bundle):
+def test_importing_the_package_is_light(bundle):
     code = "import sys, scripts; print('register' in dir(scripts), 'torch' in sys.modules, 'monai' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=bundle, capture_output=True, encoding="utf-8")
     assert run.stdout.split() == ["True", "False", "False"], run.stderr
@@ -174,7 +174,7 @@ def test_commands_of_the_pages(bundle, page, phantoms, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "heart0" / "case.json").exists()
 
 
-def test_the_same_in_words_of_monai(bundle, phantoms, undisturbed, tmp_path):
+def test_the_same_with_the_command_of_monai(bundle, phantoms, undisturbed, tmp_path):
     monai.bundle.run(
         config_file=[str(bundle / "configs" / name) for name in ("samreg.json", "cohort.json")],
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -186,7 +186,7 @@ def test_the_same_in_words_of_monai(bundle, phantoms, undisturbed, tmp_path):
     assert results(tmp_path, ["heart0"]) == results(undisturbed, ["heart0"])
 
 
-def test_the_compact_sam_says_what_it_has_not_seen(phantoms, tmp_path):
+def test_the_compact_sam_reports_unfamiliar_images(phantoms, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (2, 48, 40, 3), np.uint8)
     for role, array in zip(("moving", "fixed"), pixels):
         Image.fromarray(array).resize((120, 144)).save(tmp_path / f"{role}.png")

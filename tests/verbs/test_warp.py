@@ -1,4 +1,4 @@
-"""``warp`` on files: images, label maps and landmarks; what is kept, and what is refused."""
+"""``warp`` on files: images, label maps and landmarks; kept headers and refused input."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_what_is_refused(heart_files, tmp_path):
     assert left == {"far.nii.gz", "plane.nii.gz", "away.txt", "p.csv"}  # nothing half-written
 
 
-def test_real_numbers_are_no_labels(heart_files, tmp_path):
+def test_fractional_numbers_are_not_labels(heart_files, tmp_path):
     image = nib.load(heart_files["moving"])
     nib.save(nib.Nifti1Image(image.get_fdata() / 7, image.affine), tmp_path / "real.nii.gz")
     with pytest.raises(InputError, match="not whole numbers"):

@@ -1,4 +1,4 @@
-"""Options of MONAI's own command: what it would take without a word is refused, and what the pages show exists."""
+"""Options of MONAI's own command: unknown ones are refused, and those in the docs exist."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SAMREG = ["--config_file", "configs/samreg.json"]
         (["--dense", "no"], "--dense must be True or False, got 'no'"),
     ],
 )
-def test_what_monai_would_take_silently(bundle, monkeypatch, words, message):
+def test_options_that_monai_would_ignore_are_refused(bundle, monkeypatch, words, message):
     monkeypatch.chdir(bundle)
     with pytest.raises(InputError, match=message):
         check_command_line([*SAMREG, *words])
 
 
-def test_what_is_right_passes(bundle, monkeypatch):
+def test_valid_options_pass(bundle, monkeypatch):
     monkeypatch.chdir(bundle)
     check_command_line(
         [*SAMREG, "--moving", "a.nii.gz", "--seed", "3", "--smoothness=2", "--dense", "False", "--inverse",

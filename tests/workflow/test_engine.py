@@ -1,4 +1,4 @@
-"""Handlers, resuming, devices, and how a run ends."""
+"""Handlers, resuming, devices, and exit codes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_terms_are_logged_as_running_means(caplog):
     assert "iteration 2  a 2.0000  b 0.0000" in caplog.text
 
 
-def test_a_stopped_training_goes_on(tmp_path):
+def test_a_stopped_training_resumes(tmp_path):
     torch.manual_seed(0)
     whole = torch.nn.Linear(2, 1)
     parts = torch.nn.Linear(2, 1)
@@ -86,7 +86,7 @@ def test_a_stopped_training_goes_on(tmp_path):
         trainer_of([Resume(str(tmp_path / "last.pt"), {"optimiser": other})], 5).run()
 
 
-def test_a_prolonged_training_follows_the_longer_schedule(tmp_path):
+def test_an_extended_training_follows_the_longer_schedule(tmp_path):
     rates = {}
     for steps, until in ((4, 3), (12, 12)):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
@@ -156,7 +156,7 @@ def test_input_errors_are_found_behind_wrappers():
     assert input_error(ValueError("other")) is None
 
 
-def test_no_pairs_end_with_their_own_code(caplog):
+def test_no_pairs_have_their_own_exit_code(caplog):
     evaluator = SimpleNamespace(state=SimpleNamespace(output={
         "pred": SimpleNamespace(matches=()), "metrics": {"dice": {"initial": {"mean": 0.5}}}, "files": ["a.json"]
     }))  # fmt: skip

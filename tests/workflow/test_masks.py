@@ -1,4 +1,4 @@
-"""The masks command: lists, resume, failures, and what it leaves behind."""
+"""The masks command: lists, resuming, failures, and its files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def masks_of(scans, monkeypatch, capsys, *more: str, image: str = "a.nii.gz") ->
     return state, np.asarray(nib.load(scans / "out" / f"{image.split('.')[0]}_masks.nii.gz").dataobj)
 
 
-def test_another_frame_is_made_anew(scans, monkeypatch, capsys):
+def test_another_frame_is_segmented_again(scans, monkeypatch, capsys):
     """The label map is the same file for each frame; the image is not."""
     volume = volume_of((12, 10, 4), seed=1)
     frames = np.stack([volume.array[0], volume.array[0] + 9], axis=-1)
@@ -114,7 +114,7 @@ def test_another_frame_is_made_anew(scans, monkeypatch, capsys):
     assert masks_of(scans, monkeypatch, capsys, "--frame", "1")[0] == "done"
 
 
-def test_what_decides_the_masks_makes_them_anew(scans, monkeypatch, capsys):
+def test_a_changed_input_or_setting_segments_again(scans, monkeypatch, capsys):
     out = scans / "out"
     _, first = masks_of(scans, monkeypatch, capsys)
     assert masks_of(scans, monkeypatch, capsys)[0] == "done before"

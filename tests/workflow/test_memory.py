@@ -1,4 +1,4 @@
-"""Memory: what a pair needs is estimated before any work, and large results are written in slabs."""
+"""Memory: the need of a pair is estimated first, and large results are written in slabs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.workflow import memory
 from scripts.workflow.memory import CheckMemory, writing_mb
 
 
-def test_too_large_a_pair_is_announced(monkeypatch, caplog):
+def test_a_pair_that_is_too_large_gives_a_warning(monkeypatch, caplog):
     pair, _, _ = synthetic((40, 40, 20), (2.0, 2.0, 3.0), 2, 32)
     needed = writing_mb(pair)
     assert needed == pytest.approx((24 * 32000 + 120 * np.prod(pair.working.shape)) / 2**20)

@@ -1,4 +1,4 @@
-"""``--method auto``: what decides, in which order, and that it is said."""
+"""``--method auto``: the order of its decisions, and their reasons in plan and results."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_stacks_without_a_heart_do_not(heart_files, tmp_path, source):
         (lambda a: a.max() - a, None, "25% of its intensities, scaled"),
     ],
 )
-def test_other_images_do_not_and_no_network_is_asked(heart_files, tmp_path, source, array, zooms, reason):
+def test_other_images_do_not_and_no_network_runs(heart_files, tmp_path, source, array, zooms, reason):
     odd = changed(heart_files["fixed"], tmp_path / "odd.nii.gz", array, zooms)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(heart_files, "fixed", odd)
@@ -113,13 +113,13 @@ def test_other_images_do_not_and_no_network_is_asked(heart_files, tmp_path, sour
         ({"window": "ct"}, ["samreg.json"], "its intensities are those of CT"),
     ],
 )
-def test_what_the_user_says_comes_first(heart_files, tmp_path, source, options, configs, reason):
+def test_options_come_first(heart_files, tmp_path, source, options, configs, reason):
     found, said = chosen(heart_files, tmp_path, **options)
     assert found == configs and said.endswith(reason)
     assert source.asked == []
 
 
-def test_a_preset_does_not_make_a_plane_a_stack(heart_files, tmp_path, source):
+def test_a_preset_does_not_turn_a_plane_into_a_stack(heart_files, tmp_path, source):
     flat = changed(heart_files["fixed"], tmp_path / "flat.nii.gz", lambda a: a[:, :, 2:3])
     for preset in ("cardiac_mr", "abdomen_ct"):
         assert chosen({**heart_files, "fixed": flat}, tmp_path, preset=preset)[0][0] == "samreg.json"
@@ -136,7 +136,7 @@ def test_a_preset_does_not_make_a_plane_a_stack(heart_files, tmp_path, source):
         ({"epsilom": 1}, "There is no option --epsilom; did you mean --epsilon"),
     ],
 )
-def test_what_cannot_be_decided_is_asked(heart_files, tmp_path, source, options, message):
+def test_ambiguous_options_are_refused(heart_files, tmp_path, source, options, message):
     with pytest.raises(InputError, match=message):
         chosen(heart_files, tmp_path, **options)
 
@@ -188,7 +188,7 @@ def test_the_results_say_why(phantoms, tmp_path, monkeypatch):
     assert again["done_before"] == 1 and again["method"]["reason"] is None
 
 
-def test_the_form_of_a_heart(heart_files):
+def test_the_shape_of_a_heart(heart_files):
     volume = read_volume(heart_files["moving_label"])
     labels, spacing = volume.array[0], volume.geometry.spacing
     assert is_heart(labels, spacing)
@@ -200,7 +200,7 @@ def test_the_form_of_a_heart(heart_files):
 
 
 @pytest.mark.slow
-def test_the_real_cardiac_network_tells_hearts_from_others(tmp_path, real_data):
+def test_the_cardiac_network_distinguishes_hearts(tmp_path, real_data):
     made = {"heart": cardiac_pair(0), "abdomen": abdomen_pair(0, (96, 96, 24), (4.0, 4.0, 9.0))}
     for name, pair in made.items():
         files = write_phantom(tmp_path / name, pair)

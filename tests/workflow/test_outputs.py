@@ -1,4 +1,4 @@
-"""What is written: complete, on the right grids, readable by others, and nothing half-done."""
+"""Written results: complete, on the right grids, readable by other programs, never half-written."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_pictures_come_back_as_pictures(tmp_path):
     np.testing.assert_array_equal(rois.T, np.asarray(nib.load(tmp_path / "out" / "fixed_rois.nii.gz").dataobj)[:, :, 0])
 
 
-def test_nothing_found_writes_what_there_is(tmp_path, heart_files):
+def test_without_pairs_all_regions_are_written(tmp_path, heart_files):
     data = one_pair([LoadPair()(heart_files)])
     label = torch.from_numpy(data["pair"].moving_label.array[0])
     result = perfect_registration(label, label * 0, [1, 3], data["pair"].working)
@@ -199,7 +199,7 @@ def test_nothing_found_writes_what_there_is(tmp_path, heart_files):
     assert names == ["region 1", "region 2"]
 
 
-def test_what_an_earlier_run_left_goes(written, tmp_path, heart_files):
+def test_files_of_an_earlier_run_are_deleted(written, tmp_path, heart_files):
     """A field of a run before must not pass for one of a run that found nothing; files of the user's stay."""
     _, data, _ = written
     SaveRegistration(str(tmp_path), inverse=True)(data)
@@ -218,7 +218,7 @@ def test_what_an_earlier_run_left_goes(written, tmp_path, heart_files):
     assert (elsewhere / "moving_regions.nii.gz").read_text() == "not of a registration"
 
 
-def test_label_numbers_of_an_atlas_stay_what_they_are(written, tmp_path):
+def test_large_label_numbers_of_an_atlas_are_kept(written, tmp_path):
     _, data, _ = written
     numbers = np.array([0, 2**24 + 1, 2**24 + 2, 614454277], np.uint32)
     pair = data["pair"]
@@ -259,7 +259,7 @@ def test_unwritable_folder(tmp_path):
         check_output_dir("/proc/nowhere")
 
 
-def test_a_store_of_masks_that_is_a_link_is_not_followed(tmp_path):
+def test_a_cache_folder_that_is_a_link_is_not_followed(tmp_path):
     elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
     elsewhere.mkdir(), out.mkdir()
     (elsewhere / "thesis.txt").write_text("mine")

@@ -137,7 +137,7 @@ def test_a_full_disk_ends_a_training_with_one_sentence(bundle, lists, tmp_path, 
     assert (tmp_path / "last.pt").read_bytes() == good
 
 
-def test_training_ends_where_nothing_improves_or_time_is_up(bundle, lists, tmp_path):
+def test_training_stops_without_improvement_or_time(bundle, lists, tmp_path):
     options = {**lists, **SMALL, "max_epochs": 6}
     still = workflow_of(
         bundle, ["train.json"], output_dir=str(tmp_path / "still"), patience=2, **{**options, "learning_rate": 0.0}
@@ -198,7 +198,7 @@ def test_nan_stops_with_the_name_and_keeps_the_checkpoint(bundle, lists, tmp_pat
     assert (tmp_path / "last.pt").read_bytes() == good
 
 
-def test_without_tensorboard_a_training_only_says_so(bundle, lists, tmp_path, monkeypatch, capsys):
+def test_without_tensorboard_a_training_logs_one_line(bundle, lists, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("scripts.training.handlers.find_spec", lambda name: None)
     run(workflow_of(bundle, ["train.json"], output_dir=str(tmp_path), max_epochs=1, **lists, **SMALL))
     assert "TensorBoard is not installed" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Distillation: the loss means what it says, the student comes to see as its teacher does, and bad input is refused."""
+"""Distillation: values of the loss, a student that learns its teacher's features, and refused input."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def run(bundle, tmp_path, images: str, teacher_file: str, epochs: int, **options
 
 
 @pytest.mark.parametrize("width", [None, 32])
-def test_the_student_comes_to_see_as_its_teacher(bundle, tmp_path, images, teacher_file, monkeypatch, width):
+def test_the_student_learns_the_features_of_its_teacher(bundle, tmp_path, images, teacher_file, monkeypatch, width):
     """On images that it never learned from; with the teacher's width, and through a projection."""
     _, metrics = run(bundle, tmp_path, images, teacher_file, 12, width=width)
     before, after = metrics[0], metrics[-1]

@@ -74,7 +74,7 @@ def plain(value: int) -> Slice:
     return Slice(np.full((4, 4), value, np.uint8), np.zeros((1, 4, 4), np.int16))
 
 
-def test_what_is_cached_counts_without_a_budget(tmp_path):
+def test_cached_items_need_no_time_budget(tmp_path):
     made = []
 
     def transform(item):

@@ -1,4 +1,4 @@
-"""A pair's folder: done only when complete and made from the same, and there whole or not at all."""
+"""The folder of a pair: done only if complete and made from the same inputs; replaced as a whole."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def done(tmp_path):
     return folder, item
 
 
-def test_the_same_is_done_wherever_it_lies(done, tmp_path):
+def test_moved_files_are_still_done(done, tmp_path):
     folder, item = done
     assert case.is_done(folder, item, SETTINGS)
     moved = str(tmp_path / "elsewhere.nii")
@@ -70,7 +70,7 @@ def rewrite(folder: Path, **values) -> None:
         lambda folder, item: rewrite(folder, status=case.FAILED),
     ],
 )
-def test_whatever_changed_is_done_again(done, change):
+def test_any_change_is_done_again(done, change):
     folder, item = done
     change(folder, item)
     assert not case.is_done(folder, item, SETTINGS)
@@ -118,7 +118,7 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path, name, replaced):
     assert not (tmp_path / case.KILLED).exists()
 
 
-def test_a_failure_is_noted_beside_a_good_result(done, tmp_path):
+def test_a_failure_is_noted_next_to_a_good_result(done, tmp_path):
     folder, item = done
     stage = tmp_path / case.RUNNING / "w" / case.NEW / "pair"
     stage.mkdir(parents=True)

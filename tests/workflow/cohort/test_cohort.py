@@ -1,4 +1,4 @@
-"""A cohort from beginning to end: the same as pair by pair, resumed, failures apart, nothing computed twice."""
+"""A cohort: the same results as single registrations, resumed, failures isolated, nothing computed twice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.workflow.cohort.stand_in import Bands
 NAMES = ["heart0", "heart1", "heart2"]
 
 
-def test_every_pair_is_what_register_gives(phantoms, undisturbed, tmp_path):
+def test_every_pair_equals_a_single_registration(phantoms, undisturbed, tmp_path):
     single = {k: v for k, v in phantoms[1].items() if k != "name"}
     record = register(single.pop("moving"), single.pop("fixed"), str(tmp_path / "heart1"), **single, **QUICK)
     expected = {k: v for k, v in results(undisturbed, ["heart1"]).items() if not k.endswith("case.json")}
@@ -79,7 +79,7 @@ def test_failures_do_not_stop_the_rest_and_are_tried_again(phantoms, undisturbed
     assert (summary["registered"], summary["failed"], summary["done_before"]) == (3, 0, 2)
 
 
-def test_other_options_register_again_and_leave_nothing_of_before(phantoms, undisturbed, tmp_path):
+def test_other_options_register_again_and_replace_everything(phantoms, undisturbed, tmp_path):
     shutil.copytree(undisturbed / "heart0", tmp_path / "heart0")
     listed = write_list(tmp_path / "list.json", phantoms[:1])
     assert register(pairs=listed, output_dir=str(tmp_path), **QUICK)["done_before"] == 1

@@ -1,4 +1,4 @@
-"""Whatever files are called and wherever links lead: results lie in the output folder and nowhere else."""
+"""With any file names and any links, results are written to the output folder and nowhere else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def everything_below(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("turn", range(len(NAMES)))
-def test_files_are_called_what_they_are_called(phantoms, tmp_path, monkeypatch, turn):
+def test_unusual_file_names_are_kept(phantoms, tmp_path, monkeypatch, turn):
     """Relative names, so that their first character is the first that is read; only the output folder appears."""
     moving, fixed, out = (NAMES[(turn + k) % len(NAMES)] for k in (0, 1, 2))
     monkeypatch.chdir(tmp_path)
@@ -60,7 +60,7 @@ def test_files_are_called_what_they_are_called(phantoms, tmp_path, monkeypatch, 
         assert (tmp_path / out / f"{fixed}.h5").is_file()
 
 
-def test_a_list_with_such_names(phantoms, tmp_path, monkeypatch):
+def test_a_list_with_unusual_names(phantoms, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = [n for n in NAMES if not set(n) & set('"<>*?:') and not n.endswith(" ")]
     rows = []
@@ -76,7 +76,7 @@ def test_a_list_with_such_names(phantoms, tmp_path, monkeypatch):
     assert {f"out #1/{name}/case.json" for name in names[:4]} <= new
 
 
-def test_masks_of_such_names(heart_files, tmp_path, monkeypatch):
+def test_masks_of_unusual_names(heart_files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in NAMES:
         shutil.copy(heart_files["moving"], f"{name}.nii.gz")
@@ -162,7 +162,7 @@ def test_the_place_of_work_and_the_lock_are_not_followed(phantoms, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../b", "/up", "..", "summary.csv", "Report.html"])
-def test_a_pair_cannot_be_called_so_as_to_leave_the_folder(phantoms, tmp_path, name):
+def test_the_name_of_a_pair_cannot_leave_the_folder(phantoms, tmp_path, name):
     listed = write_list(tmp_path / "list.json", [{**phantoms[0], "name": name}])
     with pytest.raises(InputError, match="cannot be the name of a folder"):
         register(pairs=listed, output_dir=str(tmp_path / "out"), **QUICK)

@@ -1,4 +1,4 @@
-"""Lists of pairs: what is read, and what is refused in one sentence."""
+"""Lists of pairs: reading them, and refusing bad ones in one sentence."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_csv_and_json_give_the_same_pairs(tmp_path):
         ("a.json", '[{"moving": ["a"], "fixed": "b"}]', r"has \['a'\] as moving; give text"),
     ],
 )
-def test_what_is_no_list_is_said(tmp_path, name, text, message):
+def test_bad_lists_are_refused(tmp_path, name, text, message):
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_entries(tmp_path / name, COLUMNS)
