@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..spatial.geometry import Geometry, resample
+from ..spatial.geometry import Geometry, reordered, resample
 
 LAYOUTS = ("slices", "RAS", "LPS")
 CLASSES_AT_ONCE = 4  # classes resampled together; all together would take several times the memory of the image
@@ -29,27 +29,19 @@ def arranged(geometry: Geometry, layout: str) -> Geometry:
         layout: "slices" moves the axis of the thickest voxels to the end and flips nothing, because the header of a
             short-axis stack says little about the heart; "RAS" and "LPS" choose the nearest axes of the patient.
     """
-    shape, affine = np.asarray(geometry.shape), geometry.affine
+    signs = np.ones(3)
     if layout == "slices":
         last = int(np.argmax(geometry.spacing)) if max(geometry.spacing) > 1.01 * min(geometry.spacing) else 2
         if 1 in geometry.shape:
             last = geometry.shape.index(1)
-        source = [axis for axis in range(3) if axis != last] + [last]
-        signs = [1, 1, 1]
+        order = [axis for axis in range(3) if axis != last] + [last]
     elif layout in LAYOUTS:
         wanted = nib.orientations.axcodes2ornt(layout)
-        change = nib.orientations.ornt_transform(nib.io_orientation(affine), wanted)
-        source = [int(np.flatnonzero(change[:, 0] == axis)[0]) for axis in range(3)]
-        signs = [int(change[s, 1]) for s in source]
+        change = nib.orientations.ornt_transform(nib.io_orientation(geometry.affine), wanted)
+        order, signs = np.argsort(change[:, 0]), change[:, 1]
     else:
         raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
-    # Column i: the step among the old voxels of one step along the new axis i.
-    step = np.eye(4)
-    step[:3, :3] = 0
-    for new, (old, sign) in enumerate(zip(source, signs)):
-        step[old, new] = sign
-        step[old, 3] = 0 if sign > 0 else shape[old] - 1
-    return Geometry(tuple(int(shape[s]) for s in source), affine @ step)
+    return reordered(geometry, order, signs)
 
 
 def model_grid(geometry: Geometry, layout: str, spacing_mm: tuple[float | None, ...]) -> Geometry:

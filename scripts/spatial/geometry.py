@@ -54,6 +54,16 @@ class Geometry:
         return Geometry(tuple(shape), self.affine @ scale)
 
 
+def reordered(grid: Geometry, order: Sequence[int], signs: Sequence[float]) -> Geometry:
+    """The same voxels of a 3-D grid with its axes in another order, reversed where the sign of the old axis is -1."""
+    turn = np.zeros((4, 4))  # voxels of the result to voxels of the grid
+    turn[3, 3] = 1
+    for new, old in enumerate(order):
+        turn[old, new] = signs[old]
+        turn[old, 3] = 0 if signs[old] > 0 else grid.shape[old] - 1
+    return Geometry(tuple(grid.shape[old] for old in order), grid.affine @ turn)
+
+
 def corners(ends: Sequence[tuple[float, float]]) -> NDArray:
     """Corners (K, 3) of a box with these ends along its 2 or 3 axes; the third index of a plane is 0."""
     return np.stack(np.meshgrid(*ends, *[(0.0,)] * (3 - len(ends)), indexing="ij"), axis=-1).reshape(-1, 3)

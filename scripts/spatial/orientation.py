@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .geometry import LPS, Geometry
+from .geometry import LPS, Geometry, reordered
 from .warp import resize_ddf
 
 STRAIGHT = np.cos(np.deg2rad(30))  # axes closer than this to those of the patient are named after them
@@ -31,12 +31,7 @@ def oriented(grid: Geometry) -> Geometry:
     thick = int(spacing.argmax())
     if spacing[thick] > THICK * np.delete(spacing, thick).max():
         order = np.append(order[order != thick], thick)
-    turn = np.zeros((4, 4))  # voxels of the result to voxels of the grid
-    turn[3, 3] = 1
-    for new, old in enumerate(order):
-        turn[old, new] = signs[old]
-        turn[old, 3] = 0 if signs[old] > 0 else grid.shape[old] - 1
-    return Geometry(tuple(grid.shape[old] for old in order), grid.affine @ turn)
+    return reordered(grid, order, signs)
 
 
 def ddf_to_grid(ddf: Tensor, working: Geometry, fixed: Geometry) -> Tensor:

@@ -24,6 +24,7 @@ from ..common.staging import recover, staged
 from ..data.writer import save_nifti
 from ..masks.cache import mask_key
 from ..masks.source import Masks, MaskSource
+from .cohort.case import read_record
 from .guard import check_output_dir
 from .outcome import ExitCode
 
@@ -35,15 +36,6 @@ def output_paths(output_dir: str | Path, case: str) -> tuple[Path, Path]:
     return Path(output_dir) / f"{case}_masks.nii.gz", Path(output_dir) / f"{case}_masks.json"
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """The record of an earlier run; empty if none can be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
-
-
 def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
     """The items of :func:`scripts.data.images.image_items`, if writing their masks replaces no file of the user."""
     inputs = {Path(item["path"]).resolve() for item in items}
@@ -52,7 +44,7 @@ def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
         path, record = output_paths(output_dir, item["case"])
         if path.resolve() in inputs:
             raise InputError(f"The masks of {item['path']} would replace {path}, an input; give another --output_dir.")
-        if path.exists() and "sha256" not in read_record(record):
+        if path.exists() and "sha256" not in (read_record(Path(output_dir), record.name) or {}):
             raise InputError(
                 f"{path} exists and this command did not write it; move it away or give another --output_dir."
             )
@@ -86,7 +78,8 @@ class FindDone(Transform):
         except InputError as error:
             return {**data, "error": error}
         path, record = output_paths(self.output_dir, data["case"])
-        record, found = read_record(record), file_sha256(path) if path.exists() and path.stat().st_size else None
+        record = read_record(record.parent, record.name) or {}
+        found = file_sha256(path) if path.exists() and path.stat().st_size else None
         if found is None:  # missing or empty
             return {**data, "key": key}
         if found != record.get("sha256"):
