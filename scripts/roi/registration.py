@@ -121,7 +121,7 @@ class ROIRegistration:
         result.warnings += self.doubts(result)
         if self.dense and self.too_few(result):
             result.ddf = torch.zeros(1, working.ndim, *working.shape)
-        elif self.dense and (len(matches) or self.settings.image_weight):
+        elif self.dense and (len(matches) or self.settings.compares_images):
             with timed(seconds, "dense"):
                 self.fill_dense(result, working, moving_image, fixed_image)
         return result
@@ -205,7 +205,7 @@ class ROIRegistration:
         The outlines of one or two regions are less certain than the alignment, and a shift of everything costs a smooth
         field nothing: it would follow them.
         """
-        aligned = self.matcher.position_sigma_mm != 0 and not self.settings.image_weight
+        aligned = self.matcher.position_sigma_mm != 0 and not self.settings.compares_images
         return aligned and 0 < len(result.matches) <= result.moving_masks.ndim - 1
 
     def fill_dense(self, result: Registration, working: Geometry, moving_image: Tensor, fixed_image: Tensor) -> None:
@@ -235,7 +235,7 @@ class ROIRegistration:
                 self.settings,
                 weights=result.matches.certainty,
                 start=start,
-                images=(moving_image, fixed_image) if self.settings.image_weight else None,
+                images=(moving_image, fixed_image),
                 progress=show,
             )
         result.ddf = dense.ddf

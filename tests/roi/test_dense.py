@@ -11,7 +11,8 @@ from scripts.losses.overlap import roi_loss
 from scripts.metrics.jacobian import regularity
 from scripts.metrics.overlap import dice
 from scripts.roi.centroids import fit_centroids
-from scripts.roi.dense import DenseSettings, gaussian_smooth, level_shapes, roi_to_dense
+from scripts.roi.dense import DenseSettings, level_shapes, roi_to_dense
+from scripts.roi.level import gaussian_smooth
 from scripts.roi.pair_loss import PairLoss
 from scripts.spatial.warp import warp
 
@@ -104,7 +105,9 @@ def test_image_term_alone_and_hybrid():
         fixed.float().sum(0, keepdim=True) / 255 + torch.roll(texture, -3, 1),
     )
     none = torch.zeros(0, 48, 44, dtype=torch.uint8)
-    result = roi_to_dense(none, none, (1, 1), DenseSettings(image_weight=1.0, smoothness=0.5), images=images)
+    result = roi_to_dense(
+        none, none, (1, 1), DenseSettings(image_weight=1.0, image_term="lncc", smoothness=0.5), images=images
+    )
     inner = result.ddf[0, 0, 12:-12, 12:-12]
     assert float(inner.median()) == pytest.approx(3.0, abs=0.6)
     with pytest.raises(ValueError, match="neither a pair"):

@@ -1,0 +1,90 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Searches from large cells to small ones, each through what the earlier ones found: the start of the dense field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..spatial.warp import compose, resize_ddf, warp
+from .discrete import SearchSettings, search
+from .image_terms import ImageTerm
+
+Stage = tuple[float, int]  # cell and reach, see SearchSettings
+STAGES: tuple[Stage, ...] = ((4.0, 4), (3.0, 3), (2.0, 2), (2.0, 2))
+MASK_VOXELS = 200_000  # masks are compared on cells, so they are kept on a grid of at most so many voxels
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What the stages found together.
+
+    Attributes:
+        forward: (1, n, *shape) voxels of the grid of the features: displacement before the linear start.
+        backward: (1, n, *shape) its inverse, as far as both directions agree.
+        width: (1, 1, *cells) of the first stage, whose window is the widest; see :class:`Searched`.
+    """
+
+    forward: Tensor
+    backward: Tensor
+    width: Tensor
+
+
+def mask_weights(fixed: Tensor, certainty: Tensor | None, share: float) -> Tensor:
+    """Weights (K,) of region pairs in the costs: 1 / voxels^0.3, so that large ones do not dominate, mean ``share``."""
+    size = torch.stack([(mask > 127).sum() for mask in fixed]).clamp_min(1).float()
+    weights = size**-0.3
+    weights = share * weights / weights.mean()
+    return weights if certainty is None else weights * certainty.to(weights)
+
+
+def staged_search(
+    term: ImageTerm,
+    spacing: Sequence[float],
+    stages: Sequence[Stage],
+    start: Tensor,
+    masks: tuple[Tensor, Tensor] | None = None,
+    weights: Tensor | None = None,
+) -> Found:
+    """Runs the stages.
+
+    Args:
+        term: features of both images on their grid.
+        spacing: mm of that grid.
+        stages: cell and reach of each search.
+        start: (1, n, *shape) linear start, voxels of that grid.
+        masks: moving and fixed region masks (K, *any grid) uint8.
+        weights: (K,) of the masks.
+    """
+    shape = tuple(term.fixed.shape[2:])
+    forward = backward = torch.zeros_like(start)
+    width = None
+    regions = None if masks is None or not len(masks[0]) else [_small(m, spacing) for m in masks]
+    for cell, reach in stages:
+        path = forward + warp(start, forward)  # compose(start, forward)
+        moving = warp(term.moving, path)[0]
+        valid = None if term.valid is None else (warp(term.valid[0], path)[0, 0], term.valid[1][0, 0])
+        pairs = None
+        if regions is not None:
+            small = resize_ddf(path, regions[0].shape[1:])
+            pairs = torch.cat([warp(m[None, None], small, padding="zeros")[0] for m in regions[0]]), regions[1]
+        found = search(
+            moving, term.fixed[0], spacing, SearchSettings(cell, reach), masks=pairs, weights=weights, valid=valid
+        )
+        forward = compose(forward, resize_ddf(found.forward, shape))
+        backward = compose(resize_ddf(found.backward, shape), backward)
+        width = found.width if width is None else width
+    return Found(forward, backward, width)
+
+
+def _small(masks: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Masks (K, *grid) as floats in [0, 1] on a grid that is coarse enough to keep them all."""
+    shape = tuple(masks.shape[1:])
+    shrink = max(1.0, (math.prod(shape) / MASK_VOXELS) ** (1 / sum(s > 16 for s in shape) if max(shape) > 16 else 1))
+    fewer = tuple(max(1, round(s / shrink)) if s > 16 else s for s in shape)
+    return torch.cat([F.interpolate(m[None, None].float() / 255, fewer, mode="area")[0] for m in masks])
