@@ -55,7 +55,9 @@ class Method(NamedTuple):
 
 OURS = {
     "ROI registration": Method(("samreg.json", "evaluate.json"), {}, (MODELS / "compact_sam.pt",)),
-    "hybrid": Method(("samreg.json", "evaluate.json"), {"image_term": "lncc", "image_weight": 40.0}, (MODELS / "compact_sam.pt",)),
+    "hybrid": Method(
+        ("samreg.json", "evaluate.json"), {"image_term": "lncc", "image_weight": 40.0}, (MODELS / "compact_sam.pt",)
+    ),
     "network, no masks": Method(NETWORK, {"masks": None}, (MODELS / "model.pt",)),
     "network": Method(NETWORK, {}, (MODELS / "model.pt", CARDIAC)),
     "network, instance optimisation": Method(NETWORK, {"instance_steps": 60}, (MODELS / "model.pt", CARDIAC)),
