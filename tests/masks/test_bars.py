@@ -25,4 +25,4 @@ def test_abdominal_dice_on_the_validation_subjects(real_data):
     items = labelled_items(real_data, "abdomen_ct", "validation")
     assert len(items) == 6
     scores = [value for item in items for name, value in score(source, item)[0].items() if name != LEFT_OUT]
-    assert np.mean(scores) >= 0.64
+    assert np.mean(scores) >= 0.71
