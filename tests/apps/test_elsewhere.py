@@ -17,7 +17,7 @@ TINY = {"network_def#channels": [4, 8], "max_epochs": 1, "val_interval": 1, "cro
 RUNS = {
     "samreg": (["samreg.json"], {**QUIET, "points_per_side": 4, "device": "cpu"}, "ddf.nii.gz"),
     "inference": (["inference.json"], {**QUIET, "masks": None, "device": "cpu"}, "ddf.nii.gz"),
-    "masks": (["masks.json"], {"progress": False, "device": "cpu", "names": ["myocardium"]}, "summary.json"),
+    "masks": (["masks.json"], {"progress": False, "device": "cpu", "names": ["myocardium"]}, "fixed_masks.json"),
     "cohort": (["samreg.json", "cohort.json"], {**QUIET, "points_per_side": 4, "device": "cpu"}, "summary.json"),
     "evaluate": (["inference.json", "evaluate.json"], {**QUIET, "masks": "label", "device": "cpu"}, "summary.json"),
     "train": (["train.json"], TINY, "best.pt"),
