@@ -13,6 +13,7 @@ import pytest
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata
 from monai.utils import optional_import
 
+from scripts.workflow.options import KINDS
 from scripts.workflow.record import flat_settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -100,6 +101,14 @@ def test_options_of_the_config_are_all_used(name):
     used = set(re.findall(r"@(\w+)", text))
     machinery = {"imports", "run", "finalize", "dataloader", "evaluator"}
     assert set(json.loads(text)) - machinery - used == set()
+
+
+@pytest.mark.parametrize("name", ["samreg.json", "inference.json", "masks.json"])
+def test_plain_values_at_the_top_are_documented_options(name):
+    """Everything else at the top is an object that an overlay can replace."""
+    machinery = {"imports", "bundle_root", "network", "handlers", "inputs", "prepare", "run", "use_click"}
+    plain = {k for k, v in ConfigParser.load_config_file(CONFIGS / name).items() if not isinstance(v, dict)}
+    assert plain - machinery - KINDS.keys() == set()
 
 
 # Arguments that a config sets to something other than the default of the constructor, on purpose.
