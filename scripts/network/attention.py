@@ -59,15 +59,7 @@ class WindowCrossAttention(nn.Module):
         self.bias = nn.Parameter(torch.zeros(heads, *[2 * w - 1 for w in window]))
 
     def forward(self, query: Tensor, context: Tensor) -> Tensor:
-        """Attends.
-
-        Args:
-            query: (B, *shape, C), moving features.
-            context: (B, *shape, C), fixed features: keys and values.
-
-        Returns:
-            (B, *shape, C).
-        """
+        """Attention (B, *shape, C) of moving features to fixed ones, keys and values, both (B, *shape, C)."""
         shape = [int(s) for s in query.shape[1:-1]]
         window = [min(w, s) for w, s in zip(self.window, shape)]
         front = [w // 2 if self.shifted and s > w else 0 for w, s in zip(window, shape)]

@@ -12,13 +12,7 @@ from torch.nn import functional as F
 
 
 class ConvBlock(nn.Sequential):
-    """Convolution of width 3, LeakyReLU of slope 0.2, instance norm.
-
-    Args:
-        spatial_dims: 2 or 3.
-        inputs: channels in.
-        outputs: channels out.
-    """
+    """Convolution of width 3, LeakyReLU of slope 0.2, instance norm."""
 
     def __init__(self, spatial_dims: int, inputs: int, outputs: int) -> None:
         super().__init__(
@@ -52,13 +46,9 @@ class Encoder(nn.Module):
         self.strides = [list(s) for s in strides]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Computes the features.
+        """Features (B, channels[l], ...) of each level, fine to coarse.
 
-        Args:
-            image: (B, C, H, W[, D]), sizes divisible by the product of the strides.
-
-        Returns:
-            (B, channels[l], ...) for each level, fine to coarse.
+        The image is (B, C, H, W[, D]), with sizes divisible by the product of the strides.
         """
         features: list[Tensor] = []
         for number, level in enumerate(self.levels):

@@ -23,11 +23,7 @@ class NetworkRegistration:
     """Registers a pair with its masks by a trained network.
 
     The structures of the masks become the paired regions of the result; the similarity of a pair is that of its
-    prototypes in the finest image features.
-
-    Args:
-        settings: of the instance optimisation.
-        progress: shows a progress bar.
+    prototypes in the finest image features. ``settings`` are those of the instance optimisation.
     """
 
     def __init__(self, settings: RefineSettings, progress: bool = True) -> None:
@@ -89,12 +85,8 @@ def paired_structures(
 ) -> Registration:
     """The structures present in both masks as pairs of regions, without a field.
 
-    Args:
-        moving: (C, ...) or (1, C, ...) finest image features, at least as large as the grid.
-        fixed: likewise.
-        labels: (2, *shape) moving and fixed labels.
-        structures: number of structures.
-        working: the grid.
+    ``moving`` and ``fixed`` are the finest image features, (C, ...) or (1, C, ...), at least as large as the grid;
+    ``labels`` are (2, *shape) moving and fixed labels.
     """
     crop = (slice(None), *(slice(0, s) for s in working.shape))
     sides = []

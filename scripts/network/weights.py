@@ -19,15 +19,7 @@ def is_bundled(path: str | Path | None) -> bool:
 
 
 def load_network(network: PairNetwork, path: str | Path | None) -> PairNetwork:
-    """Loads weights into a network; None leaves it unchanged.
-
-    Args:
-        network: of the right architecture.
-        path: file with a ``state_dict``, alone or under the key "model".
-
-    Raises:
-        InputError: the file is missing, unreadable, or of another network.
-    """
+    """Loads weights, a ``state_dict`` alone or under the key "model", into a network; None leaves it unchanged."""
     if path is None:
         return network
     if not Path(path).is_file():

@@ -17,12 +17,7 @@ MOST_STRUCTURES = 20  # in one plot
 
 
 def cohort_page(summary: Mapping[str, Any], pages: set[str]) -> str:
-    """The page as text.
-
-    Args:
-        summary: the content of summary.json.
-        pages: names of the pairs that have a report.html in their folder.
-    """
+    """The page as text, from the content of summary.json and the names of the pairs that have a report.html."""
     rows, metrics = summary["pairs"], summary["metrics"]
     shown = [key for key in (*LABEL_METRICS, "tre_mm") if f"{key}/mean/initial" in metrics]
     columns = [f"{key}/mean/{stage}" for key in shown for stage in ("initial", "final")]
@@ -74,12 +69,7 @@ def _spread(entry: Mapping[str, float] | None) -> str | None:
 
 
 def distribution(rows: Sequence[Mapping[str, Any]], key: str):
-    """What draws one metric of all pairs, a box before and one after for each structure; None without numbers.
-
-    Args:
-        rows: pairs with keys such as "dice/left ventricle/final".
-        key: of the metric.
-    """
+    """What draws one metric of all pairs, a box before and one after for each structure; None without numbers."""
     names = dict.fromkeys(k.split("/")[1] for row in rows for k in row if k.startswith(f"{key}/") and k.count("/") == 2)
     names = [n for n in names if key != "tre_mm" or n == "mean"][:MOST_STRUCTURES]
     values = {

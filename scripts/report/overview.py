@@ -15,13 +15,7 @@ LAYOUT = (("moving", "fixed", "before"), ("after", "grid", "jacobian"))
 
 
 def overview(path: str | Path, panels: Mapping[str, Draw], title: str) -> None:
-    """Draws the sheet.
-
-    Args:
-        path: a PNG file.
-        panels: of :func:`scripts.report.panels.panels`; without a field, its places are labelled so.
-        title: line above the panels.
-    """
+    """Draws the sheet as a PNG file, with a title above the panels; without a field, its places say so."""
     figure = Figure(figsize=(15, 10.4), dpi=80, layout="constrained")
     FigureCanvasAgg(figure)
     for row, axes in zip(LAYOUT, figure.subplots(2, 3)):
