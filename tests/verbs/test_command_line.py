@@ -11,7 +11,7 @@ from importlib import import_module
 import pytest
 
 from scripts.common.errors import InputError
-from scripts.verbs.command_line import COMMANDS, Command, parse
+from scripts.verbs.command_line import COMMANDS, Command, module_of, parse
 from scripts.workflow.options import KINDS, OPTIONS, check_value, defaults
 
 # Keys that wire a config together; they can be set, and have no help line of their own.
@@ -45,7 +45,7 @@ def test_defaults_are_of_their_kind(file):
 @pytest.mark.parametrize("name", COMMANDS)
 def test_signatures_are_those_of_the_functions(name):
     """They are read from the source; Python must agree, and every argument must have a help line."""
-    function = getattr(import_module(f"scripts.verbs.{name}"), name)
+    function = getattr(import_module(f"scripts.{module_of(name)}"), name)
     found = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD}
     read = {a.name: inspect.Parameter.empty if a.required else a.default for a in Command(name, "x").arguments.values()}
     assert read == found
