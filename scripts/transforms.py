@@ -42,8 +42,9 @@ DOUBTFUL_VOX = 0.5  # an inverse with a larger error is worth a warning
 # Options about files, which a pipeline reads and writes itself; and dense, which the choice of the transform decides.
 OF_COMMAND = (
     "dense", "moving", "fixed", "output_dir", "pairs", "dry_run", "dicom", "header", "max_image_gb", "moving_frame",
-    "fixed_frame", "moving_label", "fixed_label", "moving_landmarks", "fixed_landmarks", "points_frame", "moving_mask",
-    "fixed_mask", "dataset_dir", "sample", "overview", "viewer_size", "keep", "inverse", "shard", "scheduler", "seed",
+    "fixed_frame", "moving_label", "fixed_label", "moving_landmarks", "fixed_landmarks", "points_frame",
+    "moving_mask", "fixed_mask", "moving_exclude", "fixed_exclude", "dataset_dir", "sample", "overview",
+    "viewer_size", "keep", "inverse", "shard", "scheduler", "seed",
 )  # fmt: skip
 
 
@@ -58,12 +59,16 @@ class _PairTransform(MapTransform):
         method: str = "samreg",
         preset: str = "default",
         mask_keys: KeysCollection | None = None,
+        exclude_keys: Mapping[str, Hashable] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(keys)
         self.mask_keys = ensure_tuple(mask_keys) if mask_keys is not None else ()
+        self.exclude_keys = dict(exclude_keys or {})
         if len(self.keys) != 2 or len(self.mask_keys) not in (0, 2):
             raise InputError(f"keys must name the moving and the fixed image, got {self.keys}, {self.mask_keys}.")
+        if not {*self.exclude_keys} <= {"moving", "fixed"}:
+            raise InputError(f'exclude_keys is a dictionary with "moving", "fixed" or both, got {self.exclude_keys}.')
         if method not in METHODS:
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         if self.mask_keys and method != "network":
@@ -79,18 +84,17 @@ class _PairTransform(MapTransform):
         return {**self.__dict__, "_workflow": None}  # workers of a data loader build their own
 
     def _register(self, data: Mapping[Hashable, Any]) -> tuple[Pair, Registration]:
-        item = {
-            role: checked_volume(*image_of(data, key), f'"{key}"')
-            for role, key in zip(("moving", "fixed", "moving_mask", "fixed_mask"), (*self.keys, *self.mask_keys))
-        }
+        named = dict(zip(("moving", "fixed", "moving_mask", "fixed_mask"), (*self.keys, *self.mask_keys)))
+        named |= {f"{role}_exclude": key for role, key in self.exclude_keys.items()}
+        item = {role: checked_volume(*image_of(data, key), f'"{key}"') for role, key in named.items()}
         self._workflow = self._workflow or make_workflow(self.configs, self.values)
         part = self._workflow.parser.get_parsed_content
         with unwrapped(), torch.random.fork_rng(devices=[]):  # new networks draw weights before they load theirs
             network = part("network")
             batch = one_pair([part("preprocessing")(item)])
             with eval_mode(network):
-                inputs = part("evaluator#prepare_batch")(batch, part("device"))[0]
-                result = part("inferer")(inputs, network)
+                inputs, _, _, more = part("evaluator#prepare_batch")(batch, part("device"))
+                result = part("inferer")(inputs, network, **more)
         check_finite(result)
         for sentence in [*batch.get("warnings", ()), *result.warnings]:
             logger.warning(sentence)
@@ -114,6 +118,7 @@ class RegisterPaird(_PairTransform):
         method: "samreg" or "network".
         preset: as of :func:`scripts.verbs.register.register`.
         mask_keys: of label maps of the structures in both images, for the method "network".
+        exclude_keys: by "moving" and "fixed", of masks that are not 0 where nothing may look at that image.
         options: of the configs that concern the registration, e.g. init="affine", sam="vit_b", image_weight=1.
         ddf_key: of the field, a MetaTensor (n, *fixed.shape) with the affine of the fixed image.
         moved_key: of the moving image on the fixed grid, a float32 MetaTensor (C, *fixed.shape).
@@ -157,7 +162,7 @@ class RegionPairsd(_PairTransform):
     image, where mask k of one corresponds to mask k of the other; and "region_scores", (K,) in [0, 1]. Regions may
     overlap, and K may be 0.
 
-    Its arguments are the first five of :class:`RegisterPaird`, whose errors it raises. No field is made.
+    Its arguments are the first six of :class:`RegisterPaird`, whose errors it raises. No field is made.
     """
 
     dense = False

@@ -72,6 +72,16 @@ def test_result_is_that_of_the_verb(tilted, registered, tmp_path):
         assert np.allclose(regions.affine, registered[role].affine)
 
 
+def test_excluded_voxels_change_nothing(loaded):
+    hidden = torch.zeros_like(loaded["moving"])
+    hidden[:, 14:24, 14:26, 1:5] = 1
+    fields = []
+    for value in (0.0, 900.0):
+        data = {**loaded, "lesion": hidden, "moving": torch.where(hidden > 0, value, loaded["moving"])}
+        fields.append(RegisterPaird(exclude_keys={"moving": "lesion"}, **ALIGNED)(data)["ddf"].as_tensor())
+    assert torch.equal(*fields)
+
+
 def test_region_pairs_need_no_field(loaded, registered):
     found = RegionPairsd(**ALIGNED)(loaded)
     assert "ddf" not in found and len(found["region_scores"]) > 0
@@ -184,6 +194,7 @@ def test_bad_input_is_refused_in_one_sentence(loaded, registered):
         ({"dense": False}, "dense"),
         ({"keys": ["moving"]}, "keys"),
         ({"mask_keys": ["a", "b"]}, "mask_keys"),
+        ({"exclude_keys": {"both": "lesion"}}, "exclude_keys"),
     ):
         with pytest.raises(InputError) as error:
             RegisterPaird(**options)

@@ -30,6 +30,8 @@ class Registration:
         ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
         motion_mm: (K,) mean displacement of the field in each fixed region, mm; None without a field.
         warnings: complete sentences for the user.
+        doubts: sentences about whether the result can be trusted, see :mod:`scripts.correspondence.referee`.
+        discarded: whether a stage made the images agree less, so that its field is not the result.
         seconds: wall time by stage.
         details: other values for the record.
     """
@@ -42,6 +44,8 @@ class Registration:
     ddf: Tensor | None = None
     motion_mm: Tensor | None = None
     warnings: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    discarded: bool = False
     seconds: dict[str, float] = field(default_factory=dict)
     details: dict = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Pair:
         fixed_mask: the same on the fixed grid.
         moving_exclude: not 0 where nothing may look at the moving image, on its grid, or None.
         fixed_exclude: the same of the fixed image.
-        start: how the initial alignment was found, see :class:`scripts.spatial.affine.Start`.
+        start: how the initial alignment was found, and doubts about it.
         warnings: sentences about oddities of the inputs; already logged.
     """
 
@@ -65,7 +65,7 @@ class Pair:
     fixed_mask: Volume | None = None
     moving_exclude: Volume | None = None
     fixed_exclude: Volume | None = None
-    start: str = "none"
+    start: Start = field(default_factory=lambda: Start(np.eye(4), "none"))
     warnings: tuple[str, ...] = ()
 
     def seen(self, role: str) -> Volume:
@@ -173,7 +173,7 @@ class LoadPair(Transform):
                 f"{moving.path} covers {extent_text(moving.geometry)}; try --init moments or check the headers."
             )
         pair = Pair(
-            moving, fixed, transform, working, **labels, **marks, start=start.kind, warnings=tuple(dict.fromkeys(said))
+            moving, fixed, transform, working, **labels, **marks, start=start, warnings=tuple(dict.fromkeys(said))
         )
         on_grid = resample(*small[0], working, transform, fill=0.0), resample(*small[1], working)
         stacked = torch.cat(same_channels(*on_grid))

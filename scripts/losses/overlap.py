@@ -43,4 +43,8 @@ class Dice:
 
     def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
         moving, fixed = pair.masks
-        return soft_dice_loss(warp(moving[None], ddf)[0], fixed).mean() if len(moving) else ddf.sum() * 0
+        if not len(moving):
+            return ddf.sum() * 0
+        moved, look = warp(moving[None], ddf)[0], pair.look(ddf)
+        moved, fixed = (moved, fixed) if look is None else (moved * look[0], fixed * look[0])
+        return soft_dice_loss(moved, fixed).mean()

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..spatial.warp import warp
+
 
 def structure_masks(labels: Tensor, structures: int, shape: tuple[int, ...] | None = None) -> Tensor:
     """Masks (K, *shape) in [0, 1] of labels 1 to K, averaged down to ``shape`` so that small ones keep a weight."""
@@ -33,6 +35,8 @@ class LossPair:
             coarse; empty if the network computes none.
         feature_labels: (2, *padded) labels over the extent of the features.
         name: of the pair, for messages.
+        valid: (2, *shape) weight of the voxels of the moving and the fixed image, 0 where they are excluded; None looks
+            everywhere.
         distances: of the moving structures, filled by :func:`scripts.losses.contour.distances`.
     """
 
@@ -43,6 +47,7 @@ class LossPair:
     features: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     feature_labels: Tensor | None = None
     name: str = "the pair"
+    valid: Tensor | None = None
     distances: dict | None = None
 
     @cached_property
@@ -51,6 +56,12 @@ class LossPair:
         moving, fixed = (structure_masks(x, self.structures) for x in self.labels)
         both = moving.flatten(1).any(dim=1) & fixed.flatten(1).any(dim=1)
         return moving[both], fixed[both]
+
+    def look(self, ddf: Tensor) -> Tensor | None:
+        """Weight (1, 1, *shape) of the voxels that may be compared under a field; None for all."""
+        if self.valid is None:
+            return None
+        return self.valid[None, 1:] * warp(self.valid[None, :1], ddf.detach())
 
 
 class Term(Protocol):

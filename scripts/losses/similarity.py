@@ -74,4 +74,4 @@ class LNCC:
     kernel: int | Sequence[int] = 9
 
     def __call__(self, ddf: Tensor, pair: LossPair) -> Tensor:
-        return 1 - lncc(warp(pair.images[None, :1], ddf), pair.images[None, 1:2], self.kernel)
+        return 1 - lncc(warp(pair.images[None, :1], ddf), pair.images[None, 1:2], self.kernel, pair.look(ddf))

@@ -68,7 +68,8 @@ def refine(
     # MONAI's evaluator switches gradients off around the inferer.
     with torch.inference_mode(False), torch.enable_grad():
         ddf, images, labels = (x.detach().clone() for x in (ddf, pair.images, pair.labels))
-        pair = LossPair(images, labels, pair.structures, pair.spacing, name=pair.name)
+        valid = None if pair.valid is None else pair.valid.detach().clone()
+        pair = LossPair(images, labels, pair.structures, pair.spacing, name=pair.name, valid=valid)
         loss_of = RegistrationLoss(settings.terms)
         velocity = torch.zeros(1, len(shape), *coarse, device=ddf.device, requires_grad=True)
         optimizer = torch.optim.Adam([velocity], lr=settings.learning_rate)

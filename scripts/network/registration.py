@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ..common.errors import InputError
 from ..correspondence.matching import Matches, cosine_similarity
+from ..correspondence.referee import Referee, keep_better
 from ..correspondence.regions import Regions
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import plan_slices
@@ -23,19 +24,21 @@ class NetworkRegistration:
     """Registers a pair with its masks by a trained network.
 
     The structures of the masks become the paired regions of the result; the similarity of a pair is that of its
-    prototypes in the finest image features. ``settings`` are those of the instance optimisation.
+    prototypes in the finest image features. ``settings`` are those of the instance optimisation; with ``check`` the
+    field of a stage is kept only if the images agree better with it (:mod:`scripts.correspondence.referee`).
     """
 
-    def __init__(self, settings: RefineSettings, progress: bool = True) -> None:
-        self.settings, self.progress = settings, progress
+    def __init__(self, settings: RefineSettings, progress: bool = True, check: bool = True) -> None:
+        self.settings, self.progress, self.check = settings, progress, check
 
-    def __call__(self, inputs: Tensor, network: PairNetwork) -> Registration:
+    def __call__(self, inputs: Tensor, network: PairNetwork, weight: Tensor | None = None) -> Registration:
         """Registers one pair.
 
         Args:
             inputs: (1, 4, H, W[, D]) moving, fixed, moving mask, fixed mask on the working grid; a MetaTensor with its
                 affine.
             network: the registration network.
+            weight: (2, *shape), 0 where the moving and where the fixed image must not be looked at, and 1 elsewhere.
 
         Raises:
             InputError: the image does not have the number of dimensions that the network was trained for.
@@ -54,6 +57,8 @@ class NetworkRegistration:
             raise InputError("The network predicts a field that is not finite; its weights do not suit these images.")
         result = paired_structures(prediction.moving[0], prediction.fixed[0], masks, network.structures, working)
         result.ddf, result.seconds = prediction.ddf, seconds
+        referee = Referee(image[:2], working.spacing, weight) if self.check else None
+        keep_better(result, referee, "the field of the network")
         if not masks.any():
             result.warnings.append(
                 "No masks of structures were given. The network was trained with masks and is less accurate without "
@@ -62,7 +67,7 @@ class NetworkRegistration:
         elif not len(result.matches):
             result.warnings.append("No structure has a mask in both images; the network is less accurate without.")
         if self.settings.steps:
-            pair = LossPair(image[:2], masks, network.structures, working.spacing)
+            pair = LossPair(image[:2], masks, network.structures, working.spacing, valid=weight)
             with (
                 timed(seconds, "instance"),
                 tqdm(total=self.settings.steps + 1, desc="refine", disable=not self.progress, leave=False) as bar,
@@ -72,7 +77,11 @@ class NetworkRegistration:
                     bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
                     bar.update(1)
 
-                result.ddf, history = refine(result.ddf, pair, self.settings, show)
+                before = result.ddf
+                result.ddf, history = refine(before, pair, self.settings, show)
+            keep_better(result, referee, "the instance optimisation", before)
+            if result.discarded and bool((result.ddf != before).any()):
+                result.discarded = False  # it found what the network had not
             result.details["instance"] = {
                 "steps": len(history) - 1,
                 "loss": [round(v, 5) for v in (history[0], min(history))],

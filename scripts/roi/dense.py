@@ -141,7 +141,7 @@ def roi_to_dense(
         )
     masks = moving_masks, fixed_masks
     levels = [
-        Level(s, extent, masks, weights, term, settings.smoothness, settings.diffeomorphic)
+        Level(s, extent, masks, weights, term, settings.smoothness, settings.diffeomorphic, valid)
         for s in level_shapes(shape, spacing, settings, len(moving_masks))
     ]
     carry = torch.zeros(1, n, *levels[0].shape, device=device)

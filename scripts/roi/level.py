@@ -31,13 +31,16 @@ class Level:
         images: ImageTerm | None,
         smoothness: float,
         diffeomorphic: bool = True,
+        valid: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         self.shape, self.smoothness, self.diffeomorphic = tuple(shape), smoothness, diffeomorphic
         self.spacing = extent_mm / extent_mm.new_tensor(self.shape)
         # One unit of the unknown is the same length along every axis: thick slices do not jump.
         self.unit = (self.spacing.min() / self.spacing).view(1, -1, *[1] * len(self.shape))
         self.sigmas = (SIGMA * self.unit).flatten().tolist()
-        self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks), weights)
+        if valid is not None:
+            valid = tuple(F.interpolate(v[None, None].float(), self.shape, mode="area")[0, 0] for v in valid)
+        self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks), weights, valid)
         self.images = images.at(self.shape) if images is not None and images.weight else None
 
     def displacement(self, unknown: Tensor, carry: Tensor) -> Tensor:

@@ -25,10 +25,18 @@ class PairLoss:
         moving: (K, *shape) uint8 coverage 0..255.
         fixed: (K, *shape) uint8, mask k corresponds to moving mask k.
         weights: (K,) of the pairs; None counts all alike.
+        valid: weight (*shape) of the voxels of the moving and of the fixed image, 0 where they are excluded; both masks
+            are compared only where neither is. Every mask is then warped whole.
     """
 
-    def __init__(self, moving: Tensor, fixed: Tensor, weights: Tensor | None = None) -> None:
-        self.fixed = fixed
+    def __init__(
+        self,
+        moving: Tensor,
+        fixed: Tensor,
+        weights: Tensor | None = None,
+        valid: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        self.fixed, self.valid = fixed, valid
         self.weights = [1.0] * len(moving) if weights is None else weights.tolist()
         self.boxes = [_box(mask) for mask in moving]
         self.crops = [mask[tuple(slice(a, b) for a, b in box)] for mask, box in zip(moving, self.boxes)]
@@ -47,14 +55,20 @@ class PairLoss:
         # A border of zeros lets a mask fade out over one voxel, as it does inside the whole grid; an axis of one voxel
         # is read at that voxel wherever the field points.
         margin = [int(size > 1) for size in shape]
+        look = None
+        if self.valid is not None:
+            look = self.valid[1].to(ddf) * sample(self.valid[0].to(ddf)[None, None], ddf.detach() + places)[0, 0]
         total = ddf.new_zeros(())
         for box, crop, fixed, square, weight in zip(self.boxes, self.crops, self.fixed, self.squares, self.weights):
-            window = _window(box, reach, shape)
+            window = _window(box, reach, shape) if look is None else tuple(slice(0, s) for s in shape)
             leaf = ddf[(..., *window)].detach().requires_grad_(gradient is not None)
             mask = F.pad(crop.to(ddf)[None, None] / 255, [m for m in reversed(margin) for _ in range(2)])
             corner = ddf.new_tensor([a - m for (a, _), m in zip(box, margin)]).view(1, -1, *[1] * len(box))
             warped = sample(mask, leaf + (places[(..., *window)] - corner), padding="zeros")[0, 0]
             target = fixed[window].to(ddf) / 255
+            if look is not None:
+                warped, target = warped * look, target * look
+                square = target.square().sum()
             outside = square - target.square().sum()
             error = ((warped - target).square().sum() + outside) / math.prod(shape)
             both = 2 * (warped * target).sum()

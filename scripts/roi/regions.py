@@ -223,6 +223,14 @@ def outside(masks: SliceMasks, window: tuple[int, int, int, int], most: float = 
     return masks[common <= most * (high - low).prod(dim=1)]
 
 
+def visible(masks: SliceMasks, look: Tensor, least: float = 0.5) -> SliceMasks:
+    """The masks of a slice that lie at least to the share ``least`` where the weight ``look`` (rows, columns) is 1."""
+    size = low_size(masks)
+    on = masks.masks(size).flatten(1).float()
+    seen = F.interpolate(look[None, None].to(on), size, mode="area").flatten()
+    return masks[on @ seen >= least * on.sum(dim=1)]
+
+
 def slice_moments(masks: SliceMasks) -> Tensor:
     """Area in pixels and centroid x, y in pixels of each mask of a slice: (K, 3)."""
     size = low_size(masks)

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..common.errors import InputError
+from ..correspondence.referee import Referee, keep_better
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
 from ..sam.boxes import BoxEverything
@@ -24,7 +25,7 @@ from .centroids import fit_centroids
 from .dense import DenseSettings, roi_to_dense
 from .focus import focus_window
 from .matcher import Matcher
-from .regions import RegionFilter, SliceRegions, find_regions, joined, outside
+from .regions import RegionFilter, SliceRegions, find_regions, joined, outside, visible
 
 ENLARGED = 1.5  # a model that sees the slices this much enlarged gains nothing by a second look
 THICK = 3.0  # slices that are thicker than this many pixels are matched one by one
@@ -46,6 +47,7 @@ class ROIRegistration:
         second_look: where the images differ in one place and the model does not see the slices enlarged, that window is
             segmented once more, at a finer resolution, and its regions replace those of the whole slices in it.
         dense: also finds the dense field.
+        check: keeps the field only if the images agree better with it, see :mod:`scripts.correspondence.referee`.
         progress: shows progress bars.
 
     Raises:
@@ -64,6 +66,7 @@ class ROIRegistration:
         min_slices: int = 2,
         second_look: bool = True,
         dense: bool = True,
+        check: bool = True,
         progress: bool = True,
     ) -> None:
         if linking not in ("auto", "link", "slice"):
@@ -73,26 +76,29 @@ class ROIRegistration:
         self.everything, self.keep, self.settings = everything, keep, settings
         self.matcher = matcher or Matcher()
         self.linking, self.slice_axis, self.slice_spacing_mm = linking, slice_axis, slice_spacing_mm
-        self.min_slices, self.second_look, self.dense, self.progress = min_slices, second_look, dense, progress
+        self.min_slices, self.second_look, self.progress = min_slices, second_look, progress
+        self.dense, self.check = dense, check
 
-    def __call__(self, inputs: Tensor, network: Sam) -> Registration:
+    def __call__(self, inputs: Tensor, network: Sam, weight: Tensor | None = None) -> Registration:
         """Registers one pair.
 
         Args:
             inputs: (1, 2C, H, W[, D]) in [0, 1], moving channels first, on the working grid; a MetaTensor with its
                 affine.
             network: the Segment Anything model.
+            weight: (2, *shape), 0 where the moving and where the fixed image must not be looked at, and 1 elsewhere.
         """
         seconds: dict[str, float] = {}
         image, working = working_image(inputs)
         moving_image, fixed_image = image.chunk(2)
+        looks = (None, None) if weight is None else weight
         with timed(seconds, "segment"):
             window = self.window(moving_image, fixed_image, working, network)
             moving, fixed = (
-                self.regions(img, working, network, name, window)
-                for img, name in ((moving_image, "moving"), (fixed_image, "fixed"))
+                self.regions(img, working, network, name, window, look)
+                for img, name, look in ((moving_image, "moving", looks[0]), (fixed_image, "fixed", looks[1]))
             )
-        return self.from_regions(moving, fixed, image, working, seconds)
+        return self.from_regions(moving, fixed, image, working, seconds, weight)
 
     def from_regions(
         self,
@@ -101,6 +107,7 @@ class ROIRegistration:
         image: Tensor,
         working: Geometry,
         seconds: dict[str, float] | None = None,
+        weight: Tensor | None = None,
     ) -> Registration:
         """Registers a pair whose regions are known, so that settings can be compared without segmenting again.
 
@@ -110,6 +117,7 @@ class ROIRegistration:
             image: (2C, *shape) in [0, 1], moving channels first, on the working grid.
             working: that grid.
             seconds: wall time by stage so far; stages are added.
+            weight: as for :meth:`__call__`.
         """
         seconds = {} if seconds is None else seconds
         moving_image, fixed_image = image.chunk(2)
@@ -123,7 +131,10 @@ class ROIRegistration:
             result.ddf = torch.zeros(1, working.ndim, *working.shape)
         elif self.dense and (len(matches) or self.settings.compares_images):
             with timed(seconds, "dense"):
-                self.fill_dense(result, working, moving_image, fixed_image)
+                self.fill_dense(result, working, moving_image, fixed_image, weight)
+            if self.check:
+                with timed(seconds, "check"):
+                    keep_better(result, Referee(image, working.spacing, weight), "the dense field")
         return result
 
     def window(
@@ -142,23 +153,28 @@ class ROIRegistration:
         network: Sam,
         name: str,
         window: tuple[int, int, int, int] | None = None,
+        look: Tensor | None = None,
     ) -> SliceRegions:
-        """Segments everything in one image (C, *shape) and returns its regions; ``window`` is looked at twice."""
+        """Segments everything in one image (C, *shape) and returns its regions.
+
+        The ``window`` is looked at twice. Masks that lie mostly where ``look`` (*shape) is 0 are no regions.
+        """
         plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
-        stack = plan.cut(image)
-        slices = self._segment(network, stack, f"segment {name}")
+        stack, looks = plan.cut(image), None if look is None else plan.cut(look[None])[:, 0] / 255
+        slices = self._segment(network, stack, f"segment {name}", looks)
         linked, size = self.links(plan, working), tuple(stack.shape[2:])
         if window is None:
             return find_regions(slices, plan, self.keep, linked, min_slices=self.min_slices)
         x0, y0, x1, y1 = window
         slices = [outside(masks, window) for masks in slices]
-        closer = self._segment(network, stack[:, :, y0:y1, x0:x1], f"look closer at {name}")
+        looks = None if looks is None else looks[:, y0:y1, x0:x1]
+        closer = self._segment(network, stack[:, :, y0:y1, x0:x1], f"look closer at {name}", looks)
         return joined(
             find_regions(slices, plan, self.keep, linked, min_slices=self.min_slices),
             find_regions(closer, plan, self.keep, linked, min_slices=self.min_slices, corner=(x0, y0), size=size),
         )
 
-    def _segment(self, network: Sam, stack: Tensor, text: str) -> list[SliceMasks]:
+    def _segment(self, network: Sam, stack: Tensor, text: str, looks: Tensor | None = None) -> list[SliceMasks]:
         slices: list[SliceMasks] = []
         step = self.everything.slices_per_batch
         with self._bar(len(stack), text, "slice") as bar:
@@ -166,7 +182,7 @@ class ROIRegistration:
                 part = stack[start : start + step]
                 slices += self.everything(network, part)
                 bar.update(len(part))
-        return slices
+        return slices if looks is None else [visible(masks, look) for masks, look in zip(slices, looks)]
 
     def links(self, plan: SlicePlan, working: Geometry) -> bool:
         """Whether slice masks are joined into 3-D regions."""
@@ -208,8 +224,15 @@ class ROIRegistration:
         aligned = self.matcher.position_sigma_mm != 0 and not self.settings.compares_images
         return aligned and 0 < len(result.matches) <= result.moving_masks.ndim - 1
 
-    def fill_dense(self, result: Registration, working: Geometry, moving_image: Tensor, fixed_image: Tensor) -> None:
-        """Adds the dense field to a result."""
+    def fill_dense(
+        self,
+        result: Registration,
+        working: Geometry,
+        moving_image: Tensor,
+        fixed_image: Tensor,
+        weight: Tensor | None = None,
+    ) -> None:
+        """Adds the dense field to a result; no term looks where ``weight`` (2, *shape) is 0."""
         device = moving_image.device
         start = None
         extent = torch.tensor(working.shape) * torch.tensor(working.spacing)
@@ -236,6 +259,7 @@ class ROIRegistration:
                 weights=result.matches.certainty,
                 start=start,
                 images=(moving_image, fixed_image),
+                valid=None if weight is None else tuple(weight.to(device)),
                 progress=show,
             )
         result.ddf = dense.ddf

@@ -35,6 +35,11 @@ class Start:
     kind: str
     doubts: tuple[str, ...] = ()
 
+    @property
+    def trusted(self) -> bool:
+        """Whether it is known to align the images: given by the user, or found by the search without a doubt."""
+        return self.kind in ("file", "affine", "similarity") and not self.doubts
+
 
 def align(fixed: Scan, moving: Scan, init: str) -> Start:
     """Finds the initial alignment.

@@ -39,7 +39,8 @@ def correspondence_record(
 ) -> dict[str, Any]:
     """The content of correspondence.json; ``metrics`` are those of :func:`scripts.metrics.pair.pair_metrics`.
 
-    To the ``warnings`` about the images and the run, doubts about the result are added.
+    To the ``warnings`` about the images and the run, the "doubts" about the result are added. It is "trusted" if the
+    field or the initial alignment makes the images agree better.
     """
     record = {
         "moving": pair.moving.path,
@@ -49,6 +50,7 @@ def correspondence_record(
         "regions_found": {"moving": len(result.moving), "fixed": len(result.fixed)},
         "method": dict(method),
         "metrics": dict(metrics),
+        "initial_alignment": pair.start.kind,
         "initial_transform_ras_mm": pair.transform.round(6).tolist(),
         "working_grid": {
             "shape": list(pair.working.shape),
@@ -62,7 +64,9 @@ def correspondence_record(
     }
     if record["pairs"]:
         record["region_files"] = REGION_FILES
-    record["warnings"] = list(dict.fromkeys([*warnings, *doubts(record)]))
+    record["trusted"] = not result.discarded or pair.start.trusted
+    record["doubts"] = [*pair.start.doubts, *result.doubts, *doubts(record)]
+    record["warnings"] = list(dict.fromkeys([*warnings, *record["doubts"]]))
     return record
 
 

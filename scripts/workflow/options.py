@@ -29,6 +29,11 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "fixed": ("file", "image that stays in place"),
         "moving_label": ("file", "label map of the moving image: warped, and measured with the fixed one"),
         "fixed_label": ("file", "label map of the fixed image, for Dice and HD95"),
+        "moving_exclude": (
+            "file",
+            "mask on the moving image: where it is not 0, nothing looks (lesion, metal)",
+        ),
+        "fixed_exclude": ("file", "the same on the fixed image"),
         "moving_landmarks": ("file", "points in the moving image, for the target registration error"),
         "fixed_landmarks": ("file", "the same points in the fixed image: mapped, and measured"),
         "moving_frame": ("whole", "time frame of a 4-D moving image, from 0"),
@@ -90,6 +95,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "position_sigma_mm": ("number", "width of the position prior in mm; 0 turns it off"),
     },
     "Dense field": {
+        "check": ("switch", "keep the field only if the images agree better with it, by measures of their own"),
         "dense": ("switch", "compute a displacement field; False writes only the paired regions"),
         "strictness": ("number", "how fast pairs that contradict their neighbours lose weight; 0 trusts all pairs"),
         "smoothness": ("number", "weight of the smoothness of the field"),

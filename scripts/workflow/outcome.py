@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     BAD_INPUT = 1  # one sentence on stderr says what is wrong
     NOTHING_FOUND = 3  # the images were read, but no regions match
     SOME_FAILED = 4  # some pairs or cases of a list could not be used
+    NOTHING_TRUSTED = 5  # written, but neither the initial alignment nor the field makes the images agree better
     INTERRUPTED = 130  # Ctrl-C
 
 
@@ -120,3 +121,5 @@ def finish(evaluator, need_regions: bool = True) -> None:
             logger.info("%s: %s", name, stages)
     if need_regions and not len(result.matches):
         sys.exit(ExitCode.NOTHING_FOUND)
+    if not output["trusted"]:
+        sys.exit(ExitCode.NOTHING_TRUSTED)

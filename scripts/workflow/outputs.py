@@ -47,9 +47,9 @@ class SaveRegistration(Transform):
     Input: a dict with "image" (1, 2C, *shape), "pair" (:class:`Pair`) and "pred" (:class:`Registration`); sentences
     under "warnings" are recorded too.
 
-    Output: the same dict with "metrics" and "files". The folder contains ``correspondence.json``, the exact region
-    pairs ``moving_rois.seg.nrrd`` and ``fixed_rois.seg.nrrd`` with their quick views ``*_rois.nii.gz`` (equal numbers
-    are pairs), and with a dense field ``ddf.nii.gz`` (LPS mm), ``moved.nii.gz`` and, where given,
+    Output: the same dict with "metrics", "files" and "trusted". The folder contains ``correspondence.json``, the exact
+    region pairs ``moving_rois.seg.nrrd`` and ``fixed_rois.seg.nrrd`` with their quick views ``*_rois.nii.gz`` (equal
+    numbers are pairs), and with a dense field ``ddf.nii.gz`` (LPS mm), ``moved.nii.gz`` and, where given,
     ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request ``inverse_ddf.nii.gz``, whose error is in the metrics
     under "inverse". Pictures are also written as PNG. If no pair was found, all regions of each image are written as
     ``*_regions``, numbered independently.
@@ -104,7 +104,7 @@ class SaveRegistration(Transform):
                 f"Writing to {output_dir} failed ({error.strerror or error}); the folder still contains the complete "
                 "earlier result, if there was one."
             ) from error
-        return {**data, "metrics": metrics, "files": [*names, RECORD]}
+        return {**data, "metrics": metrics, "files": [*names, RECORD], "trusted": record["trusted"]}
 
     def _wants(self, name: str) -> bool:
         return self.keep is None or name in self.keep

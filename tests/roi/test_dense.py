@@ -97,6 +97,31 @@ def test_windows_of_pairs_change_neither_loss_nor_gradient(shape):
     torch.testing.assert_close(gradient, leaf.grad, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(32, 30), (20, 18, 7)])
+def test_excluded_voxels_count_in_neither_mask(shape):
+    generator = torch.Generator().manual_seed(2)
+    moving, fixed = ((torch.rand(3, *shape, generator=generator) * 255).to(torch.uint8) for _ in range(2))
+    valid = [torch.ones(shape), torch.ones(shape)]
+    valid[0][4:9], valid[1][:, 6:12] = 0, 0
+    ddf = torch.randn(1, len(shape), *shape, generator=generator) * 2
+    gradient = torch.zeros_like(ddf)
+    found = PairLoss(moving, fixed, valid=tuple(valid))(ddf, gradient)
+    leaf = ddf.clone().requires_grad_()
+    look = valid[1] * warp(valid[0][None, None], ddf)[0]
+    whole = roi_loss(warp(moving[None].float() / 255, leaf, padding="zeros")[0] * look, fixed / 255 * look).sum()
+    whole.backward()
+    assert found == pytest.approx(whole.item(), rel=1e-5)
+    torch.testing.assert_close(gradient, leaf.grad, atol=1e-6, rtol=1e-4)
+    for mask, weight in ((moving, valid[0]), (fixed, valid[1])):
+        other = torch.where(weight > 0, mask, 255 - mask)
+        # Beside the excluded voxels of the moving mask, the mask is interpolated with theirs.
+        pair = (other, fixed) if mask is moving else (moving, other)
+        still = torch.zeros_like(ddf)
+        assert PairLoss(*pair, valid=tuple(valid))(still) == pytest.approx(
+            PairLoss(moving, fixed, valid=tuple(valid))(still), rel=1e-6
+        )
+
+
 def test_image_term_alone_and_hybrid():
     moving, fixed = scene((48, 44), 3.0, 1.0)
     texture = gaussian_smooth(torch.randn(1, 1, 48, 44, generator=torch.Generator().manual_seed(0)), [2.0, 2.0])[0]

@@ -9,7 +9,7 @@ import torch
 
 from scripts.common.errors import InputError
 from scripts.correspondence.slicing import SlicePlan
-from scripts.roi.regions import RegionFilter, find_regions, joined, link_slices, outside, slice_prototypes
+from scripts.roi.regions import RegionFilter, find_regions, joined, link_slices, outside, slice_prototypes, visible
 from scripts.sam.slice_masks import SliceMasks
 
 E = 8  # side of the embedding; masks have 32 x 32 cells
@@ -50,6 +50,14 @@ def test_area_and_border():
     loose = RegionFilter(min_area=0.0, max_area=1.0, max_border=1.0, max_overlap=1.0)
     assert len(loose(masks_of([(4, 4, 10, 10), (4, 4, 6, 6), (2, 2, 30, 30), (0, 6, 6, 20)]))) == 4
     assert len(keep(masks_of([]))) == 0
+
+
+def test_masks_in_excluded_voxels_are_no_regions():
+    look = torch.ones(64, 64)
+    look[:, :20] = 0  # columns 0 to 9 of the low-resolution masks
+    masks = masks_of([(0, 4, 9, 10), (4, 4, 14, 10), (8, 4, 20, 10), (12, 4, 20, 10)], [0.9, 0.8, 0.7, 0.6])
+    assert visible(masks, look).predicted_iou.tolist() == pytest.approx([0.7, 0.6])
+    assert len(visible(masks, torch.ones(64, 64))) == 4
 
 
 def test_overlap_measures():

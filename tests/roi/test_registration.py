@@ -53,7 +53,7 @@ def test_regions_match_and_the_field_improves_labels_and_landmarks(bundled, load
     result = register()(loaded["image"], bundled)
     assert len(result.matches) >= 3
     assert result.moving_masks.shape == (len(result.matches), *loaded["pair"].working.shape)
-    assert set(result.seconds) == {"segment", "match", "dense"}
+    assert set(result.seconds) == {"segment", "match", "dense", "check"}
     metrics = pair_metrics(loaded["pair"], result.ddf)
     assert metrics["dice"]["final"]["mean"] > metrics["dice"]["initial"]["mean"] + 0.03
     assert metrics["tre_mm"]["final"]["mean"] < metrics["tre_mm"]["initial"]["mean"]

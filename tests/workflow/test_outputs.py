@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -23,12 +25,14 @@ from scripts.data.segmentations import read_segmentation
 from scripts.roi.dense import DenseSettings
 from scripts.roi.registration import ROIRegistration
 from scripts.sam.everything import EverythingMode
+from scripts.spatial.affine import Start
 from scripts.spatial.geometry import resample
 from scripts.spatial.transform_files import transform_paths
 from scripts.verbs.evaluate import evaluate
 from scripts.verbs.warp import warp
 from scripts.workflow.correspondence_record import doubts
 from scripts.workflow.guard import check_inputs, check_output_dir, hold
+from scripts.workflow.outcome import ExitCode, finish
 from scripts.workflow.outputs import SaveRegistration
 from tests.conftest import rotation
 from tests.roi.perfect import perfect_registration
@@ -377,6 +381,31 @@ def test_doubts_are_stated(written):
     record["metrics"]["field"] = {"mean_displacement_mm": 0.11 * spacing, "folds_percent": 0.9}
     record["metrics"]["dice"]["final"]["mean"] = 0.6
     assert doubts({**record, "pairs": record["pairs"][:3]}) == []
+
+
+def test_what_cannot_be_trusted_is_said_in_the_record_on_the_page_and_by_the_exit_code(written, tmp_path):
+    _, data, _ = written
+    doubtful = replace(data["pred"], doubts=["The dense field was discarded."], discarded=True)
+    aligned = replace(data["pair"], start=Start(np.eye(4), "affine"))
+    poor = replace(
+        data["pair"], start=Start(np.eye(4), "affine", ("It may be wrong.",)), warnings=("It may be wrong.",)
+    )
+    trusted = []
+    for name, pair in (("none", data["pair"]), ("affine", aligned), ("poor", poor)):
+        out = SaveRegistration(str(tmp_path / name))({**data, "pair": pair, "pred": doubtful})
+        record = json.loads((tmp_path / name / "correspondence.json").read_text(encoding="utf-8"))
+        trusted.append(record["trusted"])
+        assert record["doubts"] == [*pair.start.doubts, "The dense field was discarded."]
+        assert record["initial_alignment"] == pair.start.kind
+        page = (tmp_path / name / "report.html").read_text(encoding="utf-8")
+        assert page.count('<p class="warn">') == len(record["warnings"])
+        assert page.index("Doubts about this result") < page.index("The dense field was discarded.")
+        evaluator = SimpleNamespace(state=SimpleNamespace(output=out))
+        with contextlib.ExitStack() as stack:
+            end = None if record["trusted"] else stack.enter_context(pytest.raises(SystemExit))
+            finish(evaluator)
+        assert end is None or end.value.code == ExitCode.NOTHING_TRUSTED == 5
+    assert trusted == [False, True, False]
 
 
 def test_keep_chooses_what_is_written(written, tmp_path):

@@ -66,9 +66,7 @@ def posed_pair(seed: int, spacing_mm: float = 5.0) -> PosedPair:
         endo = epi - rng.uniform(8.5, 11)
         scene, extent = cardiac_scene(rng, epi, endo), np.array([300.0, 230.0, 210.0])
         deformation = beat(rng, epi, endo)
-    turn = _rotation(rng.normal(size=3), rng.uniform(0, MOST_DEG))
-    linear = turn * np.exp(rng.uniform(*np.log(SCALES)))
-    shift = _unit(rng.normal(size=3)) * rng.uniform(0, MOST_MM)
+    linear, shift = random_pose(rng)
     # Between a patient who lies elsewhere in the scanner, and a scan of another part of the patient.
     centre = -rng.uniform(0.5, 1.0) * np.linalg.solve(linear, shift)
     images = []
@@ -93,6 +91,12 @@ def posed_pair(seed: int, spacing_mm: float = 5.0) -> PosedPair:
     pose = np.eye(4)
     pose[:3, :3], pose[:3, 3] = to_ras @ linear @ to_ras, to_ras @ shift
     return PosedPair(pair, str(kind), str(contrast), pose, _nearest_affine(pair))
+
+
+def random_pose(rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Rotation times size (3, 3) and shift (3,) in mm: up to 30 degrees, 0.8 to 1.25 times, and 60 mm."""
+    turn = _rotation(rng.normal(size=3), rng.uniform(0, MOST_DEG))
+    return turn * np.exp(rng.uniform(*np.log(SCALES))), _unit(rng.normal(size=3)) * rng.uniform(0, MOST_MM)
 
 
 def _contrast(image: NDArray, tissue: NDArray, kind: str, contrast: str, rng: np.random.Generator) -> NDArray:

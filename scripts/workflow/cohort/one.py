@@ -130,6 +130,8 @@ class PairRunner:
             "matches": len(written["pairs"]),
             "metrics": written["metrics"],
             "warnings": written["warnings"],
+            "doubts": written["doubts"],
+            "trusted": written["trusted"],
         }
 
     def _keep_error(self, engine: Engine, error: BaseException) -> None:

@@ -183,11 +183,13 @@ class Cohort:
 
 
 def finish_cohort(summary: Mapping[str, Any]) -> None:
-    """Logs the result of a cohort; exits with ``SOME_FAILED`` or ``NOTHING_FOUND`` if pairs failed or lack regions."""
+    """Logs the result of a cohort; exits with ``SOME_FAILED``, ``NOTHING_FOUND`` or ``NOTHING_TRUSTED``."""
     counts = [f"{summary[status]} {word}" for status, word in (
         (case.REGISTERED, "registered"), (case.NOTHING_FOUND, "without matched regions"), (case.FAILED, "failed")
     )]  # fmt: skip
     logger.info("%d pairs: %s; see summary.csv", len(summary["pairs"]), ", ".join(counts))
+    if summary["doubted"]:
+        logger.warning("%d pairs have doubts; read them in summary.csv or report.html.", summary["doubted"])
     for line in summary_lines(summary):
         if " mean " in line:
             logger.info(line)
@@ -195,3 +197,5 @@ def finish_cohort(summary: Mapping[str, Any]) -> None:
         sys.exit(ExitCode.SOME_FAILED)
     if summary[case.NOTHING_FOUND]:
         sys.exit(ExitCode.NOTHING_FOUND)
+    if summary["untrusted"]:
+        sys.exit(ExitCode.NOTHING_TRUSTED)

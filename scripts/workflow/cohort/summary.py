@@ -23,7 +23,8 @@ from ..guard import sole_writer
 from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record
 from .pairs import SUMMARIES
 
-FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds", "warnings")
+FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds", "warnings", "doubts", "trusted")
+TEXTS = ("warnings", "doubts")  # lists of sentences
 MANY = 10_000  # pairs above which summary.json and report.html leave out the rows, which summary.csv has
 WAIT_S = 60.0  # for another shard that writes its summary
 CHUNK = 2_000  # rows of a table in memory at a time
@@ -38,11 +39,13 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
 def summarise(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """The summary of many pairs, ready for JSON.
 
-    It has the numbers of pairs by status, ``facts``, "metrics" (mean, sd of the population and n by key) and "pairs",
+    It has the numbers of pairs by status, "doubted" and "untrusted" ones (neither the initial alignment nor the field
+    makes the images agree better), ``facts``, "metrics" (mean, sd of the population and n by key) and "pairs",
     the rows of :func:`row_of` in the order of the list.
     """
     rows = list(rows)
     counts = {status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)}
+    counts |= {"doubted": sum("doubts" in r for r in rows), "untrusted": sum(not r.get("trusted", True) for r in rows)}
     return {**counts, **facts, "metrics": summarise_rows(rows, FACTS), "pairs": rows}
 
 
@@ -147,14 +150,18 @@ def _write_table(path: Path, frames: Iterable[pd.DataFrame], columns: list[str])
     kinds = [(k, numbers.get(k, pa.string()) if k in FACTS else pa.float64()) for k in columns]
     with pq.ParquetWriter(path, pa.schema(kinds)) as writer:
         for frame in frames:
-            if "warnings" in frame:
-                frame["warnings"] = [" | ".join(v) if isinstance(v, list) else None for v in frame["warnings"]]
+            frame = frame.assign(**{k: [_cell(v) for v in frame[k]] for k in ("trusted", *TEXTS) if k in frame})
             writer.write_table(pa.Table.from_pandas(frame.reindex(columns=columns), pa.schema(kinds), False))
 
 
 def _text(row: Mapping[str, Any]) -> dict[str, str]:
-    """The warnings of a row as one cell."""
-    return {"warnings": " | ".join(row["warnings"])} if row.get("warnings") else {}
+    """The sentences of a row as one cell each."""
+    return {key: " | ".join(row[key]) for key in TEXTS if row.get(key)}
+
+
+def _cell(value: Any) -> str | None:
+    """A list of sentences or a truth value as text; None for a missing one."""
+    return " | ".join(value) if isinstance(value, list) else str(value) if isinstance(value, bool) else None
 
 
 def _safe(value: Any) -> Any:

@@ -11,6 +11,7 @@ import pytest
 from scripts.common.errors import InputError
 from scripts.verbs.summarise import summarise
 from scripts.workflow.cohort import case, summary
+from scripts.workflow.cohort.run import finish_cohort
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -21,7 +22,8 @@ def test_a_folder_is_summarised_like_its_run(undisturbed, tmp_path, monkeypatch,
     shutil.copytree(undisturbed, tmp_path / "out")
     failed = tmp_path / "out" / "sub-01" / "ses-1"
     failed.mkdir(parents=True)
-    record = {"name": "=cmd|x", "status": case.FAILED, "error": "gone", "warnings": ["one", "two"], "seconds": 1.0}
+    record = {"name": "=cmd|x", "status": case.FAILED, "error": "gone", "warnings": ["one", "two"], "seconds": 1.0,
+              "doubts": ["three", "four"], "trusted": False}  # fmt: skip
     (failed / case.RECORD).write_text(json.dumps(record), encoding="utf-8")
     told = summarise(str(tmp_path / "out"), str(tmp_path / f"pairs.{ending}"))
     expected = json.loads((undisturbed / "summary.json").read_text(encoding="utf-8"))
@@ -33,8 +35,22 @@ def test_a_folder_is_summarised_like_its_run(undisturbed, tmp_path, monkeypatch,
     assert set(table["status"]) == {case.REGISTERED, case.FAILED}
     assert table["dice/mean/final"].mean() == pytest.approx(expected["metrics"]["dice/mean/final"]["mean"])
     bad = table[table["status"] == case.FAILED].iloc[0]
-    assert bad["warnings"] == "one | two"
+    assert (bad["warnings"], bad["doubts"], str(bad["trusted"])) == ("one | two", "three | four", "False")
     assert bad["name"] == ("'=cmd|x" if ending == "csv" else "=cmd|x")
+
+
+def test_doubts_are_counted_and_end_a_cohort_with_a_code_of_their_own(tmp_path):
+    rows = [{"name": "a", "status": case.REGISTERED, "trusted": True},
+            {"name": "b", "status": case.REGISTERED, "trusted": False, "doubts": ["It may be wrong."]}]  # fmt: skip
+    found = summary.summarise(rows, {"seconds": 1.0})
+    assert (found["doubted"], found["untrusted"]) == (1, 1)
+    summary.write_summary(tmp_path, found)
+    assert "1 with doubts" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "It may be wrong." in (tmp_path / "summary.csv").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit) as end:
+        finish_cohort(found)
+    assert end.value.code == 5
+    finish_cohort(summary.summarise(rows[:1], {}))
 
 
 def test_what_cannot_be_summarised(tmp_path):

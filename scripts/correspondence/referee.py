@@ -1,0 +1,201 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Whether a stage improved a registration, judged by measures that no stage optimises in the same form.
+
+Two measures compare the images: the mutual information of all intensities, and the mean difference of their
+self-similarity (MIND-SSC). A field that makes both worse is discarded. One that makes one of them worse, separates the
+matched regions, folds, or changes volumes implausibly is kept, and a sentence tells the user so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..losses.mind import mind
+from ..metrics.jacobian import jacobian_determinant
+from ..spatial.likeness import BINS, shared_information
+from ..spatial.warp import resize_ddf, warp
+from .result import Registration
+
+SIDE = 72  # voxels along the longest side of the grid on which images are compared
+TOLERANCE = 0.003  # relative loss that counts as unchanged
+CLEAR = 0.05  # relative loss of one measure that is worth a sentence
+FOLDS, VOLUMES = 1.0, (0.2, 5.0)  # percent of voxels; plausible changes of volume (1st and 99th percentile)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a field achieves.
+
+    Attributes:
+        information: mutual information over the mean entropy of the images, in [0, 1]; higher is better.
+        structure: mean difference of the self-similarity of the images, in [0, 1]; lower is better.
+        regions: mean Dice of the matched regions; None without regions.
+        folds_percent: of the voxels.
+        volumes: 1st and 99th percentile of the change of volume.
+    """
+
+    information: float
+    structure: float
+    regions: float | None
+    folds_percent: float
+    volumes: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the field of a stage is kept.
+
+    Attributes:
+        kept: False if the field before is better.
+        doubts: sentences for the user.
+        before: measures without the stage.
+        after: measures with it.
+    """
+
+    kept: bool
+    doubts: list[str]
+    before: Measures
+    after: Measures
+
+    def record(self) -> dict:
+        """Plain values for the record of the run."""
+        rounded = {
+            name: {k: np.round(v, 4).tolist() for k, v in asdict(getattr(self, name)).items() if v is not None}
+            for name in ("before", "after")
+        }
+        return {"kept": self.kept, **rounded}
+
+
+class Referee:
+    """Compares fields of one pair of images.
+
+    Args:
+        image: (2C, *shape), moving channels first, on the working grid.
+        spacing: mm of this grid.
+        weight: (2, *shape), 0 where nothing may look at the moving or the fixed image; None looks everywhere.
+    """
+
+    def __init__(self, image: Tensor, spacing: Sequence[float], weight: Tensor | None = None) -> None:
+        shape = image.shape[1:]
+        self.full = tuple(shape)
+        target = max(n * s for n, s in zip(shape, spacing)) / SIDE
+        self.shape = tuple(max(2, round(n * s / target)) if s < target else n for n, s in zip(shape, spacing))
+        self.spacing = [n * s / m for n, s, m in zip(shape, spacing, self.shape)]
+        grey = torch.stack([half.float().mean(dim=0) for half in image.chunk(2)])
+        self.moving, self.fixed = self._small(grey).split(1)
+        looks = torch.ones_like(grey) if weight is None else weight.to(grey)
+        # A voxel counts if no part of it is excluded.
+        self.looks = (self._small(looks) > 0.999).float()
+        self.fixed_mind = mind(self.fixed[None], spacing=self.spacing)
+
+    def _small(self, x: Tensor) -> Tensor:
+        return x if tuple(x.shape[1:]) == self.shape else F.interpolate(x[None], self.shape, mode="area")[0]
+
+    @torch.no_grad()
+    def measure(self, field: Tensor, where: Tensor, masks: tuple[Tensor, Tensor] | None = None) -> Measures:
+        """Measures a field.
+
+        Args:
+            field: (1, n, *shape) voxels of the working grid.
+            where: bool, the voxels of the referee's grid that are compared, see :meth:`seen`.
+            masks: moving and fixed (K, *shape) uint8 coverage of the matched regions.
+        """
+        moved = warp(self.moving[None], resize_ddf(field, self.shape))
+        information = structure = 0.0
+        if int(where.sum()) > BINS**2:
+            a, b = (x[where].cpu().numpy() for x in (self.fixed[0], moved[0, 0]))
+            information = shared_information(np.histogram2d(a, b, BINS, ((0, 1), (0, 1)))[0])
+            apart = (mind(moved, spacing=self.spacing) - self.fixed_mind).abs().mean(dim=1)[0]
+            structure = float(apart[where].mean())
+        inner = jacobian_determinant(field).flatten().cpu().numpy()
+        low, high = np.percentile(inner, (1, 99)).tolist()
+        return Measures(information, structure, overlap(field, masks), float((inner <= 0).mean() * 100), (low, high))
+
+    def seen(self, field: Tensor) -> Tensor:
+        """Voxels of the referee's grid that both images show under a field, and where both may be looked at."""
+        moved = warp(self.looks[None, :1], resize_ddf(field, self.shape), padding="zeros")[0, 0]
+        return (moved > 0.999) & (self.looks[1] > 0)
+
+    def judge(
+        self, stage: str, before: Tensor | None, after: Tensor, masks: tuple[Tensor, Tensor] | None = None
+    ) -> Verdict:
+        """Compares the field of a stage with the one before it.
+
+        Args:
+            stage: its name, for the sentences, e.g. "the dense field".
+            before: (1, n, *shape) voxels, or None for the initial alignment alone.
+            after: same shape.
+            masks: moving and fixed (K, *shape) uint8 coverage of the matched regions.
+        """
+        after = after.detach().to(self.moving)
+        before = torch.zeros_like(after) if before is None else before.detach().to(after)
+        where = self.seen(before) & self.seen(after)  # the same voxels, or a smaller field of view would decide
+        old, new = (self.measure(field, where, masks) for field in (before, after))
+        lost = _loss(old.information, new.information), _loss(1 - old.structure, 1 - new.structure)
+        numbers = (
+            f"shared information {old.information:.3f} before and {new.information:.3f} after, "
+            f"difference of structure {old.structure:.3f} and {new.structure:.3f}"
+        )
+        if min(lost) > TOLERANCE:
+            sentence = f"{stage} was discarded, because the images agree less with it than without ({numbers})."
+            return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
+        said = []
+        if max(lost) > CLEAR:
+            said.append(f"it is unclear whether {stage} improves the alignment of the images ({numbers}).")
+        if new.regions is not None and new.regions < old.regions - 0.02:
+            said.append(f"{stage} lowers the Dice of the matched regions from {old.regions:.2f} to {new.regions:.2f}.")
+        if new.folds_percent > FOLDS:
+            said.append(f"{stage} folds in {new.folds_percent:.1f} % of the image.")
+        if new.volumes[0] < VOLUMES[0] or new.volumes[1] > VOLUMES[1]:
+            said.append(
+                f"{stage} changes volumes {max(new.volumes[0], 0):.2f} to {new.volumes[1]:.1f} times; "
+                f"{VOLUMES[0]:g} to {VOLUMES[1]:g} is plausible."
+            )
+        return Verdict(True, [s[0].upper() + s[1:] for s in said], old, new)
+
+
+def keep_better(result: Registration, referee: Referee | None, stage: str, before: Tensor | None = None) -> None:
+    """Puts the field before a stage back into the result if the stage made it worse; notes doubts and measures.
+
+    Args:
+        result: with the field of the stage.
+        referee: of the same images; None keeps every field.
+        stage: its name, e.g. "the dense field".
+        before: (1, n, *shape) voxels; None is the initial alignment alone.
+    """
+    if referee is None:
+        return
+    verdict = referee.judge(stage, before, result.ddf, (result.moving_masks, result.fixed_masks))
+    result.details.setdefault("checks", {})[stage] = verdict.record()
+    result.doubts += verdict.doubts
+    if not verdict.kept:
+        result.discarded = before is None
+        result.ddf = torch.zeros_like(result.ddf) if before is None else before
+
+
+def overlap(ddf: Tensor, masks: tuple[Tensor, Tensor] | None) -> float | None:
+    """Mean soft Dice of matched regions under a field; None without regions.
+
+    Args:
+        ddf: (1, n, *shape) voxels.
+        masks: moving and fixed (K, *shape) uint8 coverage.
+    """
+    if masks is None or not len(masks[0]):
+        return None
+    scores = []
+    for moving, fixed in zip(*masks):
+        a = warp(moving[None, None].to(ddf), ddf, padding="zeros")[0, 0]
+        b = fixed.to(ddf)
+        scores.append(float(2 * torch.minimum(a, b).sum() / (a.sum() + b.sum()).clamp_min(1e-6)))
+    return sum(scores) / len(scores)
+
+
+def _loss(before: float, after: float) -> float:
+    """Relative loss of a measure of which more is better."""
+    return (before - after) / max(before, 1e-6)

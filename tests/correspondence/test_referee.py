@@ -1,0 +1,111 @@
+"""The referee of stages: a true field is kept, a wrong one is discarded, and doubts are written in words."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from scripts.correspondence.matching import Matches
+from scripts.correspondence.referee import Referee, keep_better, overlap
+from scripts.correspondence.regions import Regions
+from scripts.correspondence.result import Registration
+from scripts.correspondence.slicing import plan_slices
+from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.spatial.geometry import Geometry
+
+SHAPE, SPACING = (56, 56), (3.4, 3.4)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return cardiac_pair(3, SHAPE, SPACING)
+
+
+@pytest.fixture(scope="module")
+def image(pair):
+    return torch.from_numpy(np.stack([pair.moving, pair.fixed]) / 900).clamp(0, 1).float()
+
+
+@pytest.fixture(scope="module")
+def truth(pair):
+    return torch.from_numpy(pair.ddf)[None]
+
+
+def result_of(ddf, masks=None):
+    masks = (torch.zeros(0, *SHAPE, dtype=torch.uint8),) * 2 if masks is None else masks
+    plan = plan_slices(Geometry(SHAPE, np.diag([*SPACING, 1, 1])))
+    count = len(masks[0])
+    regions = Regions(torch.zeros(count, 4), torch.ones(count), torch.zeros(count, 2), None, plan)
+    order = torch.arange(count)
+    matches = Matches(order, order, torch.ones(count), torch.ones(count), 1.0)
+    return Registration(regions, regions, matches, *masks, ddf=ddf)
+
+
+def test_a_true_field_is_kept_and_its_opposite_is_not(image, truth):
+    referee = Referee(image, SPACING)
+    right, wrong = (referee.judge("the dense field", None, field) for field in (truth, -truth))
+    assert right.kept and right.doubts == []
+    assert right.after.information > right.before.information and right.after.structure < right.before.structure
+    assert not wrong.kept
+    assert "The dense field was discarded" in wrong.doubts[0]
+    assert wrong.record()["after"]["information"] == pytest.approx(wrong.after.information, abs=1e-4)
+
+
+def test_contrast_does_not_decide(image, truth):
+    inverted = torch.stack([image[0], torch.where(image[1] > 0.05, 1 - image[1], image[1])])
+    referee = Referee(inverted, SPACING)
+    assert referee.judge("it", None, truth).kept
+    assert not referee.judge("it", None, -truth).kept
+
+
+def test_no_motion_is_kept(image):
+    assert Referee(image, SPACING).judge("it", None, torch.zeros(1, 2, *SHAPE)).kept
+
+
+def test_folds_and_volumes_are_doubted(image, truth):
+    wild = truth + 2.5 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
+    referee = Referee(image, SPACING)
+    # Measured against itself, so that only its own shape counts.
+    said = " ".join(referee.judge("the field", wild, wild).doubts)
+    assert "The field folds in" in said
+    assert "changes volumes 0.00 to" in said
+
+
+def test_a_field_that_separates_regions_is_doubted(image, truth):
+    disc = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    disc[0, 20:30, 20:30] = 255
+    shift = torch.zeros_like(truth)
+    shift[:, 0] = 5
+    assert overlap(torch.zeros_like(truth), (disc, disc)) == pytest.approx(1)
+    assert overlap(shift, (disc, disc)) == pytest.approx(0.5)
+    assert overlap(shift, None) is None
+    alike = image[1:].expand(2, -1, -1)
+    flat = torch.zeros_like(alike)  # images that say nothing, so the regions decide
+    said = Referee(flat, SPACING).judge("the field", None, shift, (disc, disc)).doubts
+    assert said == ["The field lowers the Dice of the matched regions from 1.00 to 0.50."]
+
+
+def test_excluded_voxels_are_not_compared(pair, image, truth):
+    weight = torch.ones_like(image)
+    weight[1, 10:25, 20:40] = 0
+    changed = image.clone()
+    changed[1, 12:23, 22:38] = 1.0  # away from the border of the mask by the reach of the descriptors
+    measured = []
+    for one in (image, changed):
+        referee = Referee(one, SPACING, weight)
+        where = referee.seen(truth)
+        assert not where[10:25, 20:40].any()
+        measured.append(referee.measure(truth, where).information)
+    assert measured[0] == measured[1]
+
+
+def test_the_field_before_a_stage_comes_back(image, truth):
+    referee = Referee(image, SPACING)
+    result = result_of(-truth)
+    keep_better(result, referee, "the dense field")
+    assert result.discarded and not result.ddf.any() and len(result.doubts) == 1
+    assert result.details["checks"]["the dense field"]["kept"] is False
+    result = result_of(truth * -0.5)
+    keep_better(result, referee, "the second stage", before=truth)
+    assert torch.equal(result.ddf, truth) and not result.discarded
