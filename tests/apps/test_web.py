@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -247,6 +248,9 @@ def test_cancel_two_users_and_an_empty_folder(browser, server):
     (token,) = re.findall(r"results/([\w-]+)/all.zip", two.content())
     with urllib.request.urlopen(f"{server.address}/results/{token}/all.zip") as answer:
         assert answer.status == 200
+    for path in (f"{token}/shown/fixed/image.npy", "../../../../../../etc/hostname"):
+        with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
+            urllib.request.urlopen(f"{server.address}/gradio_api/file={path}")
     two.click("#cancel")  # nothing runs: nothing happens
     one.click("#register")
     waited(one, "segment")
@@ -260,7 +264,7 @@ def test_cancel_two_users_and_an_empty_folder(browser, server):
 
 
 def test_the_server_leaves_nothing(server):
-    server.process.send_signal(signal.SIGINT)
-    server.process.wait(30)
+    server.process.terminate()
+    assert server.process.wait(30) == 0
     assert [p for p in server.temporary.iterdir() if p.name.startswith("sam_registration")] == []
     assert "Traceback" not in server.log.read_text()

@@ -99,6 +99,8 @@ def test_sessions_keep_users_apart(tmp_path, heart_files):
     upload.write_bytes(Path(heart_files["fixed"]).read_bytes())
     name = one.receive(upload)
     assert not upload.exists() and (one.folder / name).is_file() and name.endswith("heart_1.nii.gz")
+    with pytest.raises(InputError, match=r"heart_1\.nii\.gz did not arrive; upload it again"):
+        two.receive(upload)
     shown = show(one.folder / name, one.folder / "shown" / "fixed", "heart")
     one.images = {"moving": "inputs/a/m.nii", "moving_label": "inputs/a/l.nii", "fixed_label": "inputs/a/f.nii"}
     (one.folder / "inputs" / "old").mkdir()

@@ -97,18 +97,23 @@ class Page:
 
     def phantom(self, request: gr.Request) -> Iterator[Update]:
         """Loads the built-in pair."""
-        yield from self._loaded(self.sessions.get(request.session_hash), "phantom")
+        yield from self._loaded(self._session(request), "phantom")
 
     def load(self, role: str, upload: str | None, frame: str, request: gr.Request) -> Iterator[Update]:
         """Loads an uploaded image."""
-        session = self.sessions.get(request.session_hash)
-        if upload is not None:
+        session = self._session(request)
+        if upload is None:
+            return
+        try:
             path = session.receive(upload)
+        except InputError as error:
+            yield [*self._update(session, error), None]
+        else:
             yield from ([*update, None] for update in self._loaded(session, "load", role, path, frame.strip()))
 
     def register(self, method: str, preset: str, init: str, request: gr.Request) -> Iterator[Update]:
         """Registers the pair."""
-        session = self.sessions.get(request.session_hash)
+        session = self._session(request)
         options = {"method": method, "preset": preset, "init": init, "device": self.device}
         for step in self._steps(session, "run_register", lambda: (session.images, options, session.shown)):
             if isinstance(step, Step) and step.done:
@@ -117,7 +122,7 @@ class Page:
 
     def click(self, role: str, position: int, init: str, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
         """Finds the region under a click in both images."""
-        session = self.sessions.get(request.session_hash)
+        session = self._session(request)
         if role not in session.shown:
             return
         point = session.shown[role].place(int(position), event.x, event.y)
@@ -130,12 +135,18 @@ class Page:
 
     def turn(self, role: str, position: int, request: gr.Request) -> str:
         """Another slice of an image."""
-        session = self.sessions.get(request.session_hash)
+        session = self._session(request)
         return _view(session, role, int(position)) if role in session.shown else ""
 
     def leave(self, request: gr.Request) -> None:
         """Forgets a user who has closed the page."""
         self.sessions.remove(request.session_hash, self.worker.stop)
+
+    def _session(self, request: gr.Request) -> Session:
+        try:
+            return self.sessions.get(request.session_hash)
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from error
 
     def _loaded(self, session: Session, job: str, *arguments: Any) -> Iterator[Update]:
         for step in self._steps(session, job, lambda: arguments):

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
-from contextlib import closing
+import sys
+from contextlib import closing, suppress
 from pathlib import Path
 
 import gradio as gr
@@ -52,7 +54,10 @@ def serve(root: Path, host: str, port: int, max_upload_mb: float, device: str) -
         )
         address = f"http://{host}:{listener.getsockname()[1]}"
         logger.info("the web application is at %s; stop it with Ctrl-C", address)
-        uvicorn.Server(uvicorn.Config(server, log_level="warning")).run(sockets=[listener])
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is removed then, too
+        config = uvicorn.Config(server, log_level="warning", timeout_graceful_shutdown=3)
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _listening(host: str, port: int) -> socket.socket:

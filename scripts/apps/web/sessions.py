@@ -17,6 +17,8 @@ from .jobs import INPUTS, RESULTS, ROLES, Images
 from .slices import Shown
 from .uploads import clean_name
 
+FRAMES = tuple(f"{role}_frame" for role in ROLES)
+
 
 @dataclass(eq=False)
 class Session:
@@ -53,12 +55,19 @@ class Session:
         return path
 
     def receive(self, upload: str | Path) -> str:
-        """Moves an uploaded file into the folder; returns its path relative to it."""
+        """Moves an uploaded file into the folder; returns its path relative to it.
+
+        Raises:
+            InputError: it is gone, because somebody else uploaded the same file at the same moment.
+        """
         place = self.folder / INPUTS / secrets.token_hex(4)
         place.mkdir(parents=True)
-        upload = Path(upload)
-        os.replace(upload, place / clean_name(upload.name))
-        return (place / clean_name(upload.name)).relative_to(self.folder).as_posix()
+        path = place / clean_name(Path(upload).name)
+        try:
+            os.replace(upload, path)
+        except FileNotFoundError as error:
+            raise InputError(f"{path.name} did not arrive; upload it again.") from error
+        return path.relative_to(self.folder).as_posix()
 
     def update(self, images: Images, shown: Mapping[str, Shown]) -> None:
         """Takes new images; results, labels and files of the old ones are removed."""
@@ -72,9 +81,6 @@ class Session:
         for old in (self.folder / INPUTS).iterdir():
             if old.name not in used:
                 shutil.rmtree(old, ignore_errors=True)
-
-
-FRAMES = tuple(f"{role}_frame" for role in ROLES)
 
 
 class Sessions:
