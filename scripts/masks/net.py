@@ -60,6 +60,7 @@ NETS = {
         strides=((1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1)),
         focus=(0, 1),
         flips=(0, 1),
+        redrawn=("right ventricle cavity", "myocardium", "left ventricle cavity"),
     ),
     "abdomen": NetSpec(
         names=(

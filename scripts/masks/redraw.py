@@ -24,6 +24,7 @@ from ..sam.everything import encode
 from ..sam.slice_masks import SliceMasks, upsample
 from ..sam.suppress import pairwise_overlap
 from ..sam.windows import draw_boxes, enlarged
+from ..spatial.geometry import Geometry
 from .grid import arranged, as_volume
 from .source import Masks, MaskSource
 
@@ -40,7 +41,6 @@ class RedrawnSource(MaskSource):
         structures: names that may be redrawn; None for all.
         agreement: least IoU of the new mask of a slice with the old one.
         share: of the way from the old outline to the new one, in (0, 1].
-        zoom: what the model sees: a window this many times as large as the structures, or the whole slice if 0.
         sam: name of a model that takes boxes.
     """
 
@@ -50,35 +50,37 @@ class RedrawnSource(MaskSource):
         structures: tuple[str, ...] | None = None,
         agreement: float = 0.4,
         share: float = 0.75,
-        zoom: float = 0.0,
         sam: str = "lite_medsam",
     ) -> None:
         super().__init__()
-        self.source, self.agreement, self.share, self.zoom = source, agreement, share, zoom
-        self.name, self.offered = f"{source.name} redrawn by {sam}", source.offered
-        self.structures = set(source.offered if structures is None else structures)
+        self.source, self.agreement, self.share = source, agreement, share
+        self.name, self.offered, self.any_name = f"{source.name} redrawn by {sam}", source.offered, source.any_name
+        self.structures = structures
+        self.spec = getattr(source, "spec", None)  # of a network of the bundle
         self.sam: Sam = build_sam(sam, precision="auto", everything=False).requires_grad_(False)
 
     def identity(self, volume: Volume) -> str:
         """See :class:`MaskSource`."""
-        settings = sorted(self.structures), self.agreement, self.share, self.zoom, SPACING_MM
+        settings = self.structures, self.agreement, self.share, SPACING_MM
         return fingerprint(self.source.identity(volume), model_hash(self.sam), *settings)
 
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
         """See :class:`MaskSource`. Probabilities are those of the source, and nothing is redrawn for them."""
         if probabilities:
             return self.source(volume, names, modality, probabilities)
-        masks = self.source(volume, self.offered, modality)  # all of them, because neighbours compete for a voxel
+        # All structures of a network, because neighbours compete for a voxel; other sources may know hundreds.
+        masks = self.source(volume, self.offered if self.spec else names, modality)
         table = np.zeros(1 + len(masks.names), np.uint8)
         table[[1 + masks.names.index(n) for n in names]] = np.arange(1, 1 + len(names))
         return Masks(table[self.redrawn(volume, masks)], names, masks.geometry)
 
     def redrawn(self, volume: Volume, masks: Masks) -> NDArray:
         """The label map of some masks with the chosen structures redrawn, (*shape) uint8."""
-        chosen = [i for i, name in enumerate(masks.names, start=1) if name in self.structures]
+        every, wanted = enumerate(masks.names, start=1), self.structures
+        chosen = [i for i, name in every if wanted is None or name in wanted]
         image = apply_window(torch.from_numpy(volume.array.astype(np.float32)), self.source.modality or "auto")
         image, native = as_volume(image[:1], volume.geometry)
-        axis = slice_axis(native, getattr(getattr(self.source, "spec", None), "layout", "slices"))
+        axis = slice_axis(native, self.spec.layout if self.spec else "slices")
         pictures = image[0].movedim(axis, 0)
         stack = np.moveaxis(masks.labels.reshape(native.shape), axis, 0)
         plane = tuple(s for a, s in enumerate(native.spacing) if a != axis)
@@ -88,7 +90,7 @@ class RedrawnSource(MaskSource):
         for position in found[min(step // 2, max(len(found) - 1, 0)) :: step].tolist():
             labels = stack[position]
             values = [v for v in chosen if (labels == v).sum() >= MIN_PIXELS]
-            drawn, agreement = redraw_slice(self.sam, pictures[position], labels, values, self.zoom)
+            drawn, agreement = redraw_slice(self.sam, pictures[position], labels, values)
             for value, mask, alike in zip(values, drawn, agreement):
                 if alike >= self.agreement:
                     change = signed_distance(mask, plane) - signed_distance(labels == value, plane)
@@ -97,7 +99,7 @@ class RedrawnSource(MaskSource):
         return np.ascontiguousarray(new).reshape(masks.labels.shape)
 
 
-def slice_axis(geometry, layout: str) -> int:
+def slice_axis(geometry: Geometry, layout: str) -> int:
     """The array axis across the slices of a 3-D grid, as a network with this layout sees them."""
     through = arranged(geometry, layout).affine[:3, 2]
     steps = geometry.affine[:3, :3]
@@ -105,9 +107,7 @@ def slice_axis(geometry, layout: str) -> int:
 
 
 @torch.no_grad()
-def redraw_slice(
-    sam: Sam, picture: Tensor, labels: NDArray, values: list[int], zoom: float = 0.0
-) -> tuple[NDArray, NDArray]:
+def redraw_slice(sam: Sam, picture: Tensor, labels: NDArray, values: list[int]) -> tuple[NDArray, NDArray]:
     """Draws structures of one slice again, each from its box.
 
     Args:
@@ -115,7 +115,6 @@ def redraw_slice(
         picture: (X, Y) in [0, 1].
         labels: (X, Y).
         values: K structures, each present.
-        zoom: see :class:`RedrawnSource`.
 
     Returns:
         new masks (K, X, Y) bool and their IoU with the old ones (K,).
@@ -125,29 +124,16 @@ def redraw_slice(
     device = next(sam.parameters()).device
     # The model was trained on pictures whose rows run from front to back: the second in-plane axis.
     old = torch.from_numpy(np.stack([labels == v for v in values])).to(device).transpose(1, 2)
-    seen = window(old.any(dim=0), zoom)
-    shown, old_seen = (picture.to(device) * 255).T[seen], old[(slice(None), *seen)]
+    shown = (picture.to(device) * 255).T
     embeddings, scaled = encode(sam, shown.expand(1, 3, -1, -1))
     size = tuple(shown.shape)
     empty = SliceMasks.empty(embeddings[0], scaled, sam.image_encoder.img_size, size, sam.mask_threshold)
     scale = embeddings.new_tensor([scaled[1] / size[1], scaled[0] / size[0]]).repeat(2)
-    logits, _ = draw_boxes(sam, embeddings[0], enlarged(sam, mask_boxes(old_seen) * scale, scaled))
+    logits, _ = draw_boxes(sam, embeddings[0], enlarged(sam, mask_boxes(old) * scale, scaled))
     rows, columns = empty.logits.shape[1:]
-    new = torch.zeros_like(old)
-    new[(slice(None), *seen)] = upsample(logits[:, :rows, :columns], scaled, empty.stride, size) > sam.mask_threshold
+    new = upsample(logits[:, :rows, :columns], scaled, empty.stride, size) > sam.mask_threshold
     agreement = pairwise_overlap(old, new, "iou").diagonal()
     return new.transpose(1, 2).cpu().numpy(), agreement.cpu().numpy()
-
-
-def window(on: Tensor, zoom: float) -> tuple[slice, slice]:
-    """The square window of a mask (H, W), ``zoom`` times as large as the longer side of its box; all of it if 0."""
-    if not zoom:
-        return slice(None), slice(None)
-    x0, y0, x1, y1 = mask_boxes(on[None])[0].tolist()
-    side = zoom * max(x1 - x0, y1 - y0)
-    low = [round(max(0.0, (a + b - side) / 2)) for a, b in ((y0, y1), (x0, x1))]
-    high = [round(min(n, (a + b + side) / 2)) for n, a, b in zip(on.shape, (y0, x0), (y1, x1))]
-    return slice(low[0], high[0]), slice(low[1], high[1])
 
 
 def signed_distance(mask: NDArray, spacing: tuple[float, ...]) -> NDArray:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from scripts.data.reader import Volume
 from scripts.masks.build import build_source
-from scripts.masks.redraw import RedrawnSource, between, moved_outlines, signed_distance, slice_axis, window
+from scripts.masks.redraw import RedrawnSource, between, moved_outlines, signed_distance, slice_axis
 from scripts.masks.source import Masks, MaskSource
 from scripts.spatial.geometry import Geometry
 from tests.conftest import oblique
@@ -48,14 +47,6 @@ def test_slices_in_between_are_interpolated():
     np.testing.assert_allclose(areas, expected, rtol=0.06)
     known = {0: np.zeros(1), 8: np.ones(1)}
     assert between(known, 4, 4) is None and between(known, 5, 4) == 1 and between(known, 2, 4) == 0
-
-
-def test_the_window_is_a_square_around_the_structures():
-    on = torch.zeros(80, 100, dtype=torch.bool)
-    on[30:50, 40:70] = True
-    assert window(on, 2.0) == (slice(10, 70), slice(25, 85))
-    assert window(on, 0) == (slice(None), slice(None))
-    assert window(on, 4.0) == (slice(0, 80), slice(0, 100))
 
 
 @pytest.mark.parametrize(("spacing", "axis"), [((1.0, 1.0, 8.0), 2), ((8.0, 1.0, 1.0), 0), ((1.0, 8.0, 1.0), 1)])
