@@ -100,3 +100,25 @@ def test_large_files_are_complete():
     for entry in yaml.safe_load((ROOT / "large_files.yml").read_text(encoding="utf-8"))["large_files"]:
         assert set(entry) == {"path", "url", "hash_val", "hash_type"}
         assert len(entry["hash_val"]) == 64 and entry["hash_type"] == "sha256"
+
+
+def names_of(path: Path) -> set[str]:
+    """Everything that a module defines at its top, and the methods of its classes."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+            names |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            names |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+    return names
+
+
+def test_docstrings_refer_to_what_exists():
+    known = set()
+    for path in sources():
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        known |= {module, *(f"{module}.{name}" for name in names_of(path))}
+    for path in sources():
+        found = re.findall(r":(?:func|class|meth|mod|data):`~?(scripts\.[\w.]+)`", path.read_text(encoding="utf-8"))
+        assert set(found) <= known, f"{path.relative_to(ROOT)}: {sorted(set(found) - known)}"

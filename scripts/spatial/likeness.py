@@ -193,7 +193,7 @@ def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
     """A grey image (X, Y[, Z]) as a SimpleITK image.
 
     A volume keeps its position. A 2-D image gets its own plane, with millimetres from its first voxel, because a
-    plane in space has no two-dimensional direction matrix; :func:`scripts.spatial.affine.world_transform` undoes this.
+    plane in space has no two-dimensional direction matrix; :func:`scripts.spatial.affine.world_matrix` undoes this.
     """
     converted = sitk.GetImageFromArray(np.ascontiguousarray(np.asarray(image, np.float32).T))
     converted.SetSpacing(geometry.spacing)
