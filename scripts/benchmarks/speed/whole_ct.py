@@ -84,13 +84,13 @@ def main(
         words += [f"--{key}={value}" for key, value in options.items()]
         began = time.perf_counter()
         process = psutil.Popen([sys.executable, "-m", "scripts", "register", *words], cwd=BUNDLE)
-        peak = 0
+        peak, busy = 0, 0.0
         while True:
             try:
                 process.wait(LOOK_S)
                 break
             except (psutil.TimeoutExpired, subprocess.TimeoutExpired):
-                peak = max(peak, process.memory_info().rss)
+                peak, busy = max(peak, process.memory_info().rss), sum(process.cpu_times()[:2])
         seconds = time.perf_counter() - began
         if process.returncode:
             sys.exit(process.returncode)
@@ -102,6 +102,7 @@ def main(
         "pairs": len(record["pairs"]),
         "peak_gb": round(peak / 1e9, 2),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(busy, 1),
         "stages": record["seconds"],
         "dice": {stage: values["mean"] for stage, values in record["metrics"].get("dice", {}).items()},
         "folds_percent": record["metrics"].get("field", {}).get("folds_percent"),
