@@ -27,6 +27,7 @@ TAGS = [
     "SOPInstanceUID", "SeriesInstanceUID", "Modality", "ImageType", "Rows", "Columns", "NumberOfFrames",
     "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "FrameOfReferenceUID",
 ]  # fmt: skip
+PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}  # numbers in each
 ANGLE = 1e-3  # of direction cosines
 UNEVEN = 0.05  # share of the slice distance by which a gap may differ
 DRIFT = 0.5  # pixels by which slices may shift in their plane over the whole stack
@@ -111,10 +112,11 @@ def _check_kind(path: Path, header: Dataset) -> None:
 def _stack(folder: Path, headers: list[tuple[Path, Dataset]]) -> list[Path]:
     """The files in the order of their slices."""
     for path, header in headers:
-        for tag in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
-            if header.get(tag) is None or not np.all(np.isfinite(np.asarray(header[tag].value, float))):
+        for tag, length in PLACE.items():
+            values = np.ravel(header[tag].value) if header.get(tag) is not None else ()
+            if len(values) != length or not np.isfinite(values.astype(float)).all():
                 raise InputError(
-                    f"{path} has no {tag}, so its position in the volume is unknown; remove it from the folder."
+                    f"{path} has no usable {tag}, so its position in the volume is unknown; remove it from the folder."
                 )
     for tag, tolerance in (
         ("ImageOrientationPatient", ANGLE), ("PixelSpacing", 1e-4), ("Rows", 0), ("Columns", 0),

@@ -87,7 +87,9 @@ def canonical(word: str) -> str:
 
 def split_names(words: str | Iterable[str]) -> tuple[str, ...]:
     """Names from a list, a tuple, or a string with commas."""
-    parts = words.split(",") if isinstance(words, str) else list(words or ())
+    if isinstance(words, str):
+        words = words.split(",")
+    parts = list(words or ()) if isinstance(words or (), Iterable) else [words]
     if not all(isinstance(p, str) for p in parts):
         raise InputError(f'Names must be words, got {parts!r}; give e.g. --names "liver,spleen".')
     names = tuple(p.strip() for p in parts if p.strip())

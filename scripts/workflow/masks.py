@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from ..common.errors import InputError
+from ..common.files import there
 from ..common.fingerprint import file_sha256
 from ..common.staging import recover, staged
 from ..data.writer import save_nifti
@@ -38,9 +39,10 @@ def output_paths(output_dir: str | Path, case: str) -> tuple[Path, Path]:
 
 def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
     """The items of :func:`scripts.data.images.image_items`, if writing their masks replaces no file of the user."""
-    inputs = {Path(item["path"]).resolve() for item in items}
+    found = [item for item in items if there(item["path"])]  # the others fail, so nothing is written for them
+    inputs = {Path(item["path"]).resolve() for item in found}
     recover(Path(output_dir))
-    for item in items:
+    for item in found:
         path, record = output_paths(output_dir, item["case"])
         if path.resolve() in inputs:
             raise InputError(f"The masks of {item['path']} would replace {path}, an input; give another --output_dir.")

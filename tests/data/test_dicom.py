@@ -81,7 +81,7 @@ def shifted(k: int, mm: float, axis: int) -> list[float]:
 @pytest.mark.parametrize(
     ("k", "changes", "message"),
     [
-        (3, {"ImagePositionPatient": None}, r"_3\.dcm has no ImagePositionPatient"),
+        (3, {"ImagePositionPatient": None}, r"_3\.dcm has no usable ImagePositionPatient"),
         (2, {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}, r"_2\.dcm has a different ImageOrientationPatient"),
         (4, {"PixelSpacing": [1.3, 0.8]}, r"_4\.dcm has a different PixelSpacing \(\[1\.3, 0\.8\]\)"),
         (1, {"FrameOfReferenceUID": "1.2.9"}, r"_1\.dcm has a different FrameOfReferenceUID \(1\.2\.9\)"),
@@ -94,6 +94,10 @@ def shifted(k: int, mm: float, axis: int) -> list[float]:
             r"_5\.dcm is a segmentation \(SEG\), not an image; segmentations can be labels",
         ),
         (5, {"Modality": "RTSTRUCT", "Rows": None}, r"_5\.dcm is a set of contours \(RTSTRUCT\)"),
+        (2, {"PixelSpacing": [1.0, 1.0, 1.0]}, r"_2\.dcm has no usable PixelSpacing"),
+        (2, {"PixelSpacing": 1.0}, r"_2\.dcm has no usable PixelSpacing"),
+        (2, {"ImagePositionPatient": [1.0, 2.0]}, r"_2\.dcm has no usable ImagePositionPatient"),
+        (2, {"ImageOrientationPatient": [1, 0, 0]}, r"_2\.dcm has no usable ImageOrientationPatient"),
         (5, {"NumberOfFrames": 4}, r"_5\.dcm is a multi-frame DICOM file; convert it to NIfTI"),
         (5, {"SeriesInstanceUID": "1.2.77"}, "contains 2 DICOM series"),
     ],

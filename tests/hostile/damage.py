@@ -142,6 +142,8 @@ def arrays(data: bytes, chance: random.Random) -> bytes:
 def weights(data: bytes, chance: random.Random) -> bytes:
     """A checkpoint whose tensors are not finite, missing, renamed, of another shape or type, or that runs code."""
     state = torch.load(io.BytesIO(data), weights_only=True)
+    if not isinstance(state, dict):
+        return spliced(data, chance)
     name = chance.choice([k for k, v in state.items() if torch.is_tensor(v)] or list(state))
     tensor, kind = state.get(name), chance.randrange(8)
     if kind == 0:

@@ -41,6 +41,7 @@ def test_resolve_keeps_the_order_and_the_words_of_the_source():
         ("liver, Liver", "'Liver' is given twice"),
         (" , ", "No anatomical name was given"),
         ([3], "Names must be words"),
+        (3, "Names must be words"),
     ],
 )
 def test_names_that_cannot_be_used(words, message):
