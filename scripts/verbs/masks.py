@@ -24,7 +24,8 @@ def masks(
         images: an image, a pattern such as "data/*.nii.gz", or a list: one path a line (.txt), or JSON.
         names: structures, e.g. "liver,spleen"; the i-th one gets the value i.
         output_dir: folder of the results; an image whose masks are complete is skipped.
-        source: cardiac, abdomen, sat, bundle:PATH or files:PATTERN, e.g. "files:{folder}/{stem}_gt.nii.gz".
+        source: cardiac, abdomen, sat, bundle:PATH (runs the bundle's own code; one that belongs to another user needs
+            --trust True) or files:PATTERN, e.g. "files:{folder}/{stem}_gt.nii.gz".
         options: options of the source, e.g. size="pro", checkpoint=FILE or values={"liver": 6}; and any key of
             configs/masks.json.
 
