@@ -173,7 +173,7 @@ def test_missing_data_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"img0001.nii.gz does not exist; give the folder"):
         sam_slices(str(tmp_path / "cache"), abdomen_dir=str(tmp_path), split_dir=str(tmp_path), phantoms=0, shapes=0)
     assert not (tmp_path / "cache").exists()  # nothing half-made is kept
-    with pytest.raises(ValueError, match="No training slices: there are the sources shapes"):
+    with pytest.raises(ValueError, match="No training slices: the sources are shapes"):
         SamViews({"shapes": shape_subject(1, 1)}, {"shapes": 0.0}, 1)
 
 
