@@ -160,7 +160,11 @@ BOOKKEEPING = {
         "mask_cache",
     ),
     *("overview", "viewer_size", "keep", "inverse", "structures", "network", "use_click"),
-    *(f"{role}{kind}" for role in ("moving", "fixed") for kind in ("", "_label", "_landmarks", "_frame", "_mask")),
+    *(
+        f"{role}{kind}"
+        for role in ("moving", "fixed")
+        for kind in ("", "_label", "_landmarks", "_frame", "_mask", "_exclude")
+    ),
 }
 OTHER = {
     "window": "ct", "init": "affine", "header": "sform", "sam": "vit_b", "precision": "bfloat16", "overlap": "smaller",
