@@ -92,7 +92,25 @@ def test_the_table_segments_once_and_equals_a_registration(heart_files, monkeypa
     registrar.inferer.matcher.max_pairs, registrar.inferer.matcher.epsilon = None, 0.8
     whole = registrar("heart", heart_files).metrics
     assert measured[Setting(None, 0.8)]["dice"]["final"] == pytest.approx(whole["dice"]["final"])
-    assert set(roi_table.METRICS) <= set(whole)
+    assert set(roi_table.METRICS) - set(whole) == {"centroid_rms"}
+    errors = [v for k, v in whole["centroid_mm"]["final"].items() if k != "mean"]
+    rms = measured[Setting(None, 0.8)]["centroid_rms"]["final"]["mean"]
+    assert rms == pytest.approx((sum(e**2 for e in errors) / len(errors)) ** 0.5)
+    found = segmented.sources()
+    assert found["labels"]["label_dice"] > found["SAM"]["label_dice"] > whole["dice"]["initial"]["mean"]
+    assert found["SAM"]["pseudo_dice"] > found["labels"]["pseudo_dice"]
+    assert found["labels"]["label_tre"] < found["SAM"]["label_tre"]
+
+
+def test_centroids_of_known_masks():
+    moving, fixed = torch.zeros(2, 3, 12, 12, dtype=torch.uint8)
+    moving[0, 2:5, 2:5], fixed[0, 4:7, 3:6] = 255, 255
+    moving[1, 5:7, 5:7] = fixed[1, 5:7, 5:7] = 255
+    fixed[2, 1:3, 1:3] = 255  # the moving one is empty
+    errors = roi_table.centroid_errors(torch.zeros(1, 2, 12, 12), moving, fixed, (2.0, 3.0))
+    assert errors == pytest.approx([5.0, 0.0])
+    assert roi_table.rms([3.0, None, 4.0]) == pytest.approx(12.5**0.5)
+    assert roi_table.rms([]) is None
 
 
 def test_time_of_a_size(capsys):

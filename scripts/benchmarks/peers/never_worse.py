@@ -71,8 +71,8 @@ def phantoms(first: int, count: int, spacing_mm: float) -> Iterator[Posed]:
 
 def reposed(name: str, item: Mapping[str, Any], seed: int, same_patient: bool) -> Posed:
     """Files of a pair as volumes, where a random pose is written into the header of the fixed image."""
-    volumes = {key: read_volume(item[key], single="label" in key) for key in item if key.split("_")[0] in
-               ("moving", "fixed") and key.removeprefix("moving").removeprefix("fixed") in ("", "_label")}  # fmt: skip
+    keys = ("moving", "fixed", "moving_label", "fixed_label")
+    volumes = {key: read_volume(item[key], label=key.endswith("label")) for key in keys}
     linear, shift = random_pose(np.random.default_rng([seed, 78]))
     grid = volumes["fixed"].geometry
     middle = apply_affine(grid.affine, (np.asarray(grid.shape) - 1) / 2)
