@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,10 @@ def evaluate(
             f"submission_format must be one of {', '.join(FORMATS)} and layout one of {', '.join(LAYOUTS)}, "
             f"got {submission_format!r} and {layout!r}."
         )
+    if structures is not None and not (
+        isinstance(structures, Sequence) and all(isinstance(value, Integral) for value in structures)
+    ):
+        raise InputError(f"structures must be a list of label values such as [1, 2], got {structures!r}.")
     if cases is None:
         if not transforms:
             raise InputError("Nothing to evaluate: give a list of cases, or --transforms with labels or landmarks.")

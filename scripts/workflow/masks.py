@@ -87,7 +87,14 @@ class FindDone(Transform):
         if found != record.get("sha256"):
             error = InputError(f"{path} was changed after this command wrote it; move it away to make it again.")
             return {**data, "error": error}
-        return {**data, "key": key, **({"done": record} if record.get("key") == key else {})}
+        done = record.get("key") == key and _usable(record)
+        return {**data, "key": key, **({"done": record} if done else {})}
+
+
+def _usable(record: Mapping[str, Any]) -> bool:
+    """Whether a record still has the volumes that the table shows; a hand or a disk may have changed them."""
+    volumes = record.get("ml")
+    return isinstance(volumes, dict) and all(isinstance(v, (int, float)) for v in volumes.values())
 
 
 def one_item(batch: list[dict]) -> dict:

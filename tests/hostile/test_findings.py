@@ -71,6 +71,22 @@ def test_a_plan_refuses_expressions_too(good, tmp_path):
         register(good / "moving.nii.gz", good / "fixed.nii.gz", tmp_path, dry_run=True, matching="@nothing")
 
 
+@pytest.mark.parametrize("structures", [[[]], ["a"], 3, "12"])
+def test_structures_that_are_no_labels(good, tmp_path, structures):
+    with pytest.raises(InputError, match="structures must be a list of label values"):
+        evaluate(None, tmp_path / "out", good / "field.nii.gz", structures=structures, progress=False)
+
+
+def test_a_record_of_masks_with_other_values_is_made_again(good, tmp_path):
+    out = shutil.copytree(good / "masked", tmp_path / "out")
+    record = json.loads((out / "moving_masks.json").read_text(encoding="utf-8"))
+    (out / "moving_masks.json").write_text(json.dumps(record | {"ml": []}), encoding="utf-8")
+    code, said, errors = run(words_of(good, out, "masks"))
+    assert code == 0 and "Traceback" not in said + errors
+    again = json.loads((out / "moving_masks.json").read_text(encoding="utf-8"))
+    assert again["ml"] == record["ml"] and again["sha256"] == record["sha256"]
+
+
 @pytest.mark.parametrize("text", ["moving.nii.gz\n\0x\n", "moving.nii.gz\n" + "a" * 5000 + "\n"])
 def test_a_list_of_images_with_a_name_that_no_file_can_have(good, tmp_path, text):
     shutil.copy(good / "moving.nii.gz", tmp_path)
