@@ -248,7 +248,7 @@ def test_cancel_two_users_and_an_empty_folder(browser, server):
     (token,) = re.findall(r"results/([\w-]+)/all.zip", two.content())
     with urllib.request.urlopen(f"{server.address}/results/{token}/all.zip") as answer:
         assert answer.status == 200
-    for path in (f"{token}/shown/fixed/image.npy", "../../../../../../etc/hostname"):
+    for path in (f"{token}/inputs/cardiac_0/moving.nii.gz", "../../../../../../etc/hostname"):
         with pytest.raises(urllib.error.HTTPError, match=r"40[34]"):
             urllib.request.urlopen(f"{server.address}/gradio_api/file={path}")
     two.click("#cancel")  # nothing runs: nothing happens

@@ -16,7 +16,7 @@ from .slices import Shown, show
 from .uploads import unpack_series
 
 ROLES = ("moving", "fixed")
-INPUTS, SHOWN, RESULTS = Path("inputs"), Path("shown"), Path("results")
+INPUTS, RESULTS = Path("inputs"), Path("results")
 Images = dict[str, str | int]  # paths and time frames by option of the command register
 Loaded = tuple[Images, dict[str, Shown]]
 
@@ -40,7 +40,7 @@ def load(role: str, path: str, frame: str) -> Loaded:
         if len(series) > 2:
             raise InputError(f"{file.name} contains {len(series)} DICOM series; zip one or two.")
         found = dict(zip(ROLES, series)) if len(series) == 2 else {role: series[0]}
-    shown = {r: show(p, Path.cwd() / SHOWN / r, file.name, number) for r, p in found.items()}
+    shown = {r: show(p, _beside(p, r), file.name, number) for r, p in found.items()}
     frames = {} if number is None else {f"{r}_frame": number for r in found}
     return {r: p.as_posix() for r, p in found.items()} | frames, shown
 
@@ -48,8 +48,9 @@ def load(role: str, path: str, frame: str) -> Loaded:
 def phantom() -> Loaded:
     """Makes the built-in phantom pair, with its labels and landmarks."""
     folder = phantom_folder(INPUTS, "cardiac", 0)
-    files = {p.name.split(".")[0]: p.as_posix() for p in folder.iterdir() if not p.name.startswith("true")}
-    return files, {r: show(Path(files[r]), Path.cwd() / SHOWN / r, f"phantom, {r}") for r in ROLES}
+    files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith("true")]
+    shown = {r: show(folder / f"{r}.nii.gz", _beside(folder / r, r), f"phantom, {r}") for r in ROLES}
+    return {p.name.split(".")[0]: p.as_posix() for p in files}, shown
 
 
 def run_register(images: Images, options: Mapping[str, Any], shown: Mapping[str, Shown]) -> dict[str, Any]:
@@ -86,6 +87,11 @@ def run_correspond(
     )
     _regions(folder, shown)
     return record
+
+
+def _beside(path: Path, role: str) -> Path:
+    """Where an image that the page shows is kept: beside its file, so that both are removed together."""
+    return path.parent.absolute() / f"shown_{role}"
 
 
 def _check_both(images: Images) -> None:

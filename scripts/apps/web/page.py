@@ -16,6 +16,7 @@ from ...workflow.method import AUTO, METHODS
 from .jobs import ROLES
 from .results import correspondence_text, download_link, registration_text, report_frame
 from .sessions import Session, Sessions
+from .slices import Shown
 from .worker import Step, Worker
 
 INITS = ("none", "moments", "affine")
@@ -47,17 +48,11 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """Lays the page out."""
-        work = {
-            "concurrency_limit": 1,
-            "concurrency_id": "work",
-            "show_progress": "hidden",
-            "api_visibility": "private",
-        }
-        quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        work = {**quiet, "concurrency_limit": None}  # the worker has a queue of its own, and says who is waiting
+        quick = {**quiet, "queue": False}
         with gr.Blocks(title="SAM registration", analytics_enabled=False) as blocks:
-            gr.Markdown(
-                "# SAM registration\nRegister two images, or click in one to find the same region in the other."
-            )
+            gr.Markdown("# SAM registration\nRegister two images, or click in one to see the same region in the other.")
             roles = {role: gr.State(role) for role in ROLES}
             files, frames, views, sliders = {}, {}, {}, {}
             with gr.Row():
@@ -175,14 +170,17 @@ class Page:
         for role in ROLES:
             image = session.shown.get(role)
             pictures.append("" if image is None else _view(session, role, image.middle))
-            last = 0 if image is None else image.plan.count - 1
-            sliders.append(
-                gr.skip() if image is None else gr.Slider(maximum=last, value=image.middle, visible=last > 0)
-            )
+            sliders.append(gr.skip() if image is None else _slider(image))
         note = session.note + download_link(session) if session.note else ""
         return [f"<p>{step.text}</p>", *pictures, *sliders, note, report_frame(session) if session.reported else ""]
 
 
+def _slider(image: Shown) -> gr.Slider:
+    last = image.plan.count - 1
+    return gr.Slider(maximum=last, value=image.middle, visible=last > 0)
+
+
 def _view(session: Session, role: str, position: int) -> str:
     image = session.shown[role]
+    position = min(max(position, 0), image.plan.count - 1)
     return f"<img src='{data_uri(image.picture(position))}' alt='{role} image' title='{escape(image.name)}'>"
