@@ -152,10 +152,12 @@ def test_registrations_of_uploads_and_the_download(browser, server, heart_files)
     page.click("#register")
     page.locator("#state progress[value]").wait_for(timeout=2 * MINUTE)
     waited(page, "Done")
-    waited(page, r"^[1-9]\d* pairs of regions\. 0 % of the field folds", "#note")
+    page.locator("#download").wait_for(timeout=MINUTE)
+    note = page.inner_text("#note")
+    assert re.search(r"\b[1-9]\d* pairs of regions\. 0(\.0\d*)? % of the field folds", note), note
     report = page.frame_locator("#report iframe")
     report.locator("body[data-viewer=ready]").wait_for(timeout=2 * MINUTE, state="attached")
-    assert report.locator("tr[data-pair]").count() >= 2
+    assert report.locator("tr[data-pair]").count() >= 1
     assert tinted(picture(page, "fixed")).mean() > 0.05
     page.get_by_label("network", exact=True).check()
     page.click("#register")
