@@ -101,12 +101,12 @@ def test_processes_of_torchrun_share_the_pairs(bundle, phantoms, undisturbed, tm
     launcher = ("torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
     words = command(write_list(tmp_path / "list.json", phantoms), tmp_path / "out", *launcher)
     run = subprocess.run(words, cwd=bundle, env=environment(), capture_output=True, encoding="utf-8", timeout=300)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert results(tmp_path / "out", NAMES) == results(undisturbed, NAMES)
+    assert results(tmp_path / "out", NAMES) == results(undisturbed, NAMES), run.stderr[-3000:]
     summary, alone = (
         json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in (tmp_path / "out", undisturbed)
     )
     assert summary["shard"] in ("0/2", "1/2") and summary["metrics"] == alone["metrics"]
+    assert run.returncode == bool(alone["untrusted"]), run.stderr[-3000:]  # torchrun makes 1 of every code but 0
 
 
 def test_another_process_writes_the_same_bytes(bundle, phantoms, tmp_path):
