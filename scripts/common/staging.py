@@ -94,10 +94,14 @@ def _place(source: Path, target: Path) -> None:
     beside = target.with_name(f"{OWN_PREFIX}{target.name}")
     beside.unlink(missing_ok=True)
     try:
-        os.link(source, beside)
-    except OSError:  # a file system without links
-        shutil.copy2(source, beside)
-    beside.replace(target)
+        try:
+            os.link(source, beside)
+        except OSError:  # a file system without links
+            shutil.copy2(source, beside)
+        beside.replace(target)
+    except OSError:  # a full disk; the source is still complete
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _remove(path: Path) -> None:
