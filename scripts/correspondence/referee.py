@@ -2,8 +2,9 @@
 """Whether a stage improved a registration, judged by measures that no stage optimises in the same form.
 
 Two measures compare the images: the mutual information of all intensities, and the mean difference of their
-self-similarity (MIND-SSC). A field that makes both worse is discarded. One that makes one of them worse, separates the
-matched regions, folds, or changes volumes implausibly is kept, and a sentence tells the user so.
+self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. One that makes both slightly worse or
+one of them clearly, separates the matched regions, folds, or changes volumes implausibly is kept, and a sentence tells
+the user so.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..losses.mind import mind
+from ..losses.similarity import local_mean
 from ..metrics.jacobian import jacobian_determinant
 from ..spatial.likeness import BINS, shared_information
 from ..spatial.warp import resize_ddf, warp
@@ -24,7 +26,9 @@ from .result import Registration
 
 SIDE = 72  # voxels along the longest side of the grid on which images are compared
 TOLERANCE = 0.003  # relative loss that counts as unchanged
+WORSE = 0.02  # relative loss of both measures that discards a field
 CLEAR = 0.05  # relative loss of one measure that is worth a sentence
+SMOOTH = 3  # voxels; a warped image is blurred by interpolation, so both are, or noise would favour the field before
 FOLDS, VOLUMES = 1.0, (0.2, 5.0)  # percent of voxels; plausible changes of volume (1st and 99th percentile)
 
 
@@ -88,7 +92,9 @@ class Referee:
         self.shape = tuple(max(2, round(n * s / target)) if s < target else n for n, s in zip(shape, spacing))
         self.spacing = [n * s / m for n, s, m in zip(shape, spacing, self.shape)]
         grey = torch.stack([half.float().mean(dim=0) for half in image.chunk(2)])
-        self.moving, self.fixed = self._small(grey).split(1)
+        finest = min(d for d, n in zip(self.spacing, self.shape) if n > 1)
+        kernel = [SMOOTH if n > SMOOTH and d < 1.5 * finest else 1 for d, n in zip(self.spacing, self.shape)]
+        self.moving, self.fixed = local_mean(self._small(grey)[None], kernel)[0].split(1)
         looks = torch.ones_like(grey) if weight is None else weight.to(grey)
         # A voxel counts if no part of it is excluded.
         self.looks = (self._small(looks) > 0.999).float()
@@ -142,11 +148,11 @@ class Referee:
             f"shared information {old.information:.3f} before and {new.information:.3f} after, "
             f"difference of structure {old.structure:.3f} and {new.structure:.3f}"
         )
-        if min(lost) > TOLERANCE:
+        if min(lost) > WORSE:
             sentence = f"{stage} was discarded, because the images agree less with it than without ({numbers})."
             return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
         said = []
-        if max(lost) > CLEAR:
+        if min(lost) > TOLERANCE or max(lost) > CLEAR:
             said.append(f"it is unclear whether {stage} improves the alignment of the images ({numbers}).")
         if new.regions is not None and new.regions < old.regions - 0.02:
             said.append(f"{stage} lowers the Dice of the matched regions from {old.regions:.2f} to {new.regions:.2f}.")
