@@ -39,6 +39,7 @@ class BoxEverything:
         mask_nms_thresh: mask IoU above which the worse of two masks is dropped; nested masks stay.
         companion_boxes: share of ``boxes`` that may come from masks of the companion.
         companion_masks: keeps masks of the companion that overlap no redrawn mask at IoU 0.5.
+        rings: most masks added that are the difference of two nested ones, see :func:`rings`; 0 for none.
         prototypes: whose embedding describes the masks: "companion", "own" or "both" (joined).
         companion: everything mode of the companion.
         slices_per_batch: slices per step of the progress bar.
@@ -54,6 +55,7 @@ class BoxEverything:
         mask_nms_thresh: float = 0.8,
         companion_boxes: float = 0.5,
         companion_masks: bool = True,
+        rings: int = 0,
         prototypes: str = "companion",
         companion: EverythingMode | None = None,
         slices_per_batch: int = 4,
@@ -66,7 +68,7 @@ class BoxEverything:
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.agreement_thresh, self.mask_nms_thresh = agreement_thresh, mask_nms_thresh
         self.companion_boxes, self.companion_masks, self.prototypes = companion_boxes, companion_masks, prototypes
-        self.companion = companion or EverythingMode()
+        self.rings, self.companion = rings, companion or EverythingMode()
         self.slices_per_batch = slices_per_batch
 
     @torch.no_grad()
@@ -93,8 +95,9 @@ class BoxEverything:
             common = pairwise_overlap(theirs > helped.threshold, masks.logits > masks.threshold, "iou")
             alone = (common < 0.5).all(dim=1)
             more = theirs[alone], helped.predicted_iou[alone], helped.stability[alone], helped.points[alone]
-            own = masks.logits, masks.predicted_iou, masks.stability, masks.points
-            masks = empty.with_masks(*(torch.cat(parts) for parts in zip(own, more)))
+            masks = with_more(masks, *more)
+        if self.rings and len(masks):
+            masks = with_more(masks, *rings(masks, self.rings))
         return replace(masks, logits=masks.logits.half(), **description(empty, helped, self.prototypes))
 
     def _prompts(self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], helped: SliceMasks) -> Tensor:
@@ -109,6 +112,33 @@ class BoxEverything:
             scores.append(helped.predicted_iou[few].clamp(0, 1))
         joined = distinct(torch.cat(boxes), torch.cat(scores), 2 * self.boxes, 0.0, overlap=0.8).boxes
         return enlarged(sam, joined, scaled)
+
+
+def with_more(masks: SliceMasks, logits: Tensor, iou: Tensor, stability: Tensor, points: Tensor) -> SliceMasks:
+    """The masks of a slice and others on the same grid."""
+    more, own = (logits, iou, stability, points), ("logits", "predicted_iou", "stability", "points")
+    return masks.with_masks(*(torch.cat([getattr(masks, name), new]) for name, new in zip(own, more)))
+
+
+def rings(masks: SliceMasks, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What lies between nested masks, the best and distinct ones: the arguments of :func:`with_more`.
+
+    No box means a ring such as the myocardium, because its box encloses the cavity too. A ring is the difference of two
+    masks of which one encloses the other on all sides and fills between a fifth and 85 % of it.
+    """
+    on = masks.logits > masks.threshold
+    area, boxes = on.flatten(1).sum(dim=1).float(), mask_boxes(on)
+    share = area[None] / area[:, None].clamp_min(1)  # of the row's mask that the column's would fill
+    room = torch.cat([boxes[None, :, :2] - boxes[:, None, :2], boxes[:, None, 2:] - boxes[None, :, 2:]], dim=2)
+    nested = (pairwise_overlap(on, on, "smaller") > 0.9) & (share > 0.2) & (share < 0.85) & (room >= 1).all(dim=2)
+    outer, core = nested.nonzero().T
+    quality = (masks.predicted_iou[outer] * masks.predicted_iou[core]).clamp_min(0).sqrt()
+    order = quality.argsort(descending=True)[: 8 * most]
+    outer, core = outer[order], core[order]
+    logits = torch.minimum(masks.logits[outer], 2 * masks.threshold - masks.logits[core])
+    kept = keep_distinct(logits > masks.threshold, 0.8).nonzero()[:most, 0]
+    stability = torch.minimum(masks.stability[outer], masks.stability[core])
+    return logits[kept], quality[order][kept], stability[kept], masks.points[outer][kept]
 
 
 def description(own: SliceMasks, other: SliceMasks, prototypes: str) -> dict:

@@ -9,10 +9,11 @@ import torch
 
 from scripts.common.errors import InputError
 from scripts.sam import lite_medsam
-from scripts.sam.boxes import BoxEverything, mask_boxes
+from scripts.sam.boxes import BoxEverything, mask_boxes, rings, with_more
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode, encode
 from scripts.sam.prompts import EncodedSlices, Prompt
+from scripts.sam.slice_masks import SliceMasks
 from scripts.sam.suppress import pairwise_overlap
 from scripts.sam.windows import draw_boxes, token_windows
 
@@ -143,3 +144,19 @@ def test_changed_weights_are_refused(tmp_path):
     path.write_bytes(b"something else")
     with pytest.raises(InputError, match=r"does not have the SHA-256 of SAM lite_medsam \(79d8c9dca6db"):
         build_sam("lite_medsam", str(path))
+
+
+def test_rings_lie_between_nested_masks():
+    """Of a disc in a disc, a disc beside them and a half of the outer disc, only the first two make a ring."""
+    outer, core, beside = truth(60, 60, 30), truth(62, 60, 18), truth(130, 60, 15)
+    half = outer & (torch.arange(160) < 60)  # touches the border of the outer disc
+    on = torch.cat([core, outer, beside, half])
+    empty = SliceMasks.empty(torch.zeros(4, 40, 40), (128, 160), 160, (128, 160), 0.0)
+    quality = torch.tensor([0.9, 0.4, 0.8, 0.7])
+    masks = empty.with_masks(on.float() * 8 - 4, quality, quality, torch.zeros(4, 2))
+    logits, iou, stability, points = rings(masks, 5)
+    assert torch.equal(logits > 0, outer & ~core) and points.shape == (1, 2)
+    assert float(iou) == pytest.approx(0.6) and float(stability) == pytest.approx(0.4)
+    every = with_more(masks, logits, iou, stability, points)
+    assert len(every) == 5 and torch.equal(every.masks()[4], (outer & ~core)[0])
+    assert len(rings(masks[:1], 5)[0]) == 0

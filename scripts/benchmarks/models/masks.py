@@ -54,6 +54,7 @@ def main(
     checkpoint: str | None = None,
     device: str = "auto",
     redraw: bool = False,
+    first: int = 0,
     limit: int | None = None,
     **options,
 ) -> None:
@@ -66,13 +67,14 @@ def main(
         checkpoint: weights; the bundled ones if None.
         device: auto, cpu, cuda or mps.
         redraw: lets LiteMedSAM draw the masks again.
+        first: images left out at the beginning.
         limit: most images.
         options: further arguments of :class:`scripts.masks.bundled.BundledNet`.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     source = build_source(net, {"checkpoint": checkpoint, **options}, redraw=redraw).to(pick_device(device))
     results = []
-    with tqdm(labelled_items(data_dir, DATASETS[net], part)[:limit], unit="image", file=sys.stderr) as bar:
+    with tqdm(labelled_items(data_dir, DATASETS[net], part)[first:][:limit], unit="image", file=sys.stderr) as bar:
         for item in bar:
             results.append(score(source, item))
             scores, wall, cpu = results[-1]
