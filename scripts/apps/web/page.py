@@ -60,6 +60,7 @@ class Page:
                     with gr.Column():
                         label = f"{role.capitalize()} image, or a zip with DICOM series"
                         files[role] = gr.File(label=label, height=150, elem_id=f"file-{role}")
+                        files[role].preprocess = _path_of
                         frames[role] = gr.Textbox(label="Time frame of a 4-D image, from 0", max_lines=1)
                 with gr.Column():
                     phantom = gr.Button("Use the phantom pair", elem_id="phantom")
@@ -173,6 +174,11 @@ class Page:
             sliders.append(gr.skip() if image is None else _slider(image))
         note = session.note + download_link(session) if session.note else ""
         return [f"<p>{step.text}</p>", *pictures, *sliders, note, report_frame(session) if session.reported else ""]
+
+
+def _path_of(upload: Any) -> str | None:
+    """The path of an upload; Gradio's own preprocessing leaves an empty file behind each time."""
+    return None if upload is None else upload.path
 
 
 def _slider(image: Shown) -> gr.Slider:

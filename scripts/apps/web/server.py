@@ -13,6 +13,8 @@ from pathlib import Path
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ...common.errors import InputError
 from .page import CSS, Page
@@ -22,6 +24,7 @@ from .worker import Worker
 
 logger = logging.getLogger(__name__)
 
+FORM_BYTES = 100_000  # of a request around its file
 FONTS = ["system-ui", "sans-serif"]  # Gradio's own are fetched from the network
 
 
@@ -55,9 +58,32 @@ def serve(root: Path, host: str, port: int, max_upload_mb: float, device: str) -
         address = f"http://{host}:{listener.getsockname()[1]}"
         logger.info("the web application is at %s; stop it with Ctrl-C", address)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is removed then, too
-        config = uvicorn.Config(server, log_level="warning", timeout_graceful_shutdown=3)
+        limited = UploadLimit(server, int(max_upload_mb * 1e6))
+        config = uvicorn.Config(limited, log_level="warning", timeout_graceful_shutdown=3)
         with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
+
+
+class UploadLimit:
+    """Refuses uploads that announce too much, or no size, before anything of them is stored.
+
+    Args:
+        server: gets all other requests.
+        most: bytes.
+    """
+
+    def __init__(self, server: ASGIApp, most: int) -> None:
+        self.server, self.most = server, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a request or passes it on."""
+        answer: ASGIApp = self.server
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith("/upload"):
+            length = dict(scope["headers"]).get(b"content-length", b"")
+            if not length.isdigit() or int(length) > self.most + FORM_BYTES:
+                text = f"The file is larger than {self.most / 1e6:g} MB, the limit of this server."
+                answer = PlainTextResponse(text, 413, headers={"Connection": "close"})
+        await answer(scope, receive, send)
 
 
 def _listening(host: str, port: int) -> socket.socket:

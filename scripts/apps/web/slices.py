@@ -43,11 +43,12 @@ class Shown:
 
     @property
     def middle(self) -> int:
-        """The middle slice, or the one with most of the regions."""
+        """The middle slice, or the one with most of the best pair's region."""
         regions = self._read("regions")
         if regions is None or self.plan.axis is None or not regions.any():
             return self.plan.count // 2
-        return int(np.count_nonzero(np.moveaxis(regions, self.plan.axis, 0), axis=(1, 2)).argmax())
+        best = np.moveaxis(regions == regions[regions > 0].min(), self.plan.axis, 0)
+        return int(np.count_nonzero(best, axis=(1, 2)).argmax())
 
     @property
     def size(self) -> tuple[int, int]:
