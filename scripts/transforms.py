@@ -44,7 +44,7 @@ OF_COMMAND = (
     "dense", "moving", "fixed", "output_dir", "pairs", "dry_run", "dicom", "header", "max_image_gb", "moving_frame",
     "fixed_frame", "moving_label", "fixed_label", "moving_landmarks", "fixed_landmarks", "points_frame",
     "moving_mask", "fixed_mask", "moving_exclude", "fixed_exclude", "dataset_dir", "sample", "overview",
-    "viewer_size", "keep", "inverse", "shard", "scheduler", "seed",
+    "viewer_size", "keep", "inverse", "confidence", "shard", "scheduler", "seed",
 )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ class Registration:
         moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
         fixed_masks: (K, *shape), mask k corresponds to moving mask k.
         ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
+        confidence: (1, 1, *shape) in [0, 1], how sure the field is at every voxel; None if it was not asked for.
         motion_mm: (K,) mean displacement of the field in each fixed region, mm; None without a field.
         warnings: complete sentences for the user.
         doubts: sentences about whether the result can be trusted, see :mod:`scripts.correspondence.referee`.
@@ -43,6 +44,7 @@ class Registration:
     fixed_masks: Tensor
     ddf: Tensor | None = None
     motion_mm: Tensor | None = None
+    confidence: Tensor | None = None
     warnings: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     discarded: bool = False

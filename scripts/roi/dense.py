@@ -16,12 +16,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..spatial.warp import resize_ddf
+from .confidence import confidence
 from .image_terms import TERMS, ImageTerm, image_term
 from .level import Level
 from .staged_search import STAGES, Found, Stage, mask_weights, staged_search
+
+TOLERANCE = 2.0  # voxels of the finest level by which both directions may disagree at half the confidence
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,13 @@ class DenseResult:
         ddf: (1, n, *shape) voxels of the working grid.
         history: objective of every step, one list a level, coarse to fine.
         start_used: whether the centroid fit beat the identity.
-        found: what the search found, on the grid of the image features, before the linear start; None without it.
+        confidence: (1, 1, *shape) in [0, 1], see :func:`scripts.roi.confidence.confidence`; None without a search.
     """
 
     ddf: Tensor
     history: list[list[float]]
     start_used: bool
-    found: Found | None = None
+    confidence: Tensor | None = None
 
 
 def roi_to_dense(
@@ -167,7 +171,13 @@ def roi_to_dense(
     for level in levels:
         carry, losses = _descend(level, resize_ddf(carry, level.shape), chosen, settings, progress)
         history.append(losses)
-    return DenseResult(resize_ddf(levels[-1].ddf(carry, chosen), shape), history, start_used, found)
+    ddf = resize_ddf(levels[-1].ddf(carry, chosen), shape)
+    sure = None
+    if found is not None:
+        size = levels[-1].spacing.tolist()
+        sure = confidence(carry, found, size, TOLERANCE * min(size))
+        sure = F.interpolate(sure, shape, mode="bilinear" if n == 2 else "trilinear", align_corners=False)
+    return DenseResult(ddf, history, start_used, sure)
 
 
 @torch.no_grad()

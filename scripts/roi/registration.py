@@ -48,6 +48,7 @@ class ROIRegistration:
             segmented once more, at a finer resolution, and its regions replace those of the whole slices in it.
         dense: also finds the dense field.
         check: keeps the field only if the images agree better with it, see :mod:`scripts.correspondence.referee`.
+        confidence: also keeps how sure the field is at every voxel; needs ``settings.discrete``.
         progress: shows progress bars.
 
     Raises:
@@ -67,13 +68,18 @@ class ROIRegistration:
         second_look: bool = True,
         dense: bool = True,
         check: bool = True,
+        confidence: bool = False,
         progress: bool = True,
     ) -> None:
         if linking not in ("auto", "link", "slice"):
             raise InputError(f"linking must be auto, link or slice, got {linking!r}.")
         if slice_spacing_mm < 0:
             raise InputError(f"slice_spacing_mm must not be negative, got {slice_spacing_mm}.")
-        self.everything, self.keep, self.settings = everything, keep, settings
+        if confidence and not (dense and settings.discrete):
+            raise InputError(
+                "confidence compares the field with the search; it needs --discrete True and --dense True."
+            )
+        self.everything, self.keep, self.settings, self.confidence = everything, keep, settings, confidence
         self.matcher = matcher or Matcher()
         self.linking, self.slice_axis, self.slice_spacing_mm = linking, slice_axis, slice_spacing_mm
         self.min_slices, self.second_look, self.progress = min_slices, second_look, progress
@@ -263,6 +269,7 @@ class ROIRegistration:
                 progress=show,
             )
         result.ddf = dense.ddf
+        result.confidence = dense.confidence if self.confidence else None
         result.motion_mm = pair_motion(dense.ddf, result.fixed_masks.to(device), working.spacing)
         result.details["objective"] = [[round(v, 5) for v in (level[0], min(level))] for level in dense.history]
         result.details["steps"] = [len(level) for level in dense.history]

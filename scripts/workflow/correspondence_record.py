@@ -62,6 +62,8 @@ def correspondence_record(
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
     }
+    if result.confidence is not None:
+        record["confidence"] = {"file": "confidence.nii.gz", "mean": round(float(result.confidence.mean()), 4)}
     if record["pairs"]:
         record["region_files"] = REGION_FILES
     record["trusted"] = not result.discarded or pair.start.trusted

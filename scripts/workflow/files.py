@@ -66,6 +66,13 @@ def write_fields(folder: Path, pair: Pair, ddf: Tensor, inverse: bool) -> dict:
     return {"inverse": {"residual": there, "residual_fixed": around}}
 
 
+def write_confidence(folder: Path, pair: Pair, result: Registration) -> None:
+    """Writes how sure the field is on the fixed grid, float32 in [0, 1], if that was asked for."""
+    if result.confidence is not None:
+        sure = resample(result.confidence[0].float().cpu(), pair.working, pair.fixed.geometry)[0]
+        save_nifti(folder / "confidence.nii.gz", sure.numpy(), pair.fixed.geometry)
+
+
 def write_moved(folder: Path, pair: Pair, ddf: Tensor) -> None:
     """Writes the moved image, interpolated once from the native one, in the type of its file."""
     grid = pair.fixed.geometry

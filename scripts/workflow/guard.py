@@ -88,6 +88,7 @@ OUTPUTS = {
     "rois": tuple(name + kind for name in _MASKS for kind in (".seg.nrrd", ".nii.gz", ".png")),
     "ddf": ("ddf.nii.gz",),
     "inverse_ddf": ("inverse_ddf.nii.gz",),
+    "confidence": ("confidence.nii.gz",),
     "moved": ("moved.nii.gz", "moved.png"),
     "moved_label": ("moved_label.nii.gz",),
     "moved_landmarks": ("moved_landmarks.csv",),

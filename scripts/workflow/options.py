@@ -103,6 +103,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "image_term": ("text", "how images are compared: mind (any contrast) or lncc (local correlation)"),
         "image_weight": ("number", "weight of the comparison of the images in the objective; 0 leaves it out"),
         "diffeomorphic": ("switch", "integrate a velocity field, so that the field does not fold"),
+        "confidence": ("switch", "also write how sure the field is at every voxel, 0 to 1"),
         "inverse": ("switch", "also write the inverse field, with its error"),
     },
     "Network registration (--method network)": {

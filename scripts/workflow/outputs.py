@@ -25,7 +25,7 @@ from ..report.case_page import case_page
 from ..report.overview import overview
 from ..report.panels import panels
 from .correspondence_record import check_finite, correspondence_record
-from .files import write_fields, write_moved, write_moved_label, write_moved_landmarks, write_regions
+from .files import write_confidence, write_fields, write_moved, write_moved_label, write_moved_landmarks, write_regions
 from .guard import FILES, OUTPUTS, check_inputs, sole_writer
 from .record import flat_settings
 
@@ -50,8 +50,8 @@ class SaveRegistration(Transform):
     Output: the same dict with "metrics", "files" and "trusted". The folder contains ``correspondence.json``, the exact
     region pairs ``moving_rois.seg.nrrd`` and ``fixed_rois.seg.nrrd`` with their quick views ``*_rois.nii.gz`` (equal
     numbers are pairs), and with a dense field ``ddf.nii.gz`` (LPS mm), ``moved.nii.gz`` and, where given,
-    ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request ``inverse_ddf.nii.gz``, whose error is in the metrics
-    under "inverse". Pictures are also written as PNG. If no pair was found, all regions of each image are written as
+    ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request ``confidence.nii.gz`` and
+    ``inverse_ddf.nii.gz``, whose error is in the metrics under "inverse". Pictures are also written as PNG. If no pair was found, all regions of each image are written as
     ``*_regions``, numbered independently.
 
     Raises:
@@ -120,6 +120,8 @@ class SaveRegistration(Transform):
         inverse = self.inverse and self._wants("inverse_ddf")
         if self._wants("ddf") or inverse:
             metrics |= write_fields(folder, pair, ddf, inverse)
+        if self._wants("confidence"):
+            write_confidence(folder, pair, result)
         for name, write in (
             ("moved", write_moved),
             ("moved_label", write_moved_label),

@@ -49,7 +49,7 @@ def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
     with unwrapped():
         parser.get_parsed_content("inferer")  # refuses settings that cannot be used; the model is not built
     wanted = {key: parser.get_parsed_content(key) for key in ("overview", "keep", "max_size", "header", "max_image_gb")}
-    for key, default in (("dense", True), ("inverse", False)):  # the network has neither
+    for key, default in (("dense", True), ("inverse", False), ("confidence", False)):  # the network has none
         wanted[key] = parser.get_parsed_content(key) if key in parser.config else default
     target = Path(options["output_dir"])
     if options.get("pairs"):
@@ -102,7 +102,8 @@ def output_names(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str
     names = ["moving_rois.nii.gz", "fixed_rois.nii.gz", *(f"{role}_rois.png" for role in pictures)]
     names += [*REGION_FILES.values(), RECORD]
     if wanted["dense"]:
-        names += ["ddf.nii.gz", *(["inverse_ddf.nii.gz"] if wanted["inverse"] else []), "moved.nii.gz"]
+        extra = [name for key, name in (("inverse", "inverse_ddf"), ("confidence", "confidence")) if wanted[key]]
+        names += ["ddf.nii.gz", *(f"{x}.nii.gz" for x in extra), "moved.nii.gz"]
         names += ["moved.png"] if len(pictures) == 2 else []
         names += ["moved_label.nii.gz"] if item.get("moving_label") else []
         names += ["moved_landmarks.csv"] if item.get("fixed_landmarks") else []

@@ -76,6 +76,20 @@ def test_everything_is_there(written):
     }  # fmt: skip
 
 
+def test_confidence_is_written_on_the_fixed_grid_and_named_in_the_record(written, tmp_path):
+    folder, data, _ = written
+    assert not (folder / "confidence.nii.gz").exists()
+    pair = data["pair"]
+    sure = torch.linspace(0, 1, pair.working.shape[0]).view(1, 1, -1, 1, 1).expand(1, 1, *pair.working.shape)
+    result = replace(data["pred"], confidence=sure)
+    SaveRegistration(str(tmp_path / "out"), keep=["confidence"])({**data, "pred": result})
+    image = nib.load(tmp_path / "out" / "confidence.nii.gz")
+    np.testing.assert_allclose(image.affine, pair.fixed.geometry.affine, atol=1e-4)
+    np.testing.assert_allclose(image.get_fdata()[:, 4, 3], np.linspace(0, 1, image.shape[0]), atol=0.02)
+    record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))
+    assert record["confidence"] == {"file": "confidence.nii.gz", "mean": 0.5}
+
+
 def test_grids_and_types(written):
     folder, data, _ = written
     pair = data["pair"]

@@ -53,11 +53,11 @@ class Method(NamedTuple):
     weights: tuple[Path, ...]
 
 
+SAMREG, COMPACT = ("samreg.json", "evaluate.json"), MODELS / "compact_sam.pt"
 OURS = {
-    "ROI registration": Method(("samreg.json", "evaluate.json"), {}, (MODELS / "compact_sam.pt",)),
-    "hybrid": Method(
-        ("samreg.json", "evaluate.json"), {"image_term": "lncc", "image_weight": 40.0}, (MODELS / "compact_sam.pt",)
-    ),
+    "ROI registration": Method(SAMREG, {}, (COMPACT,)),
+    "regions only": Method(SAMREG, {"discrete": False, "image_weight": 0.0}, (COMPACT,)),
+    "hybrid": Method(SAMREG, {"discrete": False, "image_term": "lncc", "image_weight": 40.0}, (COMPACT,)),
     "network, no masks": Method(NETWORK, {"masks": None}, (MODELS / "model.pt",)),
     "network": Method(NETWORK, {}, (MODELS / "model.pt", CARDIAC)),
     "network, instance optimisation": Method(NETWORK, {"instance_steps": 60}, (MODELS / "model.pt", CARDIAC)),
