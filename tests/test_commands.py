@@ -107,7 +107,7 @@ def test_masks(bundle, heart_files, tmp_path, monkeypatch):
         (["--linking", "chain"], "linking must be auto, link or slice, got 'chain'."),
         (["--overlap", "dice"], "overlap must be smaller or iou, got 'dice'."),
         (["--matching", "best"], "matching must be one of greedy, hungarian, mutual, got 'best'."),
-        (["--smoothness", "-1"], "smoothness and image_weight must not be negative, got -1"),
+        (["--smoothness", "-1"], "smoothness must not be negative, got -1"),
         (["--max_pairs", "0"], "max_pairs must be at least 1, got 0."),
         (
             ["--init", "rigid"],

@@ -34,6 +34,7 @@ class DenseSettings:
 
     Attributes:
         smoothness: lambda of equation 2, weight of the mean squared field gradient (mm per mm).
+        region_weight: factor of the terms of all region pairs; 1 is the paper's objective.
         image_weight: weight of the image term; 0 is the paper's objective, more makes a hybrid.
         image_term: "mind", the mean squared difference of the self-similarity of the images, which a difference of
             contrast leaves alone, or "lncc", 1 - LNCC.
@@ -52,6 +53,7 @@ class DenseSettings:
     """
 
     smoothness: float = 12.0
+    region_weight: float = 1.0
     image_weight: float = 0.0
     image_term: str = "mind"
     discrete: bool = False
@@ -67,10 +69,9 @@ class DenseSettings:
     max_work: int = 10_000_000
 
     def __post_init__(self) -> None:
-        if self.smoothness < 0 or self.image_weight < 0:
-            raise InputError(
-                f"smoothness and image_weight must not be negative, got {self.smoothness} and {self.image_weight}."
-            )
+        for name in ("smoothness", "region_weight", "image_weight"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.image_term not in TERMS:
             raise InputError(f"image_term must be {' or '.join(TERMS)}, got {self.image_term!r}.")
         if self.levels < 1 or self.steps < 1:
@@ -144,8 +145,11 @@ def roi_to_dense(
             images, spacing, settings.image_term, settings.image_weight, valid, settings.max_feature_voxels
         )
     masks = moving_masks, fixed_masks
+    shares = None
+    if weights is not None or settings.region_weight != 1:
+        shares = settings.region_weight * (torch.ones(len(moving_masks)) if weights is None else weights)
     levels = [
-        Level(s, extent, masks, weights, term, settings.smoothness, settings.diffeomorphic, valid)
+        Level(s, extent, masks, shares, term, settings.smoothness, settings.diffeomorphic, valid)
         for s in level_shapes(shape, spacing, settings, len(moving_masks))
     ]
     carry = torch.zeros(1, n, *levels[0].shape, device=device)

@@ -100,6 +100,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "strictness": ("number", "how fast pairs that contradict their neighbours lose weight; 0 trusts all pairs"),
         "smoothness": ("number", "weight of the smoothness of the field"),
         "discrete": ("switch", "begin with a search over displacements, which finds large motions"),
+        "region_weight": ("number", "weight of the region pairs in the objective; 1 is the paper's"),
         "image_term": ("text", "how images are compared: mind (any contrast) or lncc (local correlation)"),
         "image_weight": ("number", "weight of the comparison of the images in the objective; 0 leaves it out"),
         "diffeomorphic": ("switch", "integrate a velocity field, so that the field does not fold"),

@@ -31,8 +31,8 @@ CHOICES = {
 # What the app decides, what names a file, and what belongs to the weights.
 HIDDEN = {
     *(set(PATHS) - {"init"}), "device", "seed", "sample", "source", "source_options", "points", "labels", "box",
-    "names", "prompt_image", "points_frame", "frame", "dense", "inverse", "confidence", "overview", "viewer_size", "keep", "progress",
-    "cache_gb", "spatial_dims", "strides", "attention_window",
+    "names", "prompt_image", "points_frame", "frame", "dense", "inverse", "confidence", "overview", "viewer_size",
+    "keep", "progress", "cache_gb", "spatial_dims", "strides", "attention_window",
 }  # fmt: skip
 # The options that the command correspond looks at, among those of its two configs.
 CORRESPOND = (
