@@ -10,9 +10,10 @@ from monai.data import MetaTensor
 
 
 def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
-    """A pair for MONAI engines: (image on the device, None, (), keyword arguments of the inferer)."""
+    """A pair for MONAI engines: (image on the device, None, (), keyword arguments of the inferer, masks by name too)."""
     image = batch["image"].to(device, non_blocking=non_blocking)
-    return image, None, (), _extra(batch, device)
+    masks = {"masks": plain(batch["masks"]).to(device)} if "masks" in batch else {}
+    return image, None, (), _extra(batch, device) | masks
 
 
 def _extra(batch: Mapping, device: torch.device | str) -> dict:

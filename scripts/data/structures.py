@@ -27,7 +27,7 @@ class AddMasks(Transform):
     """Adds the masks of both images to the output of :class:`scripts.data.pair.LoadPair`.
 
     Args:
-        structures: names, lower case; structure i has the label i + 1.
+        structures: names, lower case; structure i has the label i + 1. None takes all that the source offers.
         source: makes the masks of a pair without mask files. None leaves them empty. "label" takes the label maps, for
             training subjects and for upper bounds. Otherwise a callable that takes an image
             (:class:`scripts.data.reader.Volume`) and the names, and returns a label map on its grid, or an object with
@@ -38,10 +38,10 @@ class AddMasks(Transform):
     :class:`InputError`.
     """
 
-    def __init__(self, structures: Sequence[str], source: str | MaskSource | None = None) -> None:
+    def __init__(self, structures: Sequence[str] | None, source: str | MaskSource | None = None) -> None:
         if isinstance(source, str) and source != "label":
             raise InputError(f"The mask source must be null, label or a callable, got {source!r}.")
-        self.structures, self.source = list(structures), source
+        self.structures, self.source = list(structures or getattr(source, "offered", ())), source
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pair: Pair = data["pair"]

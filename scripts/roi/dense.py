@@ -35,12 +35,14 @@ class DenseSettings:
     Attributes:
         smoothness: lambda of equation 2, weight of the mean squared field gradient (mm per mm).
         region_weight: factor of the terms of all region pairs; 1 is the paper's objective.
+        named_weight: weight in the objective of each structure that is known by name.
         image_weight: weight of the image term; 0 is the paper's objective, more makes a hybrid.
         image_term: "mind", the mean squared difference of the self-similarity of the images, which a difference of
             contrast leaves alone, or "lncc", 1 - LNCC.
         discrete: begins with a search over displacements.
         stages: cell and reach of each search, see :class:`scripts.roi.discrete.SearchSettings`.
         pair_cost: mean weight of a region pair in the costs of the search, beside 1 for the images.
+        named_cost: the same for a structure that is known by name.
         diffeomorphic: the motion of every level is the exponential of a velocity field (scaling and squaring), so that
             their composition cannot fold.
         levels: resolutions, each half the next.
@@ -54,11 +56,13 @@ class DenseSettings:
 
     smoothness: float = 12.0
     region_weight: float = 1.0
+    named_weight: float = 5.0
     image_weight: float = 0.0
     image_term: str = "mind"
     discrete: bool = False
     stages: tuple[Stage, ...] = STAGES
     pair_cost: float = 0.02
+    named_cost: float = 0.2
     diffeomorphic: bool = True
     levels: int = 3
     steps: int = 60
@@ -107,6 +111,7 @@ def roi_to_dense(
     settings: DenseSettings = DenseSettings(),
     *,
     weights: Tensor | None = None,
+    named: tuple[Tensor, Tensor] | None = None,
     start: Tensor | None = None,
     images: tuple[Tensor, Tensor] | None = None,
     valid: tuple[Tensor, Tensor] | None = None,
@@ -120,6 +125,7 @@ def roi_to_dense(
         spacing: mm of the working grid.
         settings: see :class:`DenseSettings`.
         weights: (K,) of the pairs in the objective; None counts all alike.
+        named: moving and fixed masks (S, *shape) uint8 of structures known by name; they join the pairs.
         start: (n, n + 1) linear map, fixed to moving, mm from the grid's corner; used if it beats the identity.
         images: moving and fixed image (C, *shape) in [0, 1], for the search and the image term.
         valid: moving and fixed weight (*shape) of the voxels in [0, 1]; images are compared where both are positive.
@@ -144,10 +150,13 @@ def roi_to_dense(
         term = image_term(
             images, spacing, settings.image_term, settings.image_weight, valid, settings.max_feature_voxels
         )
+    sure = torch.ones(len(moving_masks)) if weights is None else weights
+    shares, costs = settings.region_weight * sure, mask_weights(fixed_masks, settings.pair_cost) * sure
+    if named is not None:
+        moving_masks, fixed_masks = (torch.cat(both) for both in zip((moving_masks, fixed_masks), named))
+        shares = torch.cat([shares, torch.full([len(named[1])], settings.named_weight)])
+        costs = torch.cat([costs, mask_weights(named[1], settings.named_cost)])
     masks = moving_masks, fixed_masks
-    shares = None
-    if weights is not None or settings.region_weight != 1:
-        shares = settings.region_weight * (torch.ones(len(moving_masks)) if weights is None else weights)
     levels = [
         Level(s, extent, masks, shares, term, settings.smoothness, settings.diffeomorphic, valid)
         for s in level_shapes(shape, spacing, settings, len(moving_masks))
@@ -166,7 +175,7 @@ def roi_to_dense(
         described = term if term is not None and term.kind == "mind" else None
         if described is None:
             described = image_term(images, spacing, "mind", 1.0, valid, settings.max_feature_voxels)
-        found = _search(described, extent, masks, weights, chosen, settings)
+        found = _search(described, extent, masks, costs, chosen, settings)
         with torch.no_grad():
             begun = levels[0].diffeomorphism(found.forward)
             losses = [levels[0].objective(c, chosen, backward=False) for c in (carry, begun)]
@@ -189,7 +198,7 @@ def _search(
     term: ImageTerm,
     extent: Tensor,
     masks: tuple[Tensor, Tensor],
-    certainty: Tensor | None,
+    weights: Tensor,
     start: Tensor,
     settings: DenseSettings,
 ) -> Found:
@@ -197,8 +206,7 @@ def _search(
     none = masks[0][:0], masks[1][:0]
     grid = Level(term.fixed.shape[2:], extent, none, None, None, settings.smoothness)
     linear = grid.ddf(torch.zeros_like(grid.spacing).view(1, -1, *[1] * len(grid.shape)), start)
-    pairs = masks if settings.pair_cost and len(masks[0]) else None
-    weights = None if pairs is None else mask_weights(masks[1], certainty, settings.pair_cost)
+    pairs = masks if weights.any() else None
     return staged_search(term, grid.spacing.tolist(), settings.stages, linear, pairs, weights)
 
 

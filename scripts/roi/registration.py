@@ -85,7 +85,9 @@ class ROIRegistration:
         self.min_slices, self.second_look, self.progress = min_slices, second_look, progress
         self.dense, self.check = dense, check
 
-    def __call__(self, inputs: Tensor, network: Sam, weight: Tensor | None = None) -> Registration:
+    def __call__(
+        self, inputs: Tensor, network: Sam, weight: Tensor | None = None, masks: Tensor | None = None
+    ) -> Registration:
         """Registers one pair.
 
         Args:
@@ -93,6 +95,7 @@ class ROIRegistration:
                 affine.
             network: the Segment Anything model.
             weight: (2, *shape), 0 where the moving and where the fixed image must not be looked at, and 1 elsewhere.
+            masks: (2, *shape) moving and fixed labels of structures known by name, equal numbers correspond; or None.
         """
         seconds: dict[str, float] = {}
         image, working = working_image(inputs)
@@ -104,7 +107,7 @@ class ROIRegistration:
                 self.regions(img, working, network, name, window, look)
                 for img, name, look in ((moving_image, "moving", looks[0]), (fixed_image, "fixed", looks[1]))
             )
-        return self.from_regions(moving, fixed, image, working, seconds, weight)
+        return self.from_regions(moving, fixed, image, working, seconds, weight, masks)
 
     def from_regions(
         self,
@@ -114,6 +117,7 @@ class ROIRegistration:
         working: Geometry,
         seconds: dict[str, float] | None = None,
         weight: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> Registration:
         """Registers a pair whose regions are known, so that settings can be compared without segmenting again.
 
@@ -124,20 +128,22 @@ class ROIRegistration:
             working: that grid.
             seconds: wall time by stage so far; stages are added.
             weight: as for :meth:`__call__`.
+            masks: of structures known by name, as for a call.
         """
         seconds = {} if seconds is None else seconds
         moving_image, fixed_image = image.chunk(2)
         with timed(seconds, "match"):
             matches = self.matcher(moving, fixed, working, within_slices=not self.links(moving.plan, working))
-            masks = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())
-        result = Registration(moving, fixed, matches, *masks, seconds=seconds)
+            pairs = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())
+        named = None if masks is None else structure_pairs(masks)
+        result = Registration(moving, fixed, matches, *pairs, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
         result.warnings += self.doubts(result)
-        if self.dense and self.too_few(result):
+        if self.dense and named is None and self.too_few(result):
             result.ddf = torch.zeros(1, working.ndim, *working.shape)
-        elif self.dense and (len(matches) or self.settings.compares_images):
+        elif self.dense and (len(matches) or named is not None or self.settings.compares_images):
             with timed(seconds, "dense"):
-                self.fill_dense(result, working, moving_image, fixed_image, weight)
+                self.fill_dense(result, working, moving_image, fixed_image, weight, named)
             if self.check:
                 with timed(seconds, "check"):
                     keep_better(result, Referee(image, working.spacing, weight), "the dense field")
@@ -237,6 +243,7 @@ class ROIRegistration:
         moving_image: Tensor,
         fixed_image: Tensor,
         weight: Tensor | None = None,
+        named: tuple[Tensor, Tensor] | None = None,
     ) -> None:
         """Adds the dense field to a result; no term looks where ``weight`` (2, *shape) is 0."""
         device = moving_image.device
@@ -263,6 +270,7 @@ class ROIRegistration:
                 working.spacing,
                 self.settings,
                 weights=result.matches.certainty,
+                named=None if named is None else tuple(m.to(device) for m in named),
                 start=start,
                 images=(moving_image, fixed_image),
                 valid=None if weight is None else tuple(weight.to(device)),
@@ -273,10 +281,20 @@ class ROIRegistration:
         result.motion_mm = pair_motion(dense.ddf, result.fixed_masks.to(device), working.spacing)
         result.details["objective"] = [[round(v, 5) for v in (level[0], min(level))] for level in dense.history]
         result.details["steps"] = [len(level) for level in dense.history]
+        result.details["named_structures"] = 0 if named is None else len(named[0])
         result.details["centroid_start"] = dense.start_used
 
     def _bar(self, total: int, text: str, unit: str) -> tqdm:
         return tqdm(total=total, desc=text, unit=unit, disable=not self.progress, leave=False)
+
+
+def structure_pairs(labels: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Coverage (S, *shape) uint8 0 or 255 of the structures that both label maps (2, *shape) have; None without any."""
+    labels = labels.round()
+    common = [v for v in labels[0].unique().tolist() if v > 0 and (labels[1] == v).any()]
+    if not common:
+        return None
+    return tuple(torch.stack([side == v for v in common]).to(torch.uint8) * 255 for side in labels)
 
 
 def pair_motion(ddf: Tensor, fixed_masks: Tensor, spacing: Sequence[float]) -> Tensor:

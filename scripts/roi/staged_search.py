@@ -35,12 +35,12 @@ class Found:
     width: Tensor
 
 
-def mask_weights(fixed: Tensor, certainty: Tensor | None, share: float) -> Tensor:
-    """Weights (K,) of region pairs in the costs: 1 / voxels^0.3, so that large ones do not dominate, mean ``share``."""
-    size = torch.stack([(mask > 127).sum() for mask in fixed]).clamp_min(1).float()
-    weights = size**-0.3
-    weights = share * weights / weights.mean()
-    return weights if certainty is None else weights * certainty.to(weights)
+def mask_weights(masks: Tensor, share: float) -> Tensor:
+    """Weights (K,) of masks in the costs: 1 / voxels^0.3, so that large ones do not dominate, with the mean ``share``."""
+    if not len(masks):
+        return torch.zeros(0)
+    weights = torch.stack([(mask > 127).sum() for mask in masks]).clamp_min(1).float().cpu() ** -0.3
+    return share * weights / weights.mean()
 
 
 def staged_search(
