@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 
 
 def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):
-    """A pair for MONAI engines: (image on the device, None, (), keyword arguments of the inferer, masks by name too)."""
+    """A pair for MONAI engines: (image on the device, None, (), keyword arguments of the inferer)."""
     image = batch["image"].to(device, non_blocking=non_blocking)
     masks = {"masks": plain(batch["masks"]).to(device)} if "masks" in batch else {}
     return image, None, (), _extra(batch, device) | masks

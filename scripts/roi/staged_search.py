@@ -36,7 +36,7 @@ class Found:
 
 
 def mask_weights(masks: Tensor, share: float) -> Tensor:
-    """Weights (K,) of masks in the costs: 1 / voxels^0.3, so that large ones do not dominate, with the mean ``share``."""
+    """Weights (K,) of masks in the costs: 1 / voxels^0.3, so that large ones do not dominate, of mean ``share``."""
     if not len(masks):
         return torch.zeros(0)
     weights = torch.stack([(mask > 127).sum() for mask in masks]).clamp_min(1).float().cpu() ** -0.3

@@ -50,9 +50,9 @@ class SaveRegistration(Transform):
     Output: the same dict with "metrics", "files" and "trusted". The folder contains ``correspondence.json``, the exact
     region pairs ``moving_rois.seg.nrrd`` and ``fixed_rois.seg.nrrd`` with their quick views ``*_rois.nii.gz`` (equal
     numbers are pairs), and with a dense field ``ddf.nii.gz`` (LPS mm), ``moved.nii.gz`` and, where given,
-    ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request ``confidence.nii.gz`` and
-    ``inverse_ddf.nii.gz``, whose error is in the metrics under "inverse". Pictures are also written as PNG. If no pair was found, all regions of each image are written as
-    ``*_regions``, numbered independently.
+    ``moved_label.nii.gz`` and ``moved_landmarks.csv``; on request ``confidence.nii.gz`` and ``inverse_ddf.nii.gz``,
+    whose error is in the metrics under "inverse". Pictures are also written as PNG. If no pair was found, all regions
+    of each image are written as ``*_regions``, numbered independently.
 
     Raises:
         InputError: unknown names in ``keep``; a result that is not finite or would overwrite an input; a full disk.
