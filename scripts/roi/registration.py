@@ -147,6 +147,7 @@ class ROIRegistration:
             if self.check:
                 with timed(seconds, "check"):
                     keep_better(result, Referee(image, working.spacing, weight), "the dense field")
+                result.confidence = None if result.discarded else result.confidence
         return result
 
     def window(

@@ -16,7 +16,7 @@ from .discrete import SearchSettings, search
 from .image_terms import ImageTerm
 
 Stage = tuple[float, int]  # cell and reach, see SearchSettings
-STAGES: tuple[Stage, ...] = ((4.0, 4), (3.0, 3), (2.0, 2), (2.0, 2))
+STAGES: tuple[Stage, ...] = ((4.0, 4), (2.0, 3))
 MASK_VOXELS = 200_000  # masks are compared on cells, so they are kept on a grid of at most so many voxels
 
 
