@@ -157,9 +157,11 @@ def roi_to_dense(
         shares = torch.cat([shares, torch.full([len(named[1])], settings.named_weight)])
         costs = torch.cat([costs, mask_weights(named[1], settings.named_cost)])
     masks = moving_masks, fixed_masks
+    used = shares > 0
+    counted = masks if used.all() else tuple(mask[used.to(device)] for mask in masks)
     levels = [
-        Level(s, extent, masks, shares, term, settings.smoothness, settings.diffeomorphic, valid)
-        for s in level_shapes(shape, spacing, settings, len(moving_masks))
+        Level(s, extent, counted, shares[used], term, settings.smoothness, settings.diffeomorphic, valid)
+        for s in level_shapes(shape, spacing, settings, int(used.sum()))
     ]
     carry = torch.zeros(1, n, *levels[0].shape, device=device)
     chosen, start_used = torch.eye(n, n + 1, device=device), False

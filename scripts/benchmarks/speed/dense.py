@@ -22,6 +22,8 @@ from ...spatial.warp import warp
 from ..common import Registrar, hardware
 from ..hearts.acdc import acdc_items
 
+REGIONS = {"discrete": False, "image_weight": 0.0}  # equation 2 as printed
+
 
 def plain_loop(
     moving: Tensor, fixed: Tensor, spacing, smoothness: float, steps: int, learning_rate: float = 0.01
@@ -60,7 +62,7 @@ def main(data_dir: str, patients: int = 2, steps: int = 10_000, max_pairs: int =
     write(f"{hardware()}\n")
     with tempfile.TemporaryDirectory() as folder:
         items = acdc_items(data_dir, "validation", folder, 128)[:patients]
-        registrar = Registrar({"window": "mr", "dense": False, "max_pairs": max_pairs, **options})
+        registrar = Registrar({"window": "mr", "dense": False, "max_pairs": max_pairs, **REGIONS, **options})
         settings: DenseSettings = registrar.inferer.settings
         for name, item in items:
             case = registrar(name, item)
