@@ -6,8 +6,6 @@ Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; d
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -25,6 +23,7 @@ from .centroids import fit_centroids
 from .dense import DenseSettings, roi_to_dense
 from .focus import focus_window
 from .matcher import Matcher
+from .pairs import pair_motion, structure_pairs
 from .regions import RegionFilter, SliceRegions, find_regions, joined, outside, visible
 
 ENLARGED = 1.5  # a model that sees the slices this much enlarged gains nothing by a second look
@@ -287,24 +286,3 @@ class ROIRegistration:
 
     def _bar(self, total: int, text: str, unit: str) -> tqdm:
         return tqdm(total=total, desc=text, unit=unit, disable=not self.progress, leave=False)
-
-
-def structure_pairs(labels: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Coverage (S, *shape) uint8 0 or 255 of the structures that both label maps (2, *shape) have; None without any."""
-    labels = labels.round()
-    common = [v for v in labels[0].unique().tolist() if v > 0 and (labels[1] == v).any()]
-    if not common:
-        return None
-    return tuple(torch.stack([side == v for v in common]).to(torch.uint8) * 255 for side in labels)
-
-
-def pair_motion(ddf: Tensor, fixed_masks: Tensor, spacing: Sequence[float]) -> Tensor:
-    """How far the field moves each pair: mean length of the displacement in the fixed region, (K,) mm.
-
-    Args:
-        ddf: (1, n, *shape) voxels.
-        fixed_masks: (K, *shape) coverage.
-        spacing: mm.
-    """
-    length = (ddf[0] * ddf.new_tensor(spacing).view(-1, *[1] * len(spacing))).norm(dim=0)
-    return torch.stack([(length * m).sum() / m.sum().clamp_min(1) for m in fixed_masks]).cpu()

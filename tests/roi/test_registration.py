@@ -17,8 +17,9 @@ from scripts.data.sample import write_phantom
 from scripts.metrics.pair import pair_metrics
 from scripts.roi.dense import DenseSettings, roi_to_dense
 from scripts.roi.matcher import Matcher
+from scripts.roi.pairs import structure_pairs
 from scripts.roi.regions import RegionFilter
-from scripts.roi.registration import ROIRegistration, structure_pairs
+from scripts.roi.registration import ROIRegistration
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode
 from scripts.spatial.geometry import Geometry
