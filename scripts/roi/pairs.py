@@ -26,5 +26,7 @@ def pair_motion(ddf: Tensor, fixed_masks: Tensor, spacing: Sequence[float]) -> T
         fixed_masks: (K, *shape) coverage.
         spacing: mm.
     """
+    if not len(fixed_masks):  # the images alone led to the field
+        return torch.zeros(0)
     length = (ddf[0] * ddf.new_tensor(spacing).view(-1, *[1] * len(spacing))).norm(dim=0)
     return torch.stack([(length * m).sum() / m.sum().clamp_min(1) for m in fixed_masks]).cpu()

@@ -77,7 +77,7 @@ def test_settings_of_the_table():
 
 
 def test_the_table_segments_once_and_equals_a_registration(heart_files, monkeypatch):
-    registrar = Registrar({"window": "mr", "points_per_side": 8})
+    registrar = Registrar({"window": "mr", "points_per_side": 8, **roi_table.PAPER, "linking": "auto"})
     asked = []
     real = registrar.inferer.everything.__class__.__call__
     counted = lambda self, sam, slices: asked.append(len(slices)) or real(self, sam, slices)  # noqa: E731

@@ -17,7 +17,7 @@ from scripts.data.sample import write_phantom
 from scripts.metrics.pair import pair_metrics
 from scripts.roi.dense import DenseSettings, roi_to_dense
 from scripts.roi.matcher import Matcher
-from scripts.roi.pairs import structure_pairs
+from scripts.roi.pairs import pair_motion, structure_pairs
 from scripts.roi.regions import RegionFilter
 from scripts.roi.registration import ROIRegistration
 from scripts.sam.build import build_sam
@@ -200,3 +200,7 @@ def test_structures_known_by_name_lead_where_there_is_nothing_else():
     overlap = 2 * (moved * fixed[0] / 255).sum() / (moved.sum() + 144)
     assert overlap > 0.95
     assert structure_pairs(torch.zeros(2, 4, 4)) is None
+
+
+def test_no_pairs_have_no_motion():
+    assert pair_motion(torch.ones(1, 2, 4, 4), torch.zeros(0, 4, 4, dtype=torch.uint8), (1.0, 2.0)).shape == (0,)

@@ -45,11 +45,8 @@ SOURCES = {
     "pseudo_tre": "TRE of SAM's regions, RMS (mm)",
 }
 EPSILON = 0.8
-PAPER = {
-    "linking": "link",
-    "image_weight": 0.0,
-    "check": False,
-}  # 3-D regions and nothing but regions, whatever the defaults are
+# 3-D regions and nothing but regions, whatever the defaults are.
+PAPER = {"linking": "link", "image_weight": 0.0, "discrete": False, "check": False}
 
 
 class Setting(NamedTuple):
