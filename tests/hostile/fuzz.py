@@ -25,6 +25,7 @@ import SimpleITK as sitk
 
 from scripts.__main__ import main
 from scripts.spatial.transform_files import read_chain
+from scripts.workflow.outcome import ExitCode
 
 from .attacks import Attack, attack, targets
 
@@ -80,7 +81,7 @@ def judge(call: Attack, good: Path) -> Outcome:
         wrong.append(f"ended with a traceback or a hang: {errors.strip().splitlines()[-1]}")
     elif code == 1 and (len(sentences) != 1 or len(sentences[0]) < 20 or INTERNAL.search(sentences[0][7:])):
         wrong.append(f"said no sentence: {errors[-300:]!r}")
-    elif code not in (0, 1, 3, 4):
+    elif code not in set(ExitCode) - {ExitCode.INTERRUPTED}:
         wrong.append(f"ended with the code {code}")
     if code != 1 and sentences:
         wrong.append(f"said {sentences[0]!r} and ended with the code {code}")
