@@ -23,7 +23,12 @@ def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
     for axis, k in enumerate(kernel):
         if k > 1:
             size = [k if a == axis else 1 for a in range(len(kernel))]
-            x = pool(x, size, stride=1, padding=[s // 2 for s in size], count_include_pad=False)
+            if x.shape[2 + axis] >= k:
+                x = pool(x, size, stride=1, padding=[s // 2 for s in size], count_include_pad=False)
+            else:  # torch refuses an axis that is shorter than the window, whatever the padding
+                edge = [end for s in reversed(size) for end in (s // 2, s // 2)]
+                inside = F.pad(torch.ones_like(x[:1, :1]), edge)
+                x = pool(F.pad(x, edge), size, stride=1) / pool(inside, size, stride=1)
     return x
 
 

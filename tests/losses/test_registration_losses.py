@@ -20,6 +20,13 @@ def test_local_mean_inside_equals_scipy(shape):
     np.testing.assert_allclose(ours[inner], uniform_filter(x[0, 0].numpy(), 5)[inner], atol=1e-12)
 
 
+def test_local_mean_along_an_axis_shorter_than_the_window():
+    """A stack of a few slices; torch's own pooling refuses it."""
+    x = torch.rand(1, 2, 6, 5, 2, dtype=torch.float64)
+    slow = torch.stack([x[:, :, max(0, i - 1) : i + 2, :, :].mean(2) for i in range(6)], 2).mean(4, keepdim=True)
+    torch.testing.assert_close(local_mean(x, [3, 1, 3]), slow.expand_as(x))
+
+
 def test_local_mean_at_the_border_averages_the_inside():
     x = torch.ones(1, 1, 9, 9)
     torch.testing.assert_close(local_mean(x, [5, 5]), x)
