@@ -233,8 +233,10 @@ class WarpByFieldd(MapTransform, InvertibleTransform):
             same = (u.ctypes.data, moving.shape, moving.affine.tobytes())
             if same not in inverses:
                 inverses[same], error, _ = invert_chain([field], field.grid, moving)
-                if error.p95 > DOUBTFUL_VOX * min(moving.spacing):
-                    logger.warning("The inverse of the field is off by %.2g mm (95th percentile); it folds.", error.p95)
+                if error["p95_mm"] > DOUBTFUL_VOX * min(moving.spacing):
+                    logger.warning(
+                        "The inverse of the field is off by %.2g mm (95th percentile); it folds.", error["p95_mm"]
+                    )
             found[key] = self._warp(found, key, extra["mode"], inverses[same], moving, extra["meta"])
         return found
 

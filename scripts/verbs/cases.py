@@ -17,7 +17,7 @@ from ..common.files import read_text, there
 from ..data.pair_rows import FILES, pair_rows
 from ..spatial.transform_files import INVERSE, transform_names
 
-COLUMNS = ("transforms", *(key for key in FILES if not key.endswith("_mask")))
+COLUMNS = ("transforms", *(key for key in FILES if not key.endswith(("_mask", "_exclude"))))
 SPLITS = ("eval_pairs", "registration_val", "registration_test")
 FOLDERS = {"label": ("labels",), "landmarks": ("landmarks", "keypoints")}  # beside images*, of a Learn2Reg task
 Case = dict[str, str]

@@ -75,7 +75,7 @@ def chosen(entries: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, 
     values = {}
     for key, entry in entries.items():
         given = request.get(key, entry)
-        if isinstance(given, list) and isinstance(entry, list) and sorted(given) == sorted(entry):
+        if isinstance(given, list) and isinstance(entry, list) and sorted(given, key=str) == sorted(entry, key=str):
             given = given[0]  # a client's list, the chosen word moved to the front
         value = _value(key, entry, given)
         if value != (entry[0] if isinstance(entry, list) else entry):

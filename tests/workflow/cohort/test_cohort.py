@@ -195,7 +195,7 @@ def test_warnings_of_pairs_are_in_the_summary(phantoms, tmp_path):
 
 
 def test_pairs_without_regions_have_their_own_exit_code(phantoms, tmp_path, monkeypatch):
-    options = {**QUICK, "everything": {**QUICK["everything"], "bands": 1}}
+    options = {**QUICK, "everything": {**QUICK["everything"], "bands": 1}, "discrete": False, "image_weight": 0}
     words = ["register", "--pairs", write_list(tmp_path / "list.json", phantoms[:1]), "--output_dir", str(tmp_path)]
     words += [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in options.items()]
     for done in (0, 1):  # without regions is an answer, too, and is not asked again
