@@ -125,7 +125,7 @@ def test_the_cohort_leads_to_its_cases():
     ]
     numbers = {"mean": 0.5, "sd": 0.25, "n": 2}
     summary = {
-        "registered": 2, "nothing_found": 0, "failed": 1, "seconds": 3.0, "pairs": rows,
+        "registered": 2, "nothing_found": 0, "failed": 1, "doubted": 1, "seconds": 3.0, "pairs": rows,
         "metrics": {"dice/mean/initial": {**numbers, "sd": 0.0}, "dice/mean/final": numbers},
     }  # fmt: skip
     rows[1]["warnings"] = ["folds <much>"]
