@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -55,5 +56,9 @@ def phantoms(tmp_path_factory) -> list[dict[str, str]]:
 def undisturbed(phantoms, tmp_path_factory) -> Path:
     """Output folder of the three pairs."""
     folder = tmp_path_factory.mktemp("undisturbed")
+    logger = logging.getLogger()
+    level = logger.level
+    logger.setLevel(logging.INFO)  # as on the command line; a call from Python leaves logging alone
     register(pairs=write_list(folder / "pairs.json", phantoms), output_dir=str(folder), **QUICK)
+    logger.setLevel(level)
     return folder

@@ -42,6 +42,7 @@ def test_the_table(undisturbed):
     assert [r["name"] for r in rows] == [*NAMES, "mean", "sd"]
     assert float(rows[1]["tre_mm/mean/final"]) == records[1]["metrics"]["tre_mm"]["final"]["mean"]
     assert float(rows[3]["dice/mean/final"]) == summary["metrics"]["dice/mean/final"]["mean"]
+    assert (undisturbed / "heart0" / "case.log").stat().st_size > 0
 
 
 def run_main(monkeypatch, *arguments: str) -> int:
