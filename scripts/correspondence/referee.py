@@ -110,7 +110,7 @@ class Referee:
         Args:
             field: (1, n, *shape) voxels of the working grid.
             where: bool, the voxels of the referee's grid that are compared, see :meth:`seen`.
-            masks: moving and fixed (K, *shape) uint8 coverage of the matched regions.
+            masks: moving and fixed (K, *the referee's grid) coverage of the matched regions.
         """
         moved = warp(self.moving[None], resize_ddf(field, self.shape))
         information = structure = 0.0
@@ -121,7 +121,8 @@ class Referee:
             structure = float(apart[where].mean())
         inner = jacobian_determinant(field).flatten().cpu().numpy()
         low, high = np.percentile(inner, (1, 99)).tolist()
-        return Measures(information, structure, overlap(field, masks), float((inner <= 0).mean() * 100), (low, high))
+        regions = overlap(resize_ddf(field, self.shape), masks)
+        return Measures(information, structure, regions, float((inner <= 0).mean() * 100), (low, high))
 
     def seen(self, field: Tensor) -> Tensor:
         """Voxels of the referee's grid that both images show under a field, and where both may be looked at."""
@@ -142,6 +143,8 @@ class Referee:
         after = after.detach().to(self.moving)
         before = torch.zeros_like(after) if before is None else before.detach().to(after)
         where = self.seen(before) & self.seen(after)  # the same voxels, or a smaller field of view would decide
+        if masks is not None and len(masks[0]):  # at full resolution this would take longer than the dense field
+            masks = tuple(torch.cat([self._small(mask[None].float()) for mask in side]) for side in masks)
         old, new = (self.measure(field, where, masks) for field in (before, after))
         lost = _loss(old.information, new.information), _loss(1 - old.structure, 1 - new.structure)
         numbers = (
