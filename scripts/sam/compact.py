@@ -117,7 +117,7 @@ def compact_sam(img_size: int = 256, tokens: int = 24, embed_dim: int = 128, mlp
         img_size: side of the square input in pixels.
         tokens: side of the embedding; low-resolution masks have four times this.
         embed_dim: channels of the embedding and width of the decoder.
-        mlp_dim: hidden width of the decoder's perceptrons.
+        mlp_dim: hidden width of the decoder's MLPs.
         encoder: further arguments of :class:`CompactEncoder`.
     """
     return Sam(

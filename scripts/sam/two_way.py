@@ -1,12 +1,12 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """segment_anything's two-way transformer for many prompts on one image: same weights, same result, far less work.
 
-A prompt has a handful of tokens and the image hundreds or thousands. The package projects every image token to keys,
-values and queries again for every prompt. In the first layer all prompts still see one image, whose projections are
-computed once. Later ones move to the side of the few tokens (``q . (W x) = (W' q) . x``), so that image tokens are only
-multiplied with (tokens x heads) vectors. In the last attention to the image every token stands for itself; the caller
-computes it for the tokens that are worth it. Tested against ``TwoWayTransformer.forward``; docs/results.md has the
-seconds of everything mode beside those of the package (``python -m scripts.benchmarks.speed.everything``).
+A prompt has a handful of tokens, the image hundreds or thousands. The package projects every image token to queries,
+keys and values again for every prompt. In the first layer all prompts share one image, so its projections are computed
+once. In later layers the projections move to the side of the few tokens (``q . (W x) = (W' q) . x``), so image tokens
+are only multiplied with (tokens x heads) vectors. In the final attention to the image each token is independent, so it
+is computed only for the tokens that are needed. Tested against ``TwoWayTransformer.forward``; docs/results.md compares
+the seconds of everything mode with those of the package (``python -m scripts.benchmarks.speed.everything``).
 """
 
 from __future__ import annotations
@@ -29,69 +29,70 @@ class Projection(NamedTuple):
     bias: Tensor
 
 
-class Reading(NamedTuple):
-    """Tokens attend to the image, all projections on the side of the tokens.
+class TokenToImage(NamedTuple):
+    """Attention of tokens to the image, with all projections on the side of the tokens.
 
     Attributes:
-        ask: a token to the H vectors of C numbers that image tokens are compared with.
-        tell: the H mixtures of image tokens to the update of the token.
+        query: from a token to the H vectors of C numbers that image tokens are compared with.
+        value: from the H mixtures of image tokens to the update of the token.
     """
 
-    ask: Projection
-    tell: Projection
+    query: Projection
+    value: Projection
 
 
-class Writing(NamedTuple):
-    """The image attends to the tokens, all projections on the side of the tokens.
+class ImageToToken(NamedTuple):
+    """Attention of the image to the tokens, with all projections on the side of the tokens.
 
     Attributes:
-        ask: a token to the H vectors of C numbers that image tokens are compared with.
-        offset: a token to the H numbers that are added to its comparisons.
-        tell: a token to the H vectors of C numbers that the image tokens mix.
+        key: from a token to the H vectors of C numbers that image tokens are compared with.
+        bias: from a token to the H numbers that are added to its scores.
+        value: from a token to the H vectors of C numbers that the image tokens average.
     """
 
-    ask: Projection
-    offset: Projection
-    tell: Projection
+    key: Projection
+    bias: Projection
+    value: Projection
 
 
 @dataclass(frozen=True, eq=False)
-class ReadyPrompts:
-    """A group of b prompts after all layers, before most of their tokens read the image for the last time.
+class PromptGroup:
+    """A group of b prompts after all layers, before the final attention to the image of most of their tokens.
 
     Attributes:
         early: (b, t, C) the first tokens, finished.
         queries: (b, T, C) tokens.
-        own: (b, T, C) tokens as they came, their encoding.
+        token_pe: (b, T, C) the tokens of the prompts, which are also their positional encoding.
         image: (b, h * w, C) image tokens.
-        place: (h * w, C) positional encoding of the image tokens.
-        reading: the last one.
-        norm: applied after the last reading.
+        image_pe: (h * w, C) positional encoding of the image tokens.
+        attention: the final attention to the image.
+        norm: applied after it.
     """
 
     early: Tensor
     queries: Tensor
-    own: Tensor
+    token_pe: Tensor
     image: Tensor
-    place: Tensor
-    reading: Reading
+    image_pe: Tensor
+    attention: TokenToImage
     norm: nn.LayerNorm
 
-    def __getitem__(self, index: Tensor) -> ReadyPrompts:
+    def __getitem__(self, index: Tensor) -> PromptGroup:
         """Some of the prompts."""
-        return replace(self, **{name: getattr(self, name)[index] for name in ("early", "queries", "own", "image")})
+        return replace(self, **{name: getattr(self, name)[index] for name in ("early", "queries", "token_pe", "image")})
 
     def tokens(self, chosen: slice) -> Tensor:
-        """Some of the tokens after the last reading, (b, t, C)."""
+        """Some of the tokens after the final attention, (b, t, C)."""
         queries = self.queries[:, chosen]
-        mixed = mix(self.image, probing(self.reading.ask, queries + self.own[:, chosen]), self.place)
-        return self.norm(queries + learn(self.reading.tell, mixed))
+        image_q = project_tokens(self.attention.query, queries + self.token_pe[:, chosen])
+        attended = attend_image(self.image, image_q, self.image_pe)
+        return self.norm(queries + token_update(self.attention.value, attended))
 
 
 @torch.no_grad()
 def two_way(
     transformer: TwoWayTransformer, image: Tensor, image_pe: Tensor, tokens: Tensor, early: int, group: int, few: int
-) -> Iterator[ReadyPrompts]:
+) -> Iterator[PromptGroup]:
     """Computes ``transformer(image.expand(B, ...), image_pe.expand(B, ...), tokens)`` in groups of prompts.
 
     The first attention to the image is computed for all B prompts together; image tokens of a prompt's own exist for
@@ -109,45 +110,48 @@ def two_way(
     Yields:
         groups of b <= group prompts; ``tokens(slice(None))`` and ``image`` are what the transformer returns.
     """
-    keys, place = image.flatten(1).T.contiguous(), image_pe.flatten(1).T.contiguous()
-    placed = (keys + place)[None]
+    keys, position = image.flatten(1).T.contiguous(), image_pe.flatten(1).T.contiguous()
+    keys_pe = (keys + position)[None]
     first, *later = transformer.layers
     to_tokens = first.cross_attn_image_to_token
-    inquiring = heads(to_tokens.q_proj(placed), to_tokens)[0]
-    told_first, writings = writing(to_tokens).tell, [writing(layer.cross_attn_image_to_token) for layer in later]
-    readings = [reading(layer.cross_attn_token_to_image) for layer in later]
-    readings.append(reading(transformer.final_attn_token_to_image))
+    first_q = heads(to_tokens.q_proj(keys_pe), to_tokens)[0]
+    first_value, to_token = (
+        image_to_token(to_tokens).value,
+        [image_to_token(x.cross_attn_image_to_token) for x in later],
+    )
+    to_image = [token_to_image(layer.cross_attn_token_to_image) for layer in later]
+    to_image.append(token_to_image(transformer.final_attn_token_to_image))
 
-    def ask(n: int, queries: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    def next_queries(n: int, queries: Tensor, token_pe: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens that attend to the image next, and their queries."""
-        queries = converse(later[n], queries, own) if n < len(later) else queries[:, :early]
-        return queries, probing(readings[n].ask, queries + own[:, : queries.shape[1]])
+        queries = self_attention(later[n], queries, token_pe) if n < len(later) else queries[:, :early]
+        return queries, project_tokens(to_image[n].query, queries + token_pe[:, : queries.shape[1]])
 
-    started = converse(first, tokens, tokens)
-    asking = (started + tokens).flatten(0, 1)[None]  # one long list: the image is the same for all
-    learnt = attend(first.cross_attn_token_to_image, asking, placed, keys[None]).view_as(started)
-    started = think(first, started + learnt)
-    for queries, own in zip(started.split(group), tokens.split(group)):
-        seen = keys.new_empty(len(own), *keys.shape)
-        k = heads(to_tokens.k_proj(queries + own), to_tokens)
-        news = F.linear(queries, *told_first).unflatten(2, (k.shape[1], -1)).transpose(1, 2).flatten(1, 2)
-        readers, probes = ask(0, queries, own)
-        mixed = []
-        for own_image, some, told, sought in split(few, seen, k, news, probes):
-            write(first, own_image, keys.expand_as(own_image), first_shares(some, inquiring), told)
-            mixed.append(mix(own_image, sought, place))
+    state = self_attention(first, tokens, tokens)
+    q = (state + tokens).flatten(0, 1)[None]  # one long list: the image is the same for all
+    state = mlp(first, state + attend(first.cross_attn_token_to_image, q, keys_pe, keys[None]).view_as(state))
+    for queries, token_pe in zip(state.split(group), tokens.split(group)):
+        group_image = keys.new_empty(len(token_pe), *keys.shape)
+        token_k = heads(to_tokens.k_proj(queries + token_pe), to_tokens)
+        token_v = F.linear(queries, *first_value).unflatten(2, (token_k.shape[1], -1)).transpose(1, 2).flatten(1, 2)
+        attending, image_q = next_queries(0, queries, token_pe)
+        attended = []
+        for own_image, k, v, q in split(few, group_image, token_k, token_v, image_q):
+            update_image(first, own_image, keys.expand_as(own_image), shared_weights(k, first_q), v)
+            attended.append(attend_image(own_image, q, position))
         for n, layer in enumerate(later):
-            queries = think(layer, readers + learn(readings[n].tell, torch.cat(mixed)))
-            asked, news = probing(writings[n].ask, queries + own), probing(writings[n].tell, queries)
-            offset = F.linear(queries + own, *writings[n].offset).flatten(1)[..., None]
-            readers, probes = ask(n + 1, queries, own)
-            mixed = []
-            for own_image, some, constant, told, sought in split(few, seen, asked, offset, news, probes):
-                weights = shares(own_image + place, some, constant, own.shape[1])
-                write(layer, own_image, own_image, weights, told)
-                mixed.append(mix(own_image, sought, place))
-        done = transformer.norm_final_attn(readers + learn(readings[-1].tell, torch.cat(mixed)))
-        yield ReadyPrompts(done, queries, own, seen, place, readings[-1], transformer.norm_final_attn)
+            queries = mlp(layer, attending + token_update(to_image[n].value, torch.cat(attended)))
+            token_k = project_tokens(to_token[n].key, queries + token_pe)
+            token_v = project_tokens(to_token[n].value, queries)
+            bias = F.linear(queries + token_pe, *to_token[n].bias).flatten(1)[..., None]
+            attending, image_q = next_queries(n + 1, queries, token_pe)
+            attended = []
+            for own_image, k, b, v, q in split(few, group_image, token_k, bias, token_v, image_q):
+                weights = image_weights(own_image + position, k, b, token_pe.shape[1])
+                update_image(layer, own_image, own_image, weights, v)
+                attended.append(attend_image(own_image, q, position))
+        done = transformer.norm_final_attn(attending + token_update(to_image[-1].value, torch.cat(attended)))
+        yield PromptGroup(done, queries, token_pe, group_image, position, to_image[-1], transformer.norm_final_attn)
 
 
 def split(few: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -155,16 +159,16 @@ def split(few: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(t.split(few) for t in tensors))
 
 
-def converse(layer: TwoWayAttentionBlock, queries: Tensor, own: Tensor) -> Tensor:
-    """The tokens of a prompt attend to each other."""
+def self_attention(layer: TwoWayAttentionBlock, queries: Tensor, token_pe: Tensor) -> Tensor:
+    """Self-attention among the tokens of each prompt."""
     if layer.skip_first_layer_pe:
         return layer.norm1(attend(layer.self_attn, queries, queries, queries))
-    asking = queries + own
-    return layer.norm1(queries + attend(layer.self_attn, asking, asking, queries))
+    q = queries + token_pe
+    return layer.norm1(queries + attend(layer.self_attn, q, q, queries))
 
 
-def think(layer: TwoWayAttentionBlock, queries: Tensor) -> Tensor:
-    """What follows a reading of the image: normalisation and the perceptron."""
+def mlp(layer: TwoWayAttentionBlock, queries: Tensor) -> Tensor:
+    """Normalisation and MLP, which follow an attention to the image."""
     queries = layer.norm2(queries)
     return layer.norm3(queries + layer.mlp(queries))
 
@@ -183,66 +187,66 @@ def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return attention.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-def probing(ask: Projection, tokens: Tensor) -> Tensor:
-    """The vectors of tokens (b, T, C) that image tokens are compared with, (b, T * H, C)."""
-    return F.linear(tokens, *ask).view(len(tokens), -1, tokens.shape[2])
+def project_tokens(projection: Projection, tokens: Tensor) -> Tensor:
+    """The H vectors of each of the tokens (b, T, C), (b, T * H, C)."""
+    return F.linear(tokens, *projection).view(len(tokens), -1, tokens.shape[2])
 
 
-def mix(image: Tensor, probes: Tensor, place: Tensor) -> Tensor:
-    """Mixtures (b, T * H, C) of the image tokens (b, N, C) that resemble each of the probes (b, T * H, C)."""
-    return (probes @ (image + place).transpose(1, 2)).softmax(dim=-1) @ image
+def attend_image(image: Tensor, q: Tensor, position: Tensor) -> Tensor:
+    """Averages (b, T * H, C) of the image tokens (b, N, C), weighted by their attention to queries (b, T * H, C)."""
+    return (q @ (image + position).transpose(1, 2)).softmax(dim=-1) @ image
 
 
-def learn(tell: Projection, mixed: Tensor) -> Tensor:
-    """The update of tokens, (b, T, C), from the mixtures (b, T * H, C) that they attend to."""
-    return F.linear(mixed.view(len(mixed), -1, tell.weight.shape[1]), *tell)
+def token_update(value: Projection, attended: Tensor) -> Tensor:
+    """The update of tokens, (b, T, C), from the averages (b, T * H, C) of :func:`attend_image`."""
+    return F.linear(attended.view(len(attended), -1, value.weight.shape[1]), *value)
 
 
-def first_shares(k: Tensor, inquiring: Tensor) -> Tensor:
+def shared_weights(k: Tensor, q: Tensor) -> Tensor:
     """The attention (b, N, H * T) of a shared image, queries (H, N, d), over the tokens of prompts, (b, H, T, d)."""
     k = (k * k.shape[3] ** -0.5).permute(1, 2, 0, 3)
-    scores = k.flatten(1, 2) @ inquiring.transpose(1, 2)  # one product a head instead of one a prompt
+    scores = k.flatten(1, 2) @ q.transpose(1, 2)  # one product a head instead of one a prompt
     return scores.view(*k.shape[:2], -1).softmax(dim=1).view(-1, k.shape[2], scores.shape[2]).permute(1, 2, 0)
 
 
-def shares(placed: Tensor, probes: Tensor, offset: Tensor, count: int) -> Tensor:
+def image_weights(image_pe: Tensor, k: Tensor, bias: Tensor, count: int) -> Tensor:
     """The attention (b, N, T * H) of image tokens (b, N, C) over the T = ``count`` tokens of their prompts."""
-    scores = torch.baddbmm(offset, probes, placed.transpose(1, 2))
+    scores = torch.baddbmm(bias, k, image_pe.transpose(1, 2))
     return scores.view(len(scores), count, -1).softmax(dim=1).view_as(scores).transpose(1, 2)
 
 
-def write(layer: TwoWayAttentionBlock, image: Tensor, before: Tensor, weights: Tensor, news: Tensor) -> None:
-    """Image tokens (b, N, C) before plus what they read, weights (b, N, X) of news (b, X, C), normalised."""
-    image.copy_(layer.norm4(torch.baddbmm(before, weights, news)))
+def update_image(layer: TwoWayAttentionBlock, image: Tensor, before: Tensor, weights: Tensor, v: Tensor) -> None:
+    """Image tokens (b, N, C): those before plus values (b, X, C) averaged with weights (b, N, X), normalised."""
+    image.copy_(layer.norm4(torch.baddbmm(before, weights, v)))
 
 
-def reading(attention: Attention) -> Reading:
-    """Moves the projections of an attention of tokens to the image; ``tell`` is one map of all mixtures together."""
+def token_to_image(attention: Attention) -> TokenToImage:
+    """Moves the projections of an attention of tokens to the image to the side of the tokens."""
     out, v = by_head(attention.out_proj.weight.T, attention), by_head(attention.v_proj.weight, attention)
-    tell = torch.einsum("hdc,hdi->chi", out, v).flatten(1)
+    value = torch.einsum("hdc,hdi->chi", out, v).flatten(1)
     # The bias of the keys adds the same to every score of a token and cancels in the softmax.
-    ask = comparing(attention, attention.q_proj, attention.k_proj)
-    return Reading(ask, Projection(tell, attention.out_proj(attention.v_proj.bias)))
+    query = joint_projection(attention, attention.q_proj, attention.k_proj)
+    return TokenToImage(query, Projection(value, attention.out_proj(attention.v_proj.bias)))
 
 
-def writing(attention: Attention) -> Writing:
-    """Moves the projections of an attention of the image to tokens."""
+def image_to_token(attention: Attention) -> ImageToToken:
+    """Moves the projections of an attention of the image to tokens to the side of the tokens."""
     out, v = by_head(attention.out_proj.weight.T, attention), by_head(attention.v_proj.weight, attention)
     # The weights of a head sum to one: a bias given to all tokens of one head reaches every image token once.
     bias = torch.einsum("hdc,hd->hc", out, by_head(attention.v_proj.bias, attention))
     bias = bias + attention.out_proj.bias / attention.num_heads
-    tell = Projection(torch.einsum("hdc,hdi->hci", out, v).flatten(0, 1), bias.flatten())
+    value = Projection(torch.einsum("hdc,hdi->hci", out, v).flatten(0, 1), bias.flatten())
     q, k = by_head(attention.q_proj.bias, attention), by_head(attention.k_proj.bias, attention)
     weight = torch.einsum("hd,hdi->hi", q, by_head(attention.k_proj.weight, attention))
-    offset = Projection(weight * q.shape[1] ** -0.5, (q * k).sum(dim=1) * q.shape[1] ** -0.5)
-    return Writing(comparing(attention, attention.k_proj, attention.q_proj), offset, tell)
+    scores = Projection(weight * q.shape[1] ** -0.5, (q * k).sum(dim=1) * q.shape[1] ** -0.5)
+    return ImageToToken(joint_projection(attention, attention.k_proj, attention.q_proj), scores, value)
 
 
-def comparing(attention: Attention, token: nn.Linear, image: nn.Linear) -> Projection:
-    """The map of a token that, times an image token, is the scaled product of their projections in each head."""
-    there = by_head(image.weight, attention) * (len(image.weight) // attention.num_heads) ** -0.5
-    weight = torch.einsum("hdc,hdi->hci", there, by_head(token.weight, attention))
-    bias = torch.einsum("hdc,hd->hc", there, by_head(token.bias, attention))
+def joint_projection(attention: Attention, token: nn.Linear, image: nn.Linear) -> Projection:
+    """From a token to the vectors whose products with an image token are the scaled scores of the heads."""
+    other = by_head(image.weight, attention) * (len(image.weight) // attention.num_heads) ** -0.5
+    weight = torch.einsum("hdc,hdi->hci", other, by_head(token.weight, attention))
+    bias = torch.einsum("hdc,hd->hc", other, by_head(token.bias, attention))
     return Projection(weight.flatten(0, 1), bias.flatten())
 
 

@@ -2,7 +2,7 @@
 """The blocks of segment_anything's image encoder, a strip of rows at a time: same weights and result, less memory.
 
 The package stores all attention scores of a layer, 800 MB and more for a 1024-pixel image and 12 heads, and the hidden
-layers of all perceptrons. Windows attend to themselves only and a perceptron works on single tokens, so a strip of rows
+layers of all MLPs. Windows attend to themselves only and an MLP works on single tokens, so a strip of rows
 passes through a whole block while it is in the CPU's cache. In global attention a few rows of queries need all keys but
 only their own scores.
 """
