@@ -20,7 +20,7 @@ if not __package__:  # started as ``python PATH/scripts``, from any folder
 from .common.bundle import CONFIGS, NAME
 from .common.errors import InputError
 from .verbs.command_line import COMMANDS, MODULES, module_of, parse
-from .workflow.outcome import INTERRUPTED, ExitCode, quiet_engines, unwrapped
+from .workflow.outcome import IN_PROGRAM, INTERRUPTED, ExitCode, quiet_engines, unwrapped
 
 PROGRAM = "python -m scripts" if NAME == "scripts" else NAME
 
@@ -36,26 +36,31 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(ExitCode.BAD_INPUT)
-    sys.stdout.write(_shown(result))
-    if result and result.get("failed"):
+    sys.stdout.write(_shown(name, result))
+    if isinstance(result, dict) and result.get("failed"):
         sys.exit(ExitCode.SOME_FAILED)
 
 
-def _run(name: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+def _run(name: str, arguments: dict[str, Any]) -> Any:
     """Loads the command's module, with torch and MONAI, and runs it."""
+    IN_PROGRAM.set(True)
     if COMMANDS[name] or name in MODULES:
         logging.config.fileConfig(CONFIGS / "logging.conf", disable_existing_loggers=False)
         quiet_engines()
     module = import_module(f".{module_of(name)}", __package__)
     with unwrapped():
-        return getattr(module, "command", getattr(module, name))(**arguments)
+        return getattr(module, name)(**arguments)
 
 
-def _shown(result: dict[str, Any] | None) -> str:
-    """What a command returns, as text: a plan, the means of an evaluation, else JSON."""
-    if result is None:
-        return ""
-    return result.get("plan") or result.get("text") or json.dumps(result, indent=2) + "\n"
+def _shown(name: str, result: Any) -> str:
+    """The result of a command as text: a plan, the means of an evaluation, or JSON; runs of a config have their log."""
+    if name == "evaluate":
+        from .workflow.cohort.summary import summary_lines
+
+        return "\n".join(summary_lines(result)) + "\n"
+    if COMMANDS[name] or result is None:
+        return result.get("plan", "") if name == "register" else ""
+    return json.dumps(result, indent=2) + "\n"
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..workflow.run import run_bundle, run_quietly
-
-CONFIGS = ["samreg.json", "correspond.json"]
+from ..workflow.run import run_bundle
 
 
 def correspond(moving: str | Path, fixed: str | Path, output_dir: str | Path, **options: Any) -> dict[str, Any]:
@@ -28,14 +26,6 @@ def correspond(moving: str | Path, fixed: str | Path, output_dir: str | Path, **
     Raises:
         InputError: the input cannot be used.
     """
-    run_quietly(CONFIGS, _values(moving, fixed, output_dir, options))
+    values = {"moving": str(moving), "fixed": str(fixed), "output_dir": str(output_dir)}
+    run_bundle(["samreg.json", "correspond.json"], {**options, **values})
     return json.loads((Path(output_dir) / "correspondence.json").read_text(encoding="utf-8"))
-
-
-def command(moving: str, fixed: str, output_dir: str, **options: Any) -> None:
-    """The same on the command line, where the exit code tells how the run ended."""
-    run_bundle(CONFIGS, _values(moving, fixed, output_dir, options))
-
-
-def _values(moving: str | Path, fixed: str | Path, output_dir: str | Path, options: dict[str, Any]) -> dict[str, Any]:
-    return {**options, "moving": str(moving), "fixed": str(fixed), "output_dir": str(output_dir)}

@@ -22,7 +22,7 @@ from ..spatial.geometry import Geometry
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
 from ..workflow.cohort.case import FAILED, REGISTERED
 from ..workflow.cohort.pairs import SUMMARIES
-from ..workflow.cohort.summary import summarise, summary_lines, write_summary
+from ..workflow.cohort.summary import summarise, write_summary
 from ..workflow.guard import sole_writer
 from .cases import COLUMNS, Case, case_files, check_files, checked, learn2reg_cases, pair_name, read_cases
 from .limits import limited
@@ -132,12 +132,6 @@ def evaluate(
     with sole_writer(output_dir) as folder:  # the tables of two runs must not mix
         write_summary(folder, summary)
     return summary
-
-
-def command(*arguments: Any, **options: Any) -> dict[str, Any]:
-    """The same on the command line, which shows the means."""
-    summary = evaluate(*arguments, **options)
-    return {"text": "\n".join(summary_lines(summary)) + "\n", "failed": summary["failed"]}
 
 
 def _submitted(folder: str, case: Case, ending: str) -> Path:

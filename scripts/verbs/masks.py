@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..workflow.options import defaults
-from ..workflow.run import run_bundle, run_quietly
+from ..workflow.run import run_bundle
 
 
 def masks(
@@ -35,26 +35,15 @@ def masks(
     Raises:
         InputError: the input cannot be used, or every image failed.
     """
-    workflow = run_quietly(*_call(images, names, output_dir, source, options))
-    return workflow.parser.get_parsed_content("summary").records
-
-
-def command(images: str, names: str, output_dir: str, source: str = "cardiac", **options: Any) -> None:
-    """The same on the command line, where the exit code tells how the run ended."""
-    run_bundle(*_call(images, names, output_dir, source, options))
-
-
-def _call(
-    images: str | Path | Sequence[str],
-    names: str | Sequence[str],
-    output_dir: str | Path,
-    source: str,
-    options: dict[str, Any],
-) -> tuple[list[str], dict[str, Any]]:
-    """Config files and values. An option that is no key of the config belongs to the source."""
     files = ["masks.json", *(["masks_vista3d.json"] if source == "bundle:vista3d" else [])]
     known = defaults(*files)
-    of_source = {**(known["source_options"] or {}), **{k: v for k, v in options.items() if k not in known}}
-    images = str(images) if isinstance(images, Path) else images
-    values = {"images": images, "names": names, "output_dir": str(output_dir), "source": source}
-    return files, {**values, "source_options": of_source, **{k: v for k, v in options.items() if k in known}}
+    of_source = {k: v for k, v in options.items() if k not in known}  # an option that the config does not have
+    values = {
+        "images": str(images) if isinstance(images, Path) else images,
+        "names": names,
+        "output_dir": str(output_dir),
+        "source": source,
+        "source_options": {**(known["source_options"] or {}), **of_source},
+    }
+    workflow = run_bundle(files, {**values, **{k: v for k, v in options.items() if k in known}})
+    return workflow.parser.get_parsed_content("summary").records

@@ -17,8 +17,9 @@ from ..workflow.cohort.scheduler import run_on_scheduler
 from ..workflow.dicom import check_dicom, write_dicom
 from ..workflow.method import AUTO, METHODS, choose
 from ..workflow.options import check_options, defaults
+from ..workflow.outcome import ending
 from ..workflow.plan import plan_text
-from ..workflow.run import config_paths, run_bundle, run_quietly
+from ..workflow.run import config_paths, run_bundle
 
 PRESETS = sorted({path.stem for path in (CONFIGS / "presets").rglob("*.json")})  # of any method
 LISTS = {"samreg": ["cohort.json"], "network": ["cohort.json", "cohort_network.json"]}
@@ -63,25 +64,13 @@ def register(
     if dry_run:
         return {"plan": plan_text(configs, values)}
     if values.get("scheduler"):
-        run_on_scheduler(configs, values)
-    else:
-        with _dicom_too(dicom, values):
-            run_quietly(configs, values)
-    name = "summary.json" if pairs else "correspondence.json"
-    return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))
-
-
-def command(*arguments: Any, dry_run: bool = False, dicom: bool = False, **options: Any) -> dict[str, Any] | None:
-    """The same on the command line, where the exit code tells how the run ended."""
-    configs, values = resolve(*arguments, **options)
-    if dry_run:
-        return {"plan": plan_text(configs, values)}
-    if values.get("scheduler"):
-        finish_cohort(run_on_scheduler(configs, values))
+        with ending():
+            finish_cohort(run_on_scheduler(configs, values))
     else:
         with _dicom_too(dicom, values):
             run_bundle(configs, values)
-    return None
+    name = "summary.json" if pairs else "correspondence.json"
+    return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

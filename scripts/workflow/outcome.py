@@ -6,7 +6,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from contextvars import ContextVar
 from enum import IntEnum
 from types import TracebackType
 
@@ -17,7 +18,6 @@ from .options import check_command_line
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "Interrupted; complete results are kept. Run the same command again to continue."
-MEASURES = (("dice", "mean Dice"), ("hd95_mm", "mean HD95 (mm)"), ("tre_mm", "mean TRE (mm)"))
 
 
 class ExitCode(IntEnum):
@@ -29,6 +29,16 @@ class ExitCode(IntEnum):
     SOME_FAILED = 4  # some pairs or cases of a list could not be used
     NOTHING_TRUSTED = 5  # written, but neither the initial alignment nor the field makes the images agree better
     INTERRUPTED = 130  # Ctrl-C
+
+
+IN_PROGRAM: ContextVar[bool] = ContextVar("in_program", default=False)  # the command line, not a caller in Python
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Lets the exit code of a run end the program; for a caller in Python the results say how the run ended."""
+    with nullcontext() if IN_PROGRAM.get() else suppress(SystemExit):
+        yield
 
 
 def input_error(error: BaseException | None) -> InputError | None:
@@ -112,13 +122,15 @@ def finish(evaluator, need_regions: bool = True) -> None:
 
     ``evaluator`` has run one pair; ``need_regions`` is False for methods that find a field without regions.
     """
+    from ..metrics.assembly import TITLES  # loads torch, which --help does not need
+
     output = evaluator.state.output
     result, metrics = output["pred"], output["metrics"]
     logger.info("%d matched regions; wrote %s", len(result.matches), ", ".join(output["files"]))
-    for key, name in MEASURES:
+    for key in ("dice", "hd95_mm", "tre_mm"):
         if key in metrics:
             stages = "  ".join(f"{s} {v['mean']:.4g}" for s, v in metrics[key].items() if v["mean"] is not None)
-            logger.info("%s: %s", name, stages)
+            logger.info("mean %s: %s", TITLES[key], stages)
     if need_regions and not len(result.matches):
         sys.exit(ExitCode.NOTHING_FOUND)
     if not output["trusted"]:

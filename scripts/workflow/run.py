@@ -16,7 +16,7 @@ from ..common.device import pick_device
 from ..common.errors import InputError
 from .guard import sole_writer
 from .options import EXPRESSIONS, PATHS, check_options, is_expression, sam_overlay
-from .outcome import unwrapped
+from .outcome import ending, unwrapped
 
 # MONAI reports that a workflow leaves logging alone, as a library should.
 logging.getLogger("monai.bundle.workflows").addFilter(lambda record: "skipping logging" not in str(record.msg))
@@ -81,20 +81,15 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
 
     Raises:
         InputError: the input cannot be used, or another run writes into the folder.
-        SystemExit: the run ended with another exit code than 0, see :class:`scripts.workflow.outcome.ExitCode`.
+        SystemExit: in a program, see :func:`scripts.workflow.outcome.ending`.
     """
-    with _lock(configs, options):
-        workflow = make_workflow(configs, options)
-        _run(workflow)
-    return workflow
-
-
-def run_quietly(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWorkflow:
-    """:func:`run_bundle` for a library: the results say how the run ended, and the program continues."""
     with unwrapped(), _lock(configs, options):
         workflow = make_workflow(configs, options)
-        with contextlib.suppress(SystemExit):
-            _run(workflow)
+        with ending(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
     return workflow
 
 
@@ -124,11 +119,3 @@ def _lock(configs: Sequence[str], options: Mapping[str, Any]) -> contextlib.Abst
     """The lock of the output folder; a cohort locks its folder itself, because shards share it."""
     alone = "output_dir" in options and "cohort.json" not in configs
     return sole_writer(options["output_dir"]) if alone else contextlib.nullcontext()
-
-
-def _run(workflow: ConfigWorkflow) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
