@@ -28,6 +28,18 @@ FIELD_VOXELS = 500_000  # of the embedded field; a finer one is coarsened, which
 DARK = 0.02  # windowed intensity of what may be cropped away
 GRID_LINES = 16  # along the longest side of the deformation grid
 ROLES = ("moving", "fixed")
+# Colour maps over the values 0 to 255 of a file; "I" are the values at which the colours and opacities are given.
+JACOBIAN = {
+    "title": "Jacobian",
+    "legend": "Jacobian determinant: red below 1, blue above 1, magenta at 0 and below, where the field folds.",
+    "R": [255, 178, 247, 33, 5], "G": [0, 24, 247, 102, 48], "B": [208, 43, 247, 172, 97],
+    "A": [255, 255, 0, 255, 255], "I": [0, 1, 128, 200, 255],
+}  # fmt: skip
+CONFIDENCE = {
+    "title": "confidence",
+    "legend": "Confidence of the field: red at 0, yellow at 0.5, blue at 1.",
+    "R": [215, 255, 69], "G": [48, 255, 117], "B": [39, 191, 180], "A": [255, 255, 255], "I": [0, 128, 255],
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +93,14 @@ def viewer_data(pair: Pair, result: Registration, size: int) -> dict[str, Any]:
         ddf = ddf_to_grid(result.ddf.detach().cpu().float(), pair.working, fixed.grid)
         after = resample(moving.image, moving.grid, fixed.grid, pair.transform, ddf, fill=0.0)
         volumes |= {"after": _nifti(_bytes(after), fixed), "grid": _nifti(_bytes(deformed_grid(ddf)[None]), fixed)}
-        determinant = jacobian_determinant(result.ddf.detach().cpu().float())
-        on_grid = resample(determinant, pair.working, fixed.grid).clamp(0, 2)
-        volumes["jacobian"] = _nifti(_bytes(on_grid / 2), fixed)
-        # In the file 0..255 stands for a determinant of 0..2.
-        data["maps"] = {"jacobian": {"title": "Jacobian", "colormap": "jacobian", "range": [0, 255]}}
+        data["maps"] = {"jacobian": JACOBIAN}
+        maps = {"jacobian": jacobian_determinant(result.ddf.detach().cpu().float()) / 2}
+        if result.confidence is not None:
+            data["maps"]["confidence"] = CONFIDENCE
+            maps["confidence"] = result.confidence[0].detach().cpu().float()
+        for name, values in maps.items():
+            on_grid = resample(values, pair.working, fixed.grid).clamp(0, 1)
+            volumes[name] = _nifti(_bytes(on_grid), fixed)
         data["field"] = embedded_field(result.ddf, pair)
     data["smallest_first"] = {}
     if regions:
@@ -191,10 +206,10 @@ def _layers(regions: Segmentation, shown: Shown) -> dict[str, Any]:
 
 
 def _pairs(result: Registration, regions: dict[str, Segmentation]) -> list[dict[str, Any]]:
-    """Colour of each pair, and the place in each region that is nearest to its centre."""
+    """Colour and score of each pair, and the place in each region that is nearest to its centre."""
     pairs = []
     for k, colour in enumerate(pair_colours(len(result.matches))):
-        entry: dict[str, Any] = {"rgb": [round(255 * c) for c in colour]}
+        entry: dict[str, Any] = {"rgb": [round(255 * c) for c in colour], "score": float(result.matches.score[k])}
         for role in ROLES:
             inside = np.argwhere(regions[role].mask(k))
             if not len(inside):  # a region smaller than a voxel of the viewer

@@ -90,6 +90,19 @@ def test_volumes_are_small_and_lie_where_the_images_lie(case):
     assert np.abs(after - fixed)[inside].mean() < 0.9 * np.abs(before - fixed)[inside].mean()
 
 
+def test_confidence_is_shown_if_the_registration_has_one(case):
+    data, shown = case
+    assert set(shown["maps"]) == {"jacobian"}
+    pair = data["pair"]
+    ramp = torch.linspace(0, 1, pair.working.shape[0]).view(1, 1, -1, 1, 1).expand(1, 1, *pair.working.shape)
+    shown = viewer_data(pair, replace(data["pred"], confidence=ramp), 48)
+    assert set(shown["maps"]) == {"jacobian", "confidence"}
+    image = nib.Nifti1Image.from_bytes(unpacked(shown["volumes"]["confidence"]))
+    centres = apply_affine(image.affine, np.argwhere(np.ones(image.shape)))
+    at = apply_affine(np.linalg.inv(pair.working.affine), centres)[:, 0] / (pair.working.shape[0] - 1)
+    np.testing.assert_allclose(np.asarray(image.dataobj).ravel() / 255, at.clip(0, 1), atol=0.01)
+
+
 def test_regions_are_the_exact_ones(case):
     data, shown = case
     pair, result = data["pair"], data["pred"]

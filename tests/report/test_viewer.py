@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import time
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from scripts.data.phantoms.cardiac import cardiac_pair
@@ -26,7 +28,10 @@ pytestmark = in_browser
 def case(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(f"viewer{request.param}")
     phantom = None if request.param == 3 else cardiac_pair(6, (90, 80), (2.0, 2.0))
-    SaveRegistration(str(folder / "out"))(prepared(folder, phantom=phantom))
+    data = prepared(folder, phantom=phantom)
+    sure = torch.ones(1, 1, *data["pair"].working.shape)
+    sure[:, :, : sure.shape[2] // 2] = 0
+    SaveRegistration(str(folder / "out"))({**data, "pred": replace(data["pred"], confidence=sure)})
     return folder / "out"
 
 
@@ -43,15 +48,20 @@ def written_moving(folder, point):
     return np.asarray(point) + u * [-1, -1, 1]
 
 
+def colours(page, view):
+    """(H, W, 3) what a canvas shows."""
+    page.wait_for_timeout(300)
+    return np.asarray(Image.open(io.BytesIO(page.locator(f"#view-{view}").screenshot())).convert("RGB"), float)
+
+
 def test_the_page_of_a_case(case, browser):
     began = time.perf_counter()
     page, errors = opened(browser, (case / "report.html").as_uri(), offline=True)
     page.wait_for_selector("body[data-viewer=ready]", state="attached", timeout=60_000)
     assert page.inner_text("#viewer-state") == ""
     seconds = time.perf_counter() - began
-    page.wait_for_timeout(300)
     for view in ("fixed", "moving", "moved"):
-        drawn = np.asarray(Image.open(io.BytesIO(page.locator(f"#view-{view}").screenshot())).convert("L"), float)
+        drawn = colours(page, view).mean(axis=2)
         assert drawn.std() > 15 and (drawn > 40).mean() > 0.05, f"{view} is blank"
 
     # Three known points: the mapped place agrees with the written field, in the canvas and in the text.
@@ -91,10 +101,29 @@ def test_the_page_of_a_case(case, browser):
         assert page.get_attribute(f"tr[data-pair='{pair['number']}']", "class") == "chosen"
         place = np.array(page.evaluate("viewer.where('fixed')"))
         assert np.linalg.norm(place - pair["fixed"]["centroid_ras_mm"]) < 25
-    page.select_option("#map", "jacobian")
-    page.check("#grid")
-    page.fill("#stage", "0.3")
-    page.wait_for_timeout(200)
+        assert page.inner_text("#pair") == f"pair {pair['number']}, score {pair['score']:.2f}"
+
+    # Half of the confidence is 0 and red, the other half is 1 and blue.
+    page.fill("#regions", "0")
+    shares = {}
+    for name in ("confidence", "jacobian", ""):
+        page.select_option("#map", name)
+        assert page.inner_text("#legend").lower().startswith(name)
+        red, _, blue = np.moveaxis(colours(page, "moved"), -1, 0)
+        shares[name] = (red - blue > 60).mean(), (blue - red > 40).mean()
+    assert min(shares["confidence"]) > 0.1 and max(shares[""]) < 0.02, shares
+    assert max(shares["jacobian"]) > max(shares[""]) + 0.01, shares
+
+    # Each control changes the picture.
+    before = colours(page, "moved")
+    for change in (
+        lambda: page.check("#grid"),
+        lambda: page.fill("#stage", "0.3"),
+        lambda: page.fill("#opacity", "0.2"),
+    ):
+        change()
+        assert np.abs(colours(page, "moved") - before).mean() > 0.5
+        before = colours(page, "moved")
     assert errors == []
     assert (case / "report.html").stat().st_size < 15e6
     assert seconds < 20  # 3 s on an idle machine with a graphics card; here the processor draws
@@ -113,7 +142,7 @@ def test_the_cohort_table_sorts_and_filters(browser, tmp_path):
              "dice/mean/final": d} for k, s, d in ((1, 9, 0.9), (2, 100, 0.4), (3, 20, 0.7))]  # fmt: skip
     rows.append({"name": "lost", "status": "failed", "error": "no file"})
     spread = {"mean": 0.5, "sd": 0.1, "n": 3}
-    summary = {"registered": 3, "nothing_found": 0, "failed": 1, "seconds": 1.0, "pairs": rows,
+    summary = {"registered": 3, "nothing_found": 0, "failed": 1, "doubted": 0, "seconds": 1.0, "pairs": rows,
                "metrics": {"dice/mean/initial": spread, "dice/mean/final": spread}}  # fmt: skip
     (tmp_path / "report.html").write_text(cohort_page(summary, {"pair 1"}), encoding="utf-8")
     page, errors = opened(browser, (tmp_path / "report.html").as_uri(), offline=True)

@@ -35,7 +35,7 @@
       return p;
     };
 
-    // Colours: one per pair, the same in all views; a red-white-blue map with folds in magenta.
+    // Colours: one per pair, the same in all views.
     const rgb = data.pairs.map(p => p.rgb), numbers = rgb.map((_, k) => k + 1).filter(n => n < 256);
     const labels = {R: [0], G: [0], B: [0], A: [0], I: [0], labels: ['']};
     for (const n of numbers) {
@@ -57,11 +57,10 @@
         crosshairWidth: 0.5, isNearestInterpolation: false, multiplanarLayout: 2});
       await nv.attachToCanvas($(id), false);
       for (const image of images) nv.addVolume(image);
-      nv.addColormap('jacobian', {R: [255, 178, 247, 33, 5], G: [0, 24, 247, 102, 48], B: [208, 43, 247, 172, 97],
-        A: [255, 255, 0, 255, 255], I: [0, 1, 128, 200, 255]});
+      for (const name of Object.keys(data.maps)) nv.addColormap(name, data.maps[name]);
       for (const image of nv.volumes) {
-        const map = data.maps[image.name.split('.')[0]];
-        if (map) nv.setColormap(image.id, map.colormap);
+        const name = image.name.split('.')[0];
+        if (data.maps[name]) nv.setColormap(image.id, name);
       }
       return nv;
     };
@@ -72,7 +71,7 @@
     const layersOn = {fixed: ['fixed', ...two('fixed').map((_, i) => ['all', 'one'][i]), ...maps],
       moving: ['moving', ...two('moving').map((_, i) => ['all', 'one'][i])],
       moved: ['fixed', 'before', ...(data.volumes.after ? ['after', ...maps, 'grid'] : [])]};
-    const mapVolumes = maps.map(name => [name, 'gray', 0, data.maps[name].range]);
+    const mapVolumes = maps.map(name => [name, 'gray', 0, [0, 255]]);
     const views = {
       fixed: await start('view-fixed', await load([['fixed', 'gray', 1, [0, 255]], ...two('fixed'), ...mapVolumes])),
       moving: await start('view-moving', await load([['moving', 'gray', 1, [0, 255]], ...two('moving')])),
@@ -109,6 +108,7 @@
         views[role].updateGLVolume();
       }
       document.querySelectorAll('tr[data-pair]').forEach(r => r.classList.toggle('chosen', Number(r.dataset.pair) === n));
+      $('pair').textContent = n ? `pair ${n}, score ${data.pairs[n - 1].score.toFixed(2)}` : '';
       paint();
     };
     const paint = () => {
@@ -166,6 +166,7 @@
       };
       $('map').onchange = e => {
         for (const view of ['fixed', 'moved']) for (const name of maps) fade(view, name, name === e.target.value ? 0.6 : 0);
+        $('legend').textContent = data.maps[e.target.value]?.legend || '';
       };
       $('grid').onchange = e => fade('moved', 'grid', e.target.checked ? 0.8 : 0);
     }
