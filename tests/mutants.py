@@ -19,6 +19,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 ORACLE, MODEL, ATTENTION = (f"tests/network/test_{name}.py" for name in ("oracle", "model", "attention"))
 PROTOTYPE, CONTOUR, OVERALL = (f"tests/losses/test_{name}.py" for name in ("prototype", "contour", "overall"))
+CORRELATION, LISTS = "tests/network/test_correlation.py", "tests/training/network/test_lists.py"
 
 
 class Mutant(NamedTuple):
@@ -106,6 +107,18 @@ MUTANTS = (
     Mutant("fusion of one direction", ATT, "(self.image_asks(image, mask) + self.mask_asks(mask, image)) / 2",
            "self.image_asks(image, mask)", (ORACLE,)),
     Mutant("windows never shifted", ATT, "for shifted in (False, True)", "for shifted in (False, False)", (ATTENTION,)),
+    Mutant("correlation of moving features with themselves", LEVEL, "self.correlation(moving, fixed)",
+           "self.correlation(moving, moving)", (CORRELATION,)),
+    Mutant("correlation: mirrored displacements", "network/correlation.py", "rest % side,", "side - 1 - rest % side,",
+           (CORRELATION,)),
+    Mutant("segmentation head on moving features", PAIRS, "self.head(out.fixed[0])", "self.head(out.moving[0])",
+           ("tests/training/network/test_pairs.py",)),
+    Mutant("segmentation of the moving image", "losses/segmentation.py", "pair.feature_labels[1]",
+           "pair.feature_labels[0]", ("tests/losses/test_segmentation.py",)),
+    Mutant("inverse consistency of one order", "losses/consistency.py", "compose(pair.inverse, ddf)",
+           "compose(ddf, pair.inverse)", ("tests/losses/test_consistency.py",)),
+    Mutant("losses on the masks of a source", "data/structures.py", "if labelled else masks.clone()",
+           "if not labelled else masks.clone()", (LISTS,)),
     Mutant("attention without its scale", ATT, "scale = float(q.shape[-1]) ** -0.5", "scale = 1.0", (ATTENTION,)),
 )  # fmt: skip
 
@@ -130,7 +143,20 @@ def noticed_by(mutant: Mutant, folder: Path) -> str | None:
     if text.count(mutant.old) != 1:
         raise ValueError(f"{mutant.old!r} occurs {text.count(mutant.old)} times in scripts/{mutant.path}.")
     path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", *mutant.tests]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n",
+        "0",
+        "-x",
+        "-q",
+        "--tb=no",
+        "-rfE",
+        "-p",
+        "no:cacheprovider",
+        *mutant.tests,
+    ]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, encoding="utf-8", check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},

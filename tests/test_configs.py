@@ -32,6 +32,8 @@ NETWORK = [
     ["train.json", "multi_gpu_train.json"],
     ["train.json", "datasets/acdc.json"],
     ["train.json", "datasets/abdomen_ct.json"],
+    ["train.json", "datasets/learn2reg.json"],
+    ["train.json", "train_source_masks.json"],
     ["train.json", "datasets/acdc.json", "ablation/voxelmorph.json", "ablation/no_dice.json"],
 ]
 SAM = [["train_sam.json"], ["train_sam.json", "multi_gpu_train_sam.json"], ["distill_sam.json"]]

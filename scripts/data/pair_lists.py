@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..common.errors import InputError
-from ..common.files import there
+from ..common.files import there, whole_file
 from .pair import LoadPair
 from .pair_rows import FILES, pair_rows
 from .sample import pair_list
@@ -54,10 +54,8 @@ def centre_crop(source: Path, target: Path, side: int) -> str:
     """Writes the in-plane centre of an image, ``side`` pixels wide; its place in space stays the same."""
     image = nib.load(source)
     start = [max(0, (n - side) // 2) for n in image.shape[:2]]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name("part-" + target.name)
-    nib.save(image.slicer[start[0] : start[0] + side, start[1] : start[1] + side], part)
-    part.replace(target)
+    with whole_file(target) as part:
+        nib.save(image.slicer[start[0] : start[0] + side, start[1] : start[1] + side], part)
     return str(target)
 
 
@@ -131,16 +129,18 @@ def abdomen_pairs(
             pair[f"{role}_subject"] = number
             if mask_dir:
                 pair[f"{role}_mask"] = str(mask_file(mask_dir, f"img{number}"))
-        matrix = cache / f"{moving}_to_{fixed}.txt"
-        if not matrix.exists():
-            images = {k: pair[k] for k in ("moving", "fixed")}
-            transform = LoadPair("ct", "affine", affine_size=64)(images)["pair"].transform
-            cache.mkdir(parents=True, exist_ok=True)
-            part = matrix.with_suffix(".part")
-            np.savetxt(part, transform)
-            part.replace(matrix)
-        pairs.append({**pair, "init": str(matrix)})
+        pairs.append({**pair, "init": affine_start(pair, cache / f"{moving}_to_{fixed}.txt")})
     return pairs
+
+
+def affine_start(pair: dict, path: Path) -> str:
+    """The file with the affine alignment of a pair of CT images, which is computed if it does not exist."""
+    if not path.exists():
+        images = {k: pair[k] for k in ("moving", "fixed")}
+        transform = LoadPair("ct", "affine", affine_size=64)(images)["pair"].transform
+        with whole_file(path) as part:
+            np.savetxt(part, transform)
+    return str(path)
 
 
 def phantom_pairs(sample_dir: str, count: int, first_seed: int = 0, sample: str = "cardiac") -> list[dict]:

@@ -88,35 +88,39 @@ class PairTensors(Transform):
 
     Args:
         need_labels: refuses pairs without label maps, which validation needs.
-        need_masks: refuses pairs with an empty mask in either image, from which losses on masks learn nothing.
+        need_targets: refuses pairs without a structure in either image, from which losses on structures learn nothing.
 
-    Output: "image" (2, *shape) moving and fixed in [0, 1], grey; "masks" (2, *shape); "targets", the same masks, to
-    which augmentation adds no errors; "labels" (2, *shape), zeros if absent; "spacing" (n,) mm; "name".
+    Output: "image" (2, *shape) moving and fixed in [0, 1], grey; "masks" (2, *shape), which the network sees; "labels"
+    (2, *shape), zeros if absent; "targets" (2, *shape) of the losses, the labels of a pair that has both, otherwise
+    the masks without the errors of the augmentation; "spacing" (n,) mm; "name".
 
     Raises:
         InputError: what is needed is missing.
     """
 
-    def __init__(self, need_labels: bool = False, need_masks: bool = False) -> None:
-        self.need_labels, self.need_masks = need_labels, need_masks
+    def __init__(self, need_labels: bool = False, need_targets: bool = False) -> None:
+        self.need_labels, self.need_targets = need_labels, need_targets
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pair: Pair = data["pair"]
-        if self.need_labels and (pair.moving_label is None or pair.fixed_label is None):
+        labelled = pair.moving_label is not None and pair.fixed_label is not None
+        if self.need_labels and not labelled:
             raise InputError(f"{pair.moving.path} and {pair.fixed.path} need label maps of both images to be measured.")
         image, masks = torch.as_tensor(data["image"]), data["masks"]
-        if self.need_masks:
-            for role, mask in zip(("moving", "fixed"), masks):
-                if not mask.any():
+        labels = on_working_grid(pair, pair.moving_label, pair.fixed_label)
+        targets = labels * data.get("weight", 1) if labelled else masks.clone()
+        if self.need_targets:
+            for role, target in zip(("moving", "fixed"), targets):
+                if not target.any():
                     raise InputError(
-                        f"The mask of {getattr(pair, role).path} has none of the structures; a pair to train on needs "
-                        "them in both images."
+                        f"The {'label map' if labelled else 'mask'} of {getattr(pair, role).path} has none of the "
+                        "structures; a pair to train on needs them in both images."
                     )
         return {
             "image": torch.stack([half.mean(dim=0) for half in image.chunk(2)]),
             "masks": masks,
-            "targets": masks.clone(),
-            "labels": on_working_grid(pair, pair.moving_label, pair.fixed_label),
+            "targets": targets,
+            "labels": labels,
             "spacing": torch.tensor(pair.working.spacing),
             "name": f"{pair.moving.path} to {pair.fixed.path}",
         }

@@ -37,6 +37,9 @@ class LossPair:
         name: of the pair, for messages.
         valid: (2, *shape) weight of the voxels of the moving and the fixed image, 0 where they are excluded; None looks
             everywhere.
+        logits: (K + 1, *padded) of the background and each structure of the fixed image; None without a segmentation
+            head.
+        inverse: (1, n, *shape) voxels, the field of the fixed image as moving one; None if it was not predicted.
         distances: of the moving structures, filled by :func:`scripts.losses.contour.distances`.
     """
 
@@ -48,6 +51,8 @@ class LossPair:
     feature_labels: Tensor | None = None
     name: str = "the pair"
     valid: Tensor | None = None
+    logits: Tensor | None = None
+    inverse: Tensor | None = None
     distances: dict | None = None
 
     @cached_property

@@ -10,6 +10,7 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from .attention import CrossAttentionBlock, FusionAttentionBlock
+from .correlation import CorrelationVolume
 
 
 class FieldLevel(nn.Module):
@@ -24,15 +25,19 @@ class FieldLevel(nn.Module):
         heads: number of attention heads.
         window: voxels along each axis.
         mlp_ratio: hidden channels of an MLP divided by its channels.
+        correlation: radius in voxels of a correlation volume beside the fused features; 0 for none.
     """
 
-    def __init__(self, spatial_dims: int, dim: int, heads: int, window: Sequence[int], mlp_ratio: float) -> None:
+    def __init__(
+        self, spatial_dims: int, dim: int, heads: int, window: Sequence[int], mlp_ratio: float, correlation: int = 0
+    ) -> None:
         super().__init__()
         self.image = CrossAttentionBlock(dim, heads, window, mlp_ratio)
         self.mask = CrossAttentionBlock(dim, heads, window, mlp_ratio)
         self.fusion = FusionAttentionBlock(dim, heads, window, mlp_ratio)
         conv = Conv[Conv.CONV, spatial_dims]
         self.mix = nn.Sequential(conv(5 * dim, dim, 3, padding=1), nn.LeakyReLU(0.2))
+        self.correlation = CorrelationVolume(spatial_dims, dim, correlation) if correlation > 0 else None
         self.head = conv(dim, spatial_dims, 3, padding=1)
         # Training starts from the identity.
         nn.init.normal_(self.head.weight, std=1e-4)
@@ -42,4 +47,7 @@ class FieldLevel(nn.Module):
         """Residual field (B, n, *shape) in voxels of this level from four feature maps (B, C, *shape)."""
         last = [x.movedim(1, -1) for x in (moving, fixed, moving_mask, fixed_mask)]
         fused = self.fusion(self.image(last[0], last[1]), self.mask(last[2], last[3])).movedim(-1, 1)
-        return self.head(self.mix(torch.cat([fused, moving, fixed, moving_mask, fixed_mask], dim=1)))
+        mixed = self.mix[0](torch.cat([fused, moving, fixed, moving_mask, fixed_mask], dim=1))
+        if self.correlation is not None:
+            mixed = mixed + self.correlation(moving, fixed)
+        return self.head(self.mix[1](mixed))

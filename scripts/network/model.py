@@ -16,6 +16,7 @@ from .padding import crop_far, multiples, pad_far
 from .pair_network import PairNetwork, Prediction
 
 HEAD_CHANNELS = 8
+COARSE = 2  # levels with a correlation volume
 
 
 class CrossFusionNet(PairNetwork):
@@ -31,6 +32,7 @@ class CrossFusionNet(PairNetwork):
         diffeomorphic: the field is the exponential of the output of the last level (scaling and squaring).
         one_field: also warps the features between levels by the exponential, as the output; otherwise by its argument,
             with which the shipped weights were trained. Only with ``diffeomorphic``.
+        correlation: radius in voxels of a correlation volume at the two coarsest levels; 0 for none.
         checkpointing: recomputes the decoder in the backward pass, for less memory and about a third more time.
 
     Reference:
@@ -48,8 +50,9 @@ class CrossFusionNet(PairNetwork):
         diffeomorphic: bool = False,
         checkpointing: bool = False,
         one_field: bool = False,
+        correlation: int = 0,
     ) -> None:
-        super().__init__(spatial_dims, structures)
+        super().__init__(spatial_dims, structures, channels[0])
         self.diffeomorphic, self.checkpointing, self.one_field = diffeomorphic, checkpointing, one_field
         if one_field:  # its weights must not fit a network without it
             self.register_buffer("one_field_weights", torch.ones(()))
@@ -59,7 +62,15 @@ class CrossFusionNet(PairNetwork):
         self.image_encoder = Encoder(spatial_dims, 1, channels, steps)
         self.mask_encoder = Encoder(spatial_dims, structures, channels, steps)
         self.levels = nn.ModuleList(
-            FieldLevel(spatial_dims, c, max(1, c // HEAD_CHANNELS), window, mlp_ratio) for c in channels
+            FieldLevel(
+                spatial_dims,
+                c,
+                max(1, c // HEAD_CHANNELS),
+                window,
+                mlp_ratio,
+                correlation if number >= len(channels) - COARSE else 0,
+            )
+            for number, c in enumerate(channels)
         )
 
     def compute(self, image: Tensor) -> Prediction:

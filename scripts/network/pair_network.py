@@ -30,18 +30,19 @@ class PairNetwork(nn.Module, ABC):
     Args:
         spatial_dims: 2 or 3.
         structures: number K of anatomical structures in the masks; their labels are 1 to K.
+        feature_channels: of the finest features in :class:`Prediction`.
 
     Raises:
         ValueError: another number of dimensions, or no structure.
     """
 
-    def __init__(self, spatial_dims: int, structures: int) -> None:
+    def __init__(self, spatial_dims: int, structures: int, feature_channels: int) -> None:
         super().__init__()
         if spatial_dims not in (2, 3):
             raise ValueError(f"spatial_dims must be 2 or 3, got {spatial_dims}.")
         if structures < 1:
             raise ValueError(f"The masks need at least one structure, got {structures}.")
-        self.spatial_dims, self.structures = spatial_dims, structures
+        self.spatial_dims, self.structures, self.feature_channels = spatial_dims, structures, feature_channels
 
     def forward(self, image: Tensor) -> Tensor:
         """Registers.

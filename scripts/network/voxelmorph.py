@@ -37,7 +37,7 @@ class VoxelMorphNet(PairNetwork):
         final_channels: Sequence[int] = (16, 16),
         integration_steps: int = 7,
     ) -> None:
-        super().__init__(spatial_dims, structures)
+        super().__init__(spatial_dims, structures, 1)
         self.total_stride = [2 ** (len(channels) // 2)] * spatial_dims
         self.integration_steps = integration_steps
         backbone = VoxelMorphUNet(spatial_dims, 2, 32, channels, final_channels)

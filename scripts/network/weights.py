@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from ..common.errors import InputError
@@ -13,17 +14,29 @@ BUNDLED = MODELS / "model.pt"
 FITTING = "this registration network (--strides, --attention_window and --structures must be those of its training)"
 
 
+logger = logging.getLogger(__name__)
+
+
 def is_bundled(path: str | Path | None) -> bool:
     """Whether these are the weights shipped with the bundle."""
     return path is not None and Path(path).resolve() == BUNDLED
 
 
-def load_network(network: PairNetwork, path: str | Path | None) -> PairNetwork:
-    """Loads weights, a ``state_dict`` alone or under the key "model", into a network; None leaves it unchanged."""
+def load_network(network: PairNetwork, path: str | Path | None, start: bool = False) -> PairNetwork:
+    """Loads weights, a ``state_dict`` alone or under the key "model", into a network; None leaves it unchanged.
+
+    With ``start``, for a training, parts of the network that the file lacks keep their initial weights.
+    """
     if path is None:
         return network
     if not Path(path).is_file():
         raise InputError(f"The weights of the registration network are not at {path}; train them or give --checkpoint.")
     state = read_checkpoint(path)
-    load_weights(network, state.get("model", state), path, FITTING)
+    state = state.get("model", state)
+    if start:
+        added = {key: value for key, value in network.state_dict().items() if key not in state}
+        state = {**state, **added}
+        if added:
+            logger.info("%d entries of the network are not in %s and keep their initial values.", len(added), path)
+    load_weights(network, state, path, FITTING)
     return network

@@ -33,6 +33,7 @@ def phantom_overlay(tmp_path_factory) -> str:
         "strides": [2, 2, 1],
         "attention_window": [4, 4, 2],
         **{f"{part}_list": f"$read_pairs('{path}')" for part, path in lists.items()},
+        "selection_list": f"$read_pairs('{lists['validation']}')",
     }
     path = folder / "overlay.json"
     path.write_text(json.dumps(overlay), encoding="utf-8")

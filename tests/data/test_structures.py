@@ -71,13 +71,16 @@ def test_bad_masks(heart_files, heart, tmp_path, loaded):
         LoadPair("mr")({**item, "moving_mask": str(path)})
 
 
-def test_tensors_of_a_training_pair(loaded, heart):
-    sample = PairTensors(need_labels=True, need_masks=True)(AddMasks(NAMES, "label")(loaded))
+def test_tensors_of_a_training_pair(loaded, heart_files):
+    sample = PairTensors(need_labels=True, need_targets=True)(AddMasks(NAMES, "label")(loaded))
     assert sample["image"].shape == sample["masks"].shape == sample["labels"].shape == (2, 64, 64, 6)
     np.testing.assert_allclose(sample["spacing"], (3, 3, 12), rtol=1e-5)
     assert torch.equal(sample["masks"], sample["targets"])
-    with pytest.raises(InputError, match="has none of the structures"):
-        PairTensors(need_masks=True)(AddMasks(NAMES)(loaded))
+    unseen = PairTensors(need_targets=True)(AddMasks(NAMES)(loaded))
+    assert not unseen["masks"].any() and torch.equal(unseen["targets"], unseen["labels"])
+    bare = LoadPair("mr")({key: heart_files[key] for key in ("moving", "fixed")})
+    with pytest.raises(InputError, match=r"The mask of .* has none of the structures"):
+        PairTensors(need_targets=True)(AddMasks(NAMES)(bare))
 
 
 def test_labels_are_needed_to_validate(heart_files):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.bundle import ckpt_export, onnx_export, verify_net_in_out
 
+from scripts.network.correlation import CorrelationVolume
 from scripts.network.model import CrossFusionNet
 from scripts.network.pair_network import PairNetwork
 from scripts.network.voxelmorph import VoxelMorphNet
@@ -57,6 +58,7 @@ SCRIPTED = {
     "3-D": (lambda: CrossFusionNet(3, strides=(2, 2, 1), **SMALL), [1, 4, 9, 8, 3]),
     "3-D, one voxel": (lambda: CrossFusionNet(3, **SMALL), [1, 4, 3, 2, 1]),
     "diffeomorphic": (lambda: CrossFusionNet(3, diffeomorphic=True, one_field=True, **SMALL), [1, 4, 9, 8, 5]),
+    "correlation": (lambda: CrossFusionNet(3, channels=(4, 8, 8), window=3, correlation=1), [1, 4, 9, 8, 5]),
     "checkpointing": (lambda: CrossFusionNet(2, checkpointing=True, **SMALL), [1, 4, 13, 10]),
     "baseline": (lambda: VoxelMorphNet(3, channels=(4, 8), final_channels=(4,)), [1, 4, 9, 8, 3]),
     "baseline without integration": (
@@ -71,6 +73,9 @@ def with_large_fields(net: PairNetwork) -> PairNetwork:
     for head in heads:
         if head.out_channels == net.spatial_dims:
             torch.nn.init.normal_(head.weight, std=0.2)
+    for volume in net.modules():
+        if isinstance(volume, CorrelationVolume):
+            torch.nn.init.normal_(volume.mix.weight)
     return net.eval()
 
 

@@ -27,7 +27,9 @@ from ..common import hardware
 from ..tables import FINAL, INITIAL, Pairs, averages, gain, markdown
 from ..workflows import measured, run_configs
 
-VOXELMORPH = "ablation/voxelmorph.json"
+VOXELMORPH, CORRELATION, ISOTROPIC, SMALL = NETWORKS = tuple(
+    f"ablation/{name}.json" for name in ("voxelmorph", "correlation", "isotropic_pyramid", "small")
+)
 NO_PROTOTYPE, NO_CONTOUR, NO_DICE = (f"ablation/no_{term}.json" for term in ("prototype", "contour", "dice"))
 TRAINED: dict[str, tuple[str, ...]] = {
     "full": (),
@@ -37,6 +39,14 @@ TRAINED: dict[str, tuple[str, ...]] = {
     "voxelmorph": (VOXELMORPH, NO_PROTOTYPE, NO_DICE, NO_CONTOUR),
     "voxelmorph_masks": (VOXELMORPH, NO_PROTOTYPE, NO_CONTOUR),
 }
+OPTIONS: dict[str, tuple[str, ...]] = {  # what other published networks have; trained on request
+    "correlation": (CORRELATION,),
+    "segmentation": ("ablation/segmentation.json",),
+    "inverse": ("ablation/inverse.json",),
+    "isotropic": (ISOTROPIC,),
+    "small": (SMALL,),
+}
+VARIANTS = TRAINED | OPTIONS
 
 
 class Row(NamedTuple):
@@ -44,7 +54,7 @@ class Row(NamedTuple):
 
     Attributes:
         title: as printed.
-        variant: the weights, a key of ``TRAINED``.
+        variant: the weights, a key of ``VARIANTS``.
         masks: source of the input masks for measuring.
         paper: Dice and SDlogJ of the paper (tables 2 and 3), if it has the row.
     """
@@ -62,6 +72,11 @@ ROWS = (
     Row("both", "full", paper=(0.846, 0.049)),
     Row("both, no masks as input", "full", None),
     Row("both, label maps as input (upper bound)", "full", "label"),
+    Row("both, correlation volume", "correlation"),
+    Row("both, segmentation head", "segmentation"),
+    Row("both, inverse consistency", "inverse"),
+    Row("both, pyramid of all axes", "isotropic"),
+    Row("both, half the channels", "small"),
     Row("VoxelMorph", "voxelmorph", None, (0.746, 0.041)),
     Row("VoxelMorph, Dice loss", "voxelmorph_masks", None, (0.754, 0.077)),
 )
@@ -78,7 +93,7 @@ TITLES = {
     "paper_sdlogj": "paper: SDlogJ",
 }
 SHARED = ("data_dir", "dataset_dir", "network_def", "structures", "spatial_dims", "strides", "attention_window",
-          "window", "init", "max_size")  # fmt: skip
+          "window", "init", "max_size", "validation_list")  # fmt: skip
 REFERENCE = ("full", "cardiac")
 
 
@@ -122,7 +137,7 @@ def measure(row: Row, folder: Path, dataset: str, options: Mapping[str, Any]) ->
     """
     best = folder / row.variant / "best.pt"
     configs = ["inference.json", "evaluate.json", dataset]
-    configs += [VOXELMORPH] if VOXELMORPH in TRAINED[row.variant] else []
+    configs += [overlay for overlay in VARIANTS[row.variant] if overlay in NETWORKS]
     values = {key: value for key, value in options.items() if key.split("#")[0] in SHARED}
     values |= {"checkpoint": str(best), "masks": row.masks, "mask_cache": str(folder / "masks")}
     weights = [best, *([MODELS / f"{row.masks}_net.pt"] if row.masks in NETS else [])]
@@ -158,9 +173,9 @@ def main(
         output_dir: has a folder for each variant, with its checkpoints, logs and measurements.
         epochs: of every variant; a variant with fewer is not in the table.
         hours: time after which it stops cleanly; the next call resumes.
-        variants: only these, of full, no_prototype, no_contour, no_prototype_no_contour, voxelmorph, voxelmorph_masks.
+        variants: only these, of ``VARIANTS``; all of ``TRAINED`` if not given.
         dataset: overlay of the data set in ``configs/``.
-        options: any key of configs/train.json, for every variant.
+        options: any key of configs/train.json, for every variant; and ``validation_list``, other pairs to measure.
 
     Raises:
         InputError: an unknown variant or option, settings that differ from those of the folder, or a failed run.
@@ -168,9 +183,9 @@ def main(
     plain_errors()
     write, folder = sys.stdout.write, Path(output_dir).absolute()
     chosen = [variants] if isinstance(variants, str) else list(variants or TRAINED)
-    unknown = [name for name in chosen if name not in TRAINED]
+    unknown = [name for name in chosen if name not in VARIANTS]
     if unknown:
-        raise InputError(f"Unknown variant {unknown[0]!r}; choose of {', '.join(TRAINED)}.")
+        raise InputError(f"Unknown variant {unknown[0]!r}; choose of {', '.join(VARIANTS)}.")
     data = {"data_dir": str(Path(data_dir).absolute()), "dataset_dir": str(folder / "pairs")}
     same_settings(folder, {"epochs": epochs, "dataset": dataset, **options})
     deadline = time.monotonic() + hours * 3600 if hours is not None else float("inf")
@@ -183,7 +198,7 @@ def main(
             budget = {"max_epochs": epochs, "val_interval": epochs + 1, "patience": epochs + 1}
             budget |= {} if hours is None else {"time_budget_s": int(left)}
             values = {**options, **data, **budget, "output_dir": str(folder / name)}
-            run_configs("training", folder / name, ["train.json", dataset, *TRAINED[name]], values)
+            run_configs("training", folder / name, ["train.json", dataset, *VARIANTS[name]], values)
     measurements = {}
     for row in ROWS:
         if row.variant in chosen and complete(folder / row.variant, epochs):

@@ -93,10 +93,10 @@ def _resize(x: Tensor, shape) -> Tensor:
 
 
 class CropAroundMasks(Transform):
-    """Crops a pair to the box of the masks of both images, enlarged by a margin. No structure is cut.
+    """Crops a pair to the box of the structures in both images, enlarged by a margin. No structure is cut.
 
     ``margin_mm`` is added on each side; None keeps whole images. ``keys`` are tensors (2, *shape) of the output of
-    :class:`scripts.data.structures.PairTensors`. A pair without masks is not cropped.
+    :class:`scripts.data.structures.PairTensors`. A pair without targets is not cropped.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class CropAroundMasks(Transform):
         self.margin_mm, self.keys = margin_mm, keys
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        inside = torch.as_tensor(data["masks"]).amax(dim=0) > 0
+        inside = torch.as_tensor(data["targets"]).amax(dim=0) > 0
         if self.margin_mm is None or not inside.any():
             return dict(data)
         places = inside.nonzero()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from ...losses.pair import LossPair
@@ -15,12 +16,22 @@ from ...network.pair_network import PairNetwork
 class PairTraining(nn.Module):
     """Wraps the network for training, also under ``DistributedDataParallel``, which needs a single forward pass.
 
-    ``amp`` is the dtype of autocast for the network, e.g. "bfloat16", or None.
+    Args:
+        network: the registration network; the trained weights are its alone.
+        amp: dtype of autocast for the network, e.g. "bfloat16", or None.
+        head: adds a head that segments the fixed image from its finest features
+            (:class:`scripts.losses.segmentation.Segmentation`).
+        both_ways: also predicts the field from fixed to moving
+            (:class:`scripts.losses.consistency.InverseConsistency`).
     """
 
-    def __init__(self, network: PairNetwork, amp: str | None = None) -> None:
+    def __init__(
+        self, network: PairNetwork, amp: str | None = None, head: bool = False, both_ways: bool = False
+    ) -> None:
         super().__init__()
-        self.network, self.amp = network, getattr(torch, amp) if amp else None
+        self.network, self.amp, self.both_ways = network, getattr(torch, amp) if amp else None, both_ways
+        conv = Conv[Conv.CONV, network.spatial_dims]
+        self.head = conv(network.feature_channels, network.structures + 1, 1) if head else None
 
     def forward(
         self, image: Tensor, masks: Tensor, targets: Tensor, spacing: Tensor, name: Sequence[str] = ()
@@ -40,6 +51,10 @@ class PairTraining(nn.Module):
         """
         with torch.autocast(image.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
             out = self.network.predict(torch.cat([image, masks], dim=1))
+            logits = None if self.head is None else self.head(out.fixed[0])
+            back = (
+                self.network.predict(torch.cat([image.flip(1), masks.flip(1)], dim=1)).ddf if self.both_ways else None
+            )
         padded = self.network.pad(targets)
         return [
             (
@@ -48,6 +63,8 @@ class PairTraining(nn.Module):
                     image[b], targets[b], self.network.structures, spacing[b].tolist(),
                     [(moving[b], fixed[b]) for moving, fixed in zip(out.moving, out.fixed)], padded[b],
                     name[b] if b < len(name) else f"pair {b} of the batch",
+                    logits=None if logits is None else logits[b],
+                    inverse=None if back is None else back[b : b + 1].float(),
                 ),
             )
             for b in range(len(image))

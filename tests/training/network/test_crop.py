@@ -14,12 +14,12 @@ from scripts.training.network.augment import CropAroundMasks
 def pair(shape=(40, 30, 8)) -> dict:
     data = {key: torch.zeros(2, *shape) for key in ("image", "masks", "targets", "labels")}
     data["image"] += torch.arange(shape[0]).view(-1, 1, 1)  # tells where a crop comes from
-    data["masks"][0, 10:15, 12:20, 2:4] = 1
-    data["masks"][1, 12:22, 10:14, 3:6] = 2
+    data["targets"][0, 10:15, 12:20, 2:4] = 1
+    data["targets"][1, 12:22, 10:14, 3:6] = 2
     return {**data, "spacing": torch.tensor([1.5, 2.0, 10.0]), "name": "a"}
 
 
-def test_the_box_of_both_masks_and_a_margin_in_mm():
+def test_the_box_of_both_images_and_a_margin_in_mm():
     data = pair()
     cropped = CropAroundMasks(6.0)(data)
     # 6 mm are 4, 3 and 1 voxels.
@@ -32,10 +32,10 @@ def test_the_box_of_both_masks_and_a_margin_in_mm():
     assert torch.equal(huge["image"], data["image"])
 
 
-def test_whole_images_without_a_margin_or_without_masks():
+def test_whole_images_without_a_margin_or_without_structures():
     data = pair()
     assert CropAroundMasks()(data)["image"] is data["image"]
-    data["masks"] *= 0
+    data["targets"] *= 0
     assert CropAroundMasks(6.0)(data)["image"] is data["image"]
 
 
