@@ -8,6 +8,8 @@ cavity, stays as it was.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -38,7 +40,7 @@ class RedrawnSource(MaskSource):
 
     Args:
         source: makes the masks; a network of the bundle.
-        structures: names that may be redrawn; None for all.
+        structures: names that may be redrawn; None for all. The others keep their voxels.
         agreement: least IoU of the new mask of a slice with the old one.
         share: of the way from the old outline to the new one, in (0, 1].
         sam: name of a model that takes boxes.
@@ -95,7 +97,8 @@ class RedrawnSource(MaskSource):
                 if alike >= self.agreement:
                     change = signed_distance(mask, plane) - signed_distance(labels == value, plane)
                     shifts.setdefault(value, {})[position] = self.share * change
-        new = np.moveaxis(moved_outlines(stack, shifts, plane, step), 0, axis)
+        kept = set(range(1, 1 + len(masks.names))) - set(chosen)
+        new = np.moveaxis(moved_outlines(stack, shifts, plane, step, kept), 0, axis)
         return np.ascontiguousarray(new).reshape(masks.labels.shape)
 
 
@@ -144,7 +147,11 @@ def signed_distance(mask: NDArray, spacing: tuple[float, ...]) -> NDArray:
 
 
 def moved_outlines(
-    stack: NDArray, shifts: dict[int, dict[int, NDArray]], plane: tuple[float, ...], step: int
+    stack: NDArray,
+    shifts: dict[int, dict[int, NDArray]],
+    plane: tuple[float, ...],
+    step: int,
+    kept: Collection[int] = (),
 ) -> NDArray:
     """A label map whose outlines are moved.
 
@@ -154,6 +161,7 @@ def moved_outlines(
             two of these that are at most ``step`` apart get their linear interpolation.
         plane: in-plane spacing, mm.
         step: slices.
+        kept: values whose voxels stay as they are.
 
     Returns:
         (N, X, Y). Where redrawn values meet, a voxel belongs to the one that it lies deepest in; a voxel that its value
@@ -169,8 +177,9 @@ def moved_outlines(
         old = labels[cut]
         values = np.unique(np.append(old, 0))
         depth = np.stack([signed_distance(old == v, plane) for v in values])
-        # What was not redrawn keeps a voxel only until a new outline takes it; the background takes the rest.
+        # What was not redrawn here keeps a voxel only until a new outline takes it; the background takes the rest.
         moved = [d + near[v][cut] if v in near else np.minimum(d, 1e-3) for v, d in zip(values.tolist(), depth)]
+        moved = [np.where(old == v, np.inf, -np.inf) if v in kept else d for v, d in zip(values.tolist(), moved)]
         moved = np.stack([np.zeros(old.shape), *moved[1:]])
         lost = (moved.argmax(axis=0) == 0) & (old > 0)
         others = np.where(values[:, None, None] == old, -np.inf, depth)

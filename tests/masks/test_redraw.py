@@ -39,6 +39,14 @@ def test_a_neighbour_takes_what_the_cavity_loses_and_gives_what_it_wins():
         assert abs(int((new == 3).sum()) - int(disc(radius).sum())) < 0.12 * disc(radius).sum()
 
 
+def test_a_neighbour_that_is_kept_loses_nothing():
+    heart = np.where(disc(10), 3, np.where(disc(16), 2, 0)).astype(np.uint8)[None]
+    new = moved_outlines(heart, {3: {0: change(disc(10), disc(14))}}, PLANE, 1, {2})
+    assert np.array_equal(new, heart)
+    new = moved_outlines(heart, {3: {0: change(disc(10), disc(8))}}, PLANE, 1, {2})[0]
+    assert np.array_equal(new == 3, disc(8)) and (new == 2)[heart[0] == 2].all()
+
+
 def test_slices_in_between_are_interpolated():
     stack = np.stack([disc(16)] * 5).astype(np.uint8)
     new = moved_outlines(stack, {1: {0: change(disc(16), disc(16)), 4: change(disc(16), disc(12))}}, PLANE, 4)
