@@ -45,6 +45,39 @@ def test_floors_only_look_down(path):
             assert not any(n.split(".")[0] == "scripts" for n in names), "imports of this package are relative"
 
 
+def defined(tree: ast.AST) -> set[str]:
+    """Names that a module gives to others."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            names |= {alias.asname or alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+    return names
+
+
+def test_imported_names_exist():
+    """Also in applications whose packages are not installed here."""
+    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sources()}
+    given = {path: defined(tree) for path, tree in trees.items()}
+    missing = []
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = path.parents[node.level - 1].joinpath(*(node.module or "").split(".") if node.module else ())
+                module = base.with_suffix(".py") if base.with_suffix(".py") in given else base / "__init__.py"
+                missing += [
+                    f"{path.relative_to(ROOT)}: {alias.name}"
+                    for alias in node.names
+                    if alias.name not in given[module]
+                    and not (base / f"{alias.name}.py").exists()
+                    and not (base / alias.name).is_dir()
+                ]
+    assert missing == []
+
+
 def targets(value) -> Iterator[str]:
     """Every dotted name of this package in a config, in ``_target_`` or in an expression."""
     if isinstance(value, dict):

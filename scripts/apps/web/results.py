@@ -11,17 +11,17 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 
-from ...workflow.outcome import MEASURES
+from ...metrics.assembly import TITLES
 from .sessions import Session, Sessions
 
 
 def registration_text(record: Mapping[str, Any]) -> str:
     """Pairs, measures and warnings of a registration, as HTML."""
     metrics, said = record["metrics"], [f"{len(record['pairs'])} pairs of regions"]
-    for key, name in MEASURES:
+    for key in ("dice", "hd95_mm", "tre_mm"):
         values = [f"{s} {v['mean']:.3g}" for s, v in metrics.get(key, {}).items() if v["mean"] is not None]
         if values:
-            said.append(f"{name}: {', '.join(values)}")
+            said.append(f"mean {TITLES[key]}: {', '.join(values)}")
     if "field" in metrics:
         said.append(f"{metrics['field']['folds_percent']:.3g} % of the field folds")
     return _paragraphs([". ".join(said) + ".", *record["warnings"]])
