@@ -109,10 +109,7 @@ def test_masks(bundle, heart_files, tmp_path, monkeypatch):
         (["--matching", "best"], "matching must be one of greedy, hungarian, mutual, got 'best'."),
         (["--smoothness", "-1"], "smoothness must not be negative, got -1"),
         (["--max_pairs", "0"], "max_pairs must be at least 1, got 0."),
-        (
-            ["--init", "rigid"],
-            "moments, affine or the path of a transform, and 'rigid' is not a file.",
-        ),
+        (["--init", "rigid"], "moments, affine or the path of a transform, and 'rigid' is not a file."),
     ],
 )
 def test_bad_options_end_in_one_sentence(heart_files, tmp_path, monkeypatch, capsys, options, message):

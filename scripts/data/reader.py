@@ -98,11 +98,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
 
 
 def checked_volume(
-    array: NDArray,
-    affine: NDArray,
-    path: str,
-    nifti: nib.Nifti1Header | None = None,
-    said: Sequence[str] = (),
+    array: NDArray, affine: NDArray, path: str, nifti: nib.Nifti1Header | None = None, said: Sequence[str] = ()
 ) -> Volume:
     """An image (C, X, Y[, Z]) from memory or from a file, refused where it cannot be registered.
 

@@ -179,7 +179,7 @@ def read_segmentation(path: str | Path) -> Segmentation:
             Segment(name, int(value), int(layer), tuple(float(c) for c in colour.split()))
             for name, colour, layer, value in rows
         )
-    except (RuntimeError, UnicodeDecodeError, ValueError) as error:
+    except (RuntimeError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a segmentation; it may be damaged or another format.") from error
     if not segments or not all(0 <= s.layer < len(layers) for s in segments):
         raise InputError(f"{path} is not a segmentation with binary label maps; export it from Slicer as .seg.nrrd.")

@@ -23,10 +23,7 @@ WITHOUT: dict[str, Callable[..., MaskSource]] = {"sat": SATSource}
 
 
 def build_source(
-    source: str,
-    options: Mapping[str, Any] | None = None,
-    cache_dir: str | Path | None = None,
-    redraw: bool = False,
+    source: str, options: Mapping[str, Any] | None = None, cache_dir: str | Path | None = None, redraw: bool = False
 ) -> MaskSource:
     """Builds a source of masks on the CPU.
 

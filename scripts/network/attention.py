@@ -3,6 +3,7 @@
 
 Works on 2-D and 3-D grids of any size: the last windows are padded, and padded voxels get no attention.
 """
+
 # ruff: noqa: RUF005 (torch.jit.script compiles no star inside a list)
 
 from __future__ import annotations

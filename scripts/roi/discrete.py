@@ -234,10 +234,7 @@ def _width(costs: Tensor, reach: Sequence[int]) -> Tensor:
 def inverse_consistent(forward: Tensor, backward: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
     """Moves two fields (1, n, ...) step by step towards being each other's inverse."""
     for _ in range(rounds):
-        forward, backward = (
-            (forward - warp(backward, forward)) / 2,
-            (backward - warp(forward, backward)) / 2,
-        )
+        forward, backward = ((forward - warp(backward, forward)) / 2, (backward - warp(forward, backward)) / 2)
     return forward, backward
 
 

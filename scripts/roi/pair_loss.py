@@ -30,11 +30,7 @@ class PairLoss:
     """
 
     def __init__(
-        self,
-        moving: Tensor,
-        fixed: Tensor,
-        weights: Tensor | None = None,
-        valid: tuple[Tensor, Tensor] | None = None,
+        self, moving: Tensor, fixed: Tensor, weights: Tensor | None = None, valid: tuple[Tensor, Tensor] | None = None
     ) -> None:
         self.fixed, self.valid = fixed, valid
         self.weights = [1.0] * len(moving) if weights is None else weights.tolist()

@@ -14,11 +14,7 @@ from dataclasses import replace
 
 import torch
 from segment_anything.modeling import Sam
-from segment_anything.utils.amg import (
-    build_all_layer_point_grids,
-    generate_crop_boxes,
-    is_box_near_crop_edge,
-)
+from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes, is_box_near_crop_edge
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 from torch.nn import functional as F

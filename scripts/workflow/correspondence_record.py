@@ -52,10 +52,7 @@ def correspondence_record(
         "metrics": dict(metrics),
         "initial_alignment": pair.start.kind,
         "initial_transform_ras_mm": pair.transform.round(6).tolist(),
-        "working_grid": {
-            "shape": list(pair.working.shape),
-            "spacing_mm": [round(s, 4) for s in pair.working.spacing],
-        },
+        "working_grid": {"shape": list(pair.working.shape), "spacing_mm": [round(s, 4) for s in pair.working.spacing]},
         "parameters": dict(parameters),
         "details": result.details,
         "seconds": {k: round(v, 3) for k, v in result.seconds.items()},

@@ -42,10 +42,7 @@ class Choice:
 
 
 def choose(
-    items: Iterable[Mapping[str, Any]],
-    preset: str,
-    options: Mapping[str, Any],
-    known: Mapping[str, Mapping[str, Any]],
+    items: Iterable[Mapping[str, Any]], preset: str, options: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
 ) -> Choice:
     """Chooses the method of a pair or of a list.
 

@@ -29,10 +29,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "fixed": ("file", "image that stays in place"),
         "moving_label": ("file", "label map of the moving image: warped, and measured with the fixed one"),
         "fixed_label": ("file", "label map of the fixed image, for Dice and HD95"),
-        "moving_exclude": (
-            "file",
-            "mask on the moving image: where it is not 0, nothing looks (lesion, metal)",
-        ),
+        "moving_exclude": ("file", "mask on the moving image: where it is not 0, nothing looks (lesion, metal)"),
         "fixed_exclude": ("file", "the same on the fixed image"),
         "moving_landmarks": ("file", "points in the moving image, for the target registration error"),
         "fixed_landmarks": ("file", "the same points in the fixed image: mapped, and measured"),
@@ -60,10 +57,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "labels": ("value", "1 for each point inside the region, 0 for each outside"),
         "box": ("value", 'two opposite corners, e.g. "[[x,y,z],[x,y,z]]"'),
         "mask": ("file", "label map on the prompted image's grid; every voxel but 0 belongs to the region"),
-        "search_mm": (
-            "number",
-            "standard deviation in mm of the prior that the partner lies at the same place",
-        ),
+        "search_mm": ("number", "standard deviation in mm of the prior that the partner lies at the same place"),
         "search_slices": ("whole", "slices on either side that are searched, at least 7 mm apart"),
         "propagate": ("switch", "follow the region through neighbouring slices"),
     },

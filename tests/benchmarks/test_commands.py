@@ -21,12 +21,7 @@ def lines_of(path) -> dict[str, dict[str, str]]:
         return {line["method"]: line for line in csv.DictReader(stream)}
 
 
-SMALL = {
-    "network_def#channels": [4, 8],
-    "crop": [24, 24, 4],
-    "learning_rate": 0.001,
-    "amp": "float32",
-}
+SMALL = {"network_def#channels": [4, 8], "crop": [24, 24, 4], "learning_rate": 0.001, "amp": "float32"}
 
 
 @pytest.mark.slow

@@ -88,11 +88,7 @@ def shifted(k: int, mm: float, axis: int) -> list[float]:
         (0, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, r"_0\.dcm has a different ImageType .*LOCALIZER"),
         (3, {"ImagePositionPatient": shifted(3, 0.6, 2)}, r"a gap of 5\.6 mm after .*_2\.dcm"),
         (5, {"ImagePositionPatient": shifted(4, 0.0, 2)}, r"the same slice twice, in .*dcm and .*dcm\."),
-        (
-            5,
-            {"Modality": "SEG"},
-            r"_5\.dcm is a segmentation \(SEG\), not an image; segmentations can be labels",
-        ),
+        (5, {"Modality": "SEG"}, r"_5\.dcm is a segmentation \(SEG\), not an image; segmentations can be labels"),
         (5, {"Modality": "RTSTRUCT", "Rows": None}, r"_5\.dcm is a set of contours \(RTSTRUCT\)"),
         (2, {"PixelSpacing": [1.0, 1.0, 1.0]}, r"_2\.dcm has no usable PixelSpacing"),
         (2, {"PixelSpacing": 1.0}, r"_2\.dcm has no usable PixelSpacing"),

@@ -33,10 +33,7 @@ def test_resolve_keeps_the_order_and_the_words_of_the_source():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (
-            "livr",
-            "The source abdomen has no structure 'livr'; did you mean 'liver'",
-        ),
+        ("livr", "The source abdomen has no structure 'livr'; did you mean 'liver'"),
         ("quux", "The source abdomen has no structure 'quux'; it has spleen, right kidney, "),
         ("liver, Liver", "'Liver' is given twice"),
         (" , ", "No anatomical name was given"),

@@ -174,10 +174,7 @@ def test_few_pairs_do_not_undo_an_alignment(bundled, loaded):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [
-        ({"linking": "tree"}, "'tree'"),
-        ({"slice_spacing_mm": -3}, "slice_spacing_mm must not be negative, got -3"),
-    ],
+    [({"linking": "tree"}, "'tree'"), ({"slice_spacing_mm": -3}, "slice_spacing_mm must not be negative, got -3")],
 )
 def test_bad_settings(options, message):
     with pytest.raises(InputError, match=message):

@@ -106,12 +106,7 @@ def test_columns_by_name(tmp_path):
         ("p.csv", "x;y;z\n1,5;2;3\n", None, "line 2: '1,5;2;3' has decimal commas"),
         ("p.csv", "x,y,z\n1,5,2,5,3,5\n", None, "line 2: .* has 6 cells for 3 columns; quote text with commas"),
         ("p.fcsv", FCSV.format(frame="LPS", a="1,5,2,5,3,5", b="1,2,3"), None, "line 4: .* cells for 14 columns"),
-        (
-            "p.mrk.json",
-            '{"markups": [{"coordinateUnits": "inch", "controlPoints": []}]}',
-            None,
-            "unit 'inch'; mm",
-        ),
+        ("p.mrk.json", '{"markups": [{"coordinateUnits": "inch", "controlPoints": []}]}', None, "unit 'inch'; mm"),
         ("p.csv", f"x,y,z\n1,2,{'3' * 200_000}\n", None, "is not a row of a table"),
     ],
 )

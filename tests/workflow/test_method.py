@@ -100,11 +100,7 @@ def test_other_images_do_not_and_no_network_runs(heart_files, tmp_path, source, 
         ({"sam": "vit_b"}, ["samreg.json"], "--sam belongs to it"),
         ({"dense_settings#steps": 4}, ["samreg.json"], "--dense_settings belongs to it"),
         ({"preset": "retina"}, ["samreg.json", "presets/retina.json"], "the preset retina belongs to it"),
-        (
-            {"preset": "abdomen_ct"},
-            ["inference.json", "presets/network/abdomen_ct.json"],
-            "has its own weights for it",
-        ),
+        ({"preset": "abdomen_ct"}, ["inference.json", "presets/network/abdomen_ct.json"], "has its own weights for it"),
         (
             {"preset": "cardiac_mr"},
             ["inference.json", "presets/network/cardiac_mr.json"],

@@ -22,15 +22,7 @@ from ..common import hardware, mean_sd
 from .sam_measures import correlation, coverage, point_answers
 from .sam_models import Model, load_models
 from .sam_rank import Ranking, Sought, chance, largest_slices, mean_reciprocal, same_slice
-from .sam_slices import (
-    NAMES,
-    LabelledSlice,
-    abdomen_slices,
-    evenly,
-    heart_slices,
-    phantom_slices,
-    some,
-)
+from .sam_slices import NAMES, LabelledSlice, abdomen_slices, evenly, heart_slices, phantom_slices, some
 from .sam_unseen import region_count, unseen
 
 # The aim for random points is a mean over these.

@@ -50,6 +50,7 @@ def serve(which: str, model: str, settings: dict, precision: str) -> None:
 
         def run() -> int:
             return len(generator(sam, stack)[0].masks())
+
     else:
         generator = SamAutomaticMaskGenerator(sam, **settings)
 

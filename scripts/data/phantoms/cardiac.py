@@ -72,10 +72,7 @@ def beat(rng: np.random.Generator, epi_mm: float, endo_mm: float) -> Motion:
     """Maps end-systole to end-diastole: cavity, wall, right ventricle and base move."""
     ed, es = endo_mm / epi_mm, endo_mm / epi_mm * rng.uniform(0.56, 0.72)
     left = radial(
-        _LV,
-        _long_axis_radius(epi_mm),
-        np.array([[es, ed], [0.95, 1.0], [1.5, 1.5]]),
-        twist_deg=rng.uniform(4, 9),
+        _LV, _long_axis_radius(epi_mm), np.array([[es, ed], [0.95, 1.0], [1.5, 1.5]]), twist_deg=rng.uniform(4, 9)
     )
     right_center = _LV - np.array([epi_mm * 1.25, epi_mm * 0.38])
     right = radial(

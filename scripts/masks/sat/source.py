@@ -83,9 +83,7 @@ class SATSource(MaskSource):
         load_weights(self.network, clean_keys(saved.get("model_state_dict", saved)), path, f"SAT {size}")
         self.eval()
         self.prompts = Prompts(
-            prompts or FOLDER / f"{size}_prompts.npz",
-            text_checkpoint or FOLDER / text_weights,
-            text_tower,
+            prompts or FOLDER / f"{size}_prompts.npz", text_checkpoint or FOLDER / text_weights, text_tower
         )
         self.any_name, self.precision = any_name, precision
         self._identity = fingerprint("sat", size, file_sha256(path), tuple(window), overlap, precision)

@@ -52,7 +52,7 @@ def run_on_scheduler(configs: Sequence[str], options: Mapping[str, Any]) -> dict
         todo = cohort.plan(key)
         try:
             client = Client(address, timeout=PATIENCE_S, set_as_default=False)
-        except (OSError, ValueError, TimeoutError) as error:
+        except (OSError, ValueError) as error:
             raise InputError(f"No Dask scheduler answers at {address}; correct --scheduler.") from error
         with client:
             tasks = {

@@ -35,12 +35,7 @@ def test_a_killed_worker_changes_nothing(phantoms, undisturbed, tmp_path):
     out, killed = tmp_path / "out", []
     options = {**QUICK, "everything": {**QUICK["everything"], "seconds": 1.0}}
     listed = write_list(tmp_path / "list.json", phantoms)
-    how = {
-        "n_workers": 2,
-        "threads_per_worker": 1,
-        "dashboard_address": None,
-        "local_directory": str(tmp_path),
-    }
+    how = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "local_directory": str(tmp_path)}
     with distributed.LocalCluster(**how) as cluster:
         killer = threading.Thread(target=kill_one, args=(out, killed))
         killer.start()
