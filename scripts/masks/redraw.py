@@ -8,7 +8,7 @@ cavity, stays as it was.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ class RedrawnSource(MaskSource):
 
     Args:
         source: makes the masks; a network of the bundle.
-        structures: names that may be redrawn; None for all. The others keep their voxels.
+        structures: names that may be redrawn; None for all. The others stay as they are.
         agreement: least IoU of the new mask of a slice with the old one.
         share: of the way from the old outline to the new one, in (0, 1].
         sam: name of a model that takes boxes.
@@ -97,7 +97,7 @@ class RedrawnSource(MaskSource):
                 if alike >= self.agreement:
                     change = signed_distance(mask, plane) - signed_distance(labels == value, plane)
                     shifts.setdefault(value, {})[position] = self.share * change
-        kept = set(range(1, 1 + len(masks.names))) - set(chosen)
+        kept = [v for v, _ in enumerate(masks.names, start=1) if v not in chosen]
         new = np.moveaxis(moved_outlines(stack, shifts, plane, step, kept), 0, axis)
         return np.ascontiguousarray(new).reshape(masks.labels.shape)
 
@@ -151,7 +151,7 @@ def moved_outlines(
     shifts: dict[int, dict[int, NDArray]],
     plane: tuple[float, ...],
     step: int,
-    kept: Collection[int] = (),
+    kept: Sequence[int] = (),
 ) -> NDArray:
     """A label map whose outlines are moved.
 
@@ -161,7 +161,7 @@ def moved_outlines(
             two of these that are at most ``step`` apart get their linear interpolation.
         plane: in-plane spacing, mm.
         step: slices.
-        kept: values whose voxels stay as they are.
+        kept: values that neither lose nor gain a voxel.
 
     Returns:
         (N, X, Y). Where redrawn values meet, a voxel belongs to the one that it lies deepest in; a voxel that its value
@@ -179,12 +179,11 @@ def moved_outlines(
         depth = np.stack([signed_distance(old == v, plane) for v in values])
         # What was not redrawn here keeps a voxel only until a new outline takes it; the background takes the rest.
         moved = [d + near[v][cut] if v in near else np.minimum(d, 1e-3) for v, d in zip(values.tolist(), depth)]
-        moved = [np.where(old == v, np.inf, -np.inf) if v in kept else d for v, d in zip(values.tolist(), moved)]
         moved = np.stack([np.zeros(old.shape), *moved[1:]])
         lost = (moved.argmax(axis=0) == 0) & (old > 0)
-        others = np.where(values[:, None, None] == old, -np.inf, depth)
+        others = np.where((values[:, None, None] == old) | np.isin(values, kept)[:, None, None], -np.inf, depth)
         best = np.where(lost, others.argmax(axis=0), moved.argmax(axis=0))
-        new[position][cut] = values[best]
+        new[position][cut] = np.where(np.isin(old, kept), old, values[best])
     return new
 
 

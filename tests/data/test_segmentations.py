@@ -46,6 +46,11 @@ def test_a_written_segmentation_is_read_unchanged(tmp_path, count, shape):
         np.testing.assert_array_equal(read.mask(k), mask)
 
 
+def test_more_regions_than_a_label_can_number_are_refused():
+    with pytest.raises(InputError, match="65536 regions do not fit into a 16-bit segmentation; keep fewer with --max_"):
+        pack(iter(()), ["region"] * 65536, Geometry((4, 4), np.eye(4)))
+
+
 def test_fields_that_slicer_needs(tmp_path):
     """Names and meaning from Slicer's vtkMRMLSegmentationStorageNode."""
     grid = Geometry((6, 5, 4), OBLIQUE)
