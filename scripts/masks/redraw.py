@@ -147,11 +147,7 @@ def signed_distance(mask: NDArray, spacing: tuple[float, ...]) -> NDArray:
 
 
 def moved_outlines(
-    stack: NDArray,
-    shifts: dict[int, dict[int, NDArray]],
-    plane: tuple[float, ...],
-    step: int,
-    kept: Sequence[int] = (),
+    stack: NDArray, shifts: dict[int, dict[int, NDArray]], plane: tuple[float, ...], step: int, kept: Sequence[int] = ()
 ) -> NDArray:
     """A label map whose outlines are moved.
 
