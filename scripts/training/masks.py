@@ -12,6 +12,7 @@ from monai.transforms import Transform
 from torch import Tensor
 
 from ..common.errors import InputError
+from ..common.files import whole_file
 from ..data.intensity import apply_window
 from ..data.reader import read_volume
 from ..data.splits import split_of
@@ -53,6 +54,13 @@ def inner_part(items: Sequence[dict], held_out: int, fold: int = 0) -> tuple[lis
     names = sorted({item["subject"] for item in items})
     out = set(names[fold::held_out]) if held_out else set()
     return [i for i in items if i["subject"] not in out], [i for i in items if i["subject"] in out]
+
+
+def list_images(items: Sequence[dict], path: str | Path) -> None:
+    """Writes the images of items, one path a line, for the command ``masks``; no file without items."""
+    if items:
+        with whole_file(path) as part:
+            part.write_text("".join(f"{Path(item['image']).resolve()}\n" for item in items), encoding="utf-8")
 
 
 class PrepareLabelled(Transform):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,10 +12,11 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import InputError
+from scripts.data.pair_lists import mask_file
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.reader import read_volume
-from scripts.masks.bundled import BundledNet
 from scripts.training.masks import PrepareLabelled, inner_part, labelled_items
+from scripts.verbs.masks import masks
 from tests.training.curves import check_plotted, seen_losses
 
 
@@ -73,6 +75,8 @@ def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
             weights=str(tmp_path / "cardiac_net.pt"),
             max_epochs=epochs,
             samples_per_epoch=2,
+            held_out=2,
+            fold=1,
         )
         workflow.initialize()
         assert workflow.check_properties() == []
@@ -92,5 +96,13 @@ def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
     assert set(seen) == {1, 2, 3, 4} and check_plotted(tmp_path / "run", seen) == {}
     second = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
     assert any(not torch.equal(first[k], second[k]) for k in first)
-    volume = read_volume(labelled_items(data, "acdc")[0]["image"])
-    assert BundledNet("cardiac", str(tmp_path / "cardiac_net.pt"))(volume, "lv").labels.shape == volume.geometry.shape
+    # The weights are a source of masks for the patients that they have not seen, and a training finds these.
+    shown = {item["subject"] for item in again.parser.get_parsed_content("train#dataset").data}
+    listed = (tmp_path / "run" / "held_out.txt").read_text(encoding="utf-8").split()
+    assert shown == {"p1"} and [Path(path).parent.name for path in listed] == ["p2", "p2"]
+    names = "right ventricle,myocardium,left ventricle"
+    checkpoint = str(tmp_path / "cardiac_net.pt")
+    masks(tmp_path / "run" / "held_out.txt", names, tmp_path / "crossfitted", checkpoint=checkpoint, progress=False)
+    for path in listed:
+        made = read_volume(mask_file(str(tmp_path / "crossfitted"), Path(path).name.removesuffix(".nii.gz")))
+        assert made.geometry.shape == read_volume(path).geometry.shape

@@ -23,14 +23,15 @@ from ..common import hardware
 
 
 def timed(call: Callable[[], object], repeats: int) -> str:
-    """Median and range of some runs as text, after one warm-up run."""
+    """Median and range of some runs, and the median processor time, as text, after one warm-up run."""
     call()
-    seconds = []
+    seconds, used = [], []
     for _ in range(repeats):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), time.process_time()
         call()
         seconds.append(time.perf_counter() - began)
-    return f"{np.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
+        used.append(time.process_time() - before)
+    return f"{np.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f}), processor {np.median(used):.2f} s"
 
 
 def main(
@@ -39,6 +40,7 @@ def main(
     lncc_side: int = 128,
     repeats: int = 3,
     monai_lncc: bool = False,
+    channels: Sequence[int] = (8, 16, 32, 64),
 ) -> None:
     """Prints the time of a prediction, a training step, and LNCC forward and backward.
 
@@ -48,11 +50,12 @@ def main(
         lncc_side: side of the volume for LNCC, window 9.
         repeats: of each measurement.
         monai_lncc: also time MONAI's LNCC, which is slow.
+        channels: of the network, fine to coarse.
     """
     write = sys.stdout.write
     write(f"{hardware()}\n")
     torch.manual_seed(0)
-    net = CrossFusionNet(strides=(2, 2, 1), window=(4, 4, 2), diffeomorphic=True)
+    net = CrossFusionNet(channels=channels, strides=(2, 2, 1), window=(4, 4, 2), diffeomorphic=True)
     write(f"parameters: {sum(p.numel() for p in net.parameters())}\n")
     pair = torch.rand(1, 4, *shape)
     pair[:, 2:] = (pair[:, 2:] * 4).floor()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -42,14 +43,15 @@ def test_weights_are_selected_on_training_subjects(bundle, tmp_path):
         folder = tmp_path / "acdc" / name
         folder.mkdir(parents=True)
         (folder / "Info.cfg").write_text("ED: 1\nES: 12\n", encoding="utf-8")
+        for stem in ("frame01", "frame01_gt", "frame12", "frame12_gt"):
+            nib.save(nib.Nifti1Image(np.zeros((4, 4, 2), np.int16), AFFINE), folder / f"{name}_{stem}.nii.gz")
     parser = parsed(bundle, "acdc", tmp_path, tmp_path)
     trained, selected, measured = (names_in(parser, f"{k}_list") for k in ("training", "selection", "validation"))
     assert measured == set(validation) and trained | selected == set(training)
     assert selected == {"patient004", "patient013"} and not trained & selected
     assert len(parser.get_parsed_content("train#data")) == 12
-    assert parser.get_parsed_content("selection_list")[0]["moving"].endswith(
-        "acdc/patient004/patient004_frame01.nii.gz"
-    )
+    first = Path(parser.get_parsed_content("selection_list")[0]["moving"])  # whole, not a crop
+    assert first == tmp_path / "acdc" / "patient004" / "patient004_frame01.nii.gz"
 
 
 @pytest.fixture
