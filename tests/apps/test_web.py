@@ -22,6 +22,7 @@ from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -83,6 +84,12 @@ def closed(server, *pages):
     raise AssertionError(sessions(server))
 
 
+def cpu_seconds(server) -> float:
+    """Seconds that the server and its worker have spent on the processor."""
+    process = psutil.Process(server.process.pid)
+    return sum(sum(p.cpu_times()[:2]) for p in (process, *process.children(recursive=True)))
+
+
 def waited(page, text: str, where: str = "#state", seconds: int = 300):
     pattern = re.compile(text)
     page.locator(where).filter(has_text=pattern).first.wait_for(timeout=seconds * 1000)
@@ -119,19 +126,21 @@ def test_a_click_shows_the_region_in_both_images(browser, server):
         assert shown.std() > 30 and not tinted(shown).any()
 
     # A click in the left ventricle of the fixed image marks it there and in the moving image, where it is larger.
-    spans = []
+    spans, spent = [], []
     for _ in range(2):
-        began = time.perf_counter()
+        began, before = time.perf_counter(), cpu_seconds(server)
         click_at(page, "fixed", 0.57, 0.52)
         waited(page, "Computing|Starting|Waiting")
         waited(page, "Done")
         spans.append(time.perf_counter() - began)
+        spent.append(cpu_seconds(server) - before)
     waited(page, "similarity 0.[89]", "#note")
     fixed, moving = (tinted(picture(page, role)) for role in ("fixed", "moving"))
     assert 0.01 < fixed.mean() < 0.06 and fixed.mean() < moving.mean() < 0.12
     assert fixed[int(0.52 * len(fixed)), int(0.57 * fixed.shape[1])]
-    print("seconds of the first click and of the next:", [round(s, 1) for s in spans])
-    assert spans[0] < 60 and spans[1] < spans[0]  # the first one takes under 10 s on an idle machine
+    said = [[round(s, 1) for s in seconds] for seconds in (spans, spent)]
+    print("seconds of the first click and of the next:", said[0], "of the processor:", said[1])
+    assert spent[0] < 20 and spent[1] < spent[0]  # others may use the machine; idle, two cores do this in 10 s
 
     # Turning to the first slice shows another picture.
     before = picture(page, "moving")

@@ -20,13 +20,14 @@ from ...correspondence.matching import STRATEGIES
 from ...data.intensity import WINDOWS
 from ...data.reader import HEADER_POLICIES
 from ...masks.source import MODALITIES
+from ...roi.image_terms import TERMS
 from ...sam.build import NAMES, PRECISIONS
 from ...workflow.options import KINDS, PATHS
 
 CHOICES = {
     "window": WINDOWS, "header": HEADER_POLICIES, "sam": NAMES, "precision": PRECISIONS, "matching": STRATEGIES,
     "modality": MODALITIES, "init": ("none", "moments", "affine"), "masks": ("cardiac", "abdomen"),
-    "overlap": ("iou", "smaller"), "linking": ("auto", "link", "slice"),
+    "overlap": ("iou", "smaller"), "linking": ("auto", "link", "slice"), "image_term": TERMS,
 }  # fmt: skip
 # What the app decides, what names a file, and what belongs to the weights.
 HIDDEN = {
