@@ -20,7 +20,7 @@ if not __package__:  # started as ``python PATH/scripts``, from any folder
 from .common.bundle import CONFIGS, NAME
 from .common.errors import InputError
 from .verbs.command_line import COMMANDS, MODULES, module_of, parse
-from .workflow.outcome import IN_PROGRAM, INTERRUPTED, ExitCode, quiet_engines, unwrapped
+from .workflow.outcome import INTERRUPTED, ExitCode, as_program, quiet_engines, unwrapped
 
 PROGRAM = "python -m scripts" if NAME == "scripts" else NAME
 
@@ -43,12 +43,11 @@ def main() -> None:
 
 def _run(name: str, arguments: dict[str, Any]) -> Any:
     """Loads the command's module, with torch and MONAI, and runs it."""
-    IN_PROGRAM.set(True)
     if COMMANDS[name] or name in MODULES:
         logging.config.fileConfig(CONFIGS / "logging.conf", disable_existing_loggers=False)
         quiet_engines()
     module = import_module(f".{module_of(name)}", __package__)
-    with unwrapped():
+    with as_program(), unwrapped():
         return getattr(module, name)(**arguments)
 
 

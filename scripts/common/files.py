@@ -130,6 +130,14 @@ def _flush(part: Path) -> None:
         os.fsync(stream.fileno())
 
 
+def remove(path: Path) -> None:
+    """Deletes a file or a folder, and of a link the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def sweep(folder: Path) -> None:
     """Deletes what processes that were killed more than a day ago left behind."""
     for old in folder.glob(f"{BESIDE}*"):

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .files import BESIDE, sweep
+from .files import BESIDE, remove, sweep
 
 OWN_PREFIX = f"{BESIDE}result-"  # written under the lock of the folder, so none is in use when another writer starts
 COMMITTED = ".committed"
@@ -64,10 +64,10 @@ def recover(folder: Path) -> None:
             _place(committed / name, folder / name)
         # Without its record the copy no longer counts as a result.
         (committed / record).unlink()
-    _remove(committed)
+    remove(committed)
     for left in folder.glob(f"{OWN_PREFIX}*"):
         with contextlib.suppress(OSError):
-            _remove(left)
+            remove(left)
     sweep(folder)
 
 
@@ -102,11 +102,3 @@ def _place(source: Path, target: Path) -> None:
     except OSError:  # a full disk; the source is still complete
         beside.unlink(missing_ok=True)
         raise
-
-
-def _remove(path: Path) -> None:
-    """Deletes a folder, and of a link the link alone."""
-    if path.is_symlink() or path.is_file():
-        path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)

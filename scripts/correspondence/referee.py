@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..losses.mind import mind
 from ..losses.similarity import local_mean
 from ..metrics.jacobian import jacobian_determinant
+from ..spatial.geometry import coarser
 from ..spatial.likeness import BINS, shared_information
 from ..spatial.warp import resize_ddf, warp
 from .result import Registration
@@ -89,7 +90,7 @@ class Referee:
         shape = image.shape[1:]
         self.full = tuple(shape)
         target = max(n * s for n, s in zip(shape, spacing)) / SIDE
-        self.shape = tuple(max(2, round(n * s / target)) if s < target else n for n, s in zip(shape, spacing))
+        self.shape = coarser(shape, spacing, target)
         self.spacing = [n * s / m for n, s, m in zip(shape, spacing, self.shape)]
         grey = torch.stack([half.float().mean(dim=0) for half in image.chunk(2)])
         finest = min(d for d, n in zip(self.spacing, self.shape) if n > 1)

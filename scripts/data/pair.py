@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from ..common.errors import InputError
 from ..spatial.affine import Start, align
 from ..spatial.files import MAX_GB, size_limit
-from ..spatial.geometry import Geometry, extent_text, overlap, resample, resample_map, same_grid, told_apart
+from ..spatial.geometry import Geometry, coarser, extent_text, overlap, resample, resample_map, same_grid, told_apart
 from ..spatial.landmark_files import contains, read_landmarks
 from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
@@ -249,12 +249,8 @@ class LoadPair(Transform):
 
 def working_grid(fixed: Geometry, max_size: int) -> Geometry:
     """The fixed grid, coarsened (never refined) so that its longest side has at most ``max_size`` voxels."""
-    extents = np.asarray(fixed.shape) * fixed.spacing
-    target = max(extents) / max_size
-    shape = tuple(
-        max(2, round(e / target)) if s < target else n for e, s, n in zip(extents, fixed.spacing, fixed.shape)
-    )
-    return fixed.resized(shape)
+    side = max(np.multiply(fixed.shape, fixed.spacing)) / max_size
+    return fixed.resized(coarser(fixed.shape, fixed.spacing, side))
 
 
 def coarsen(image: Tensor, geometry: Geometry, spacing: float) -> tuple[Tensor, Geometry]:

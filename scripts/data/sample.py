@@ -13,7 +13,7 @@ import numpy as np
 from ..common.errors import InputError
 from ..spatial.fields import write_field
 from ..spatial.geometry import Geometry, world_displacement
-from ..spatial.landmark_files import write_landmarks
+from ..spatial.landmark_files import Landmarks, write_landmark_file
 from .images import image_items
 from .phantoms.abdomen import abdomen_pair
 from .phantoms.cardiac import cardiac_pair
@@ -45,7 +45,7 @@ def write_phantom(folder: str | Path, pair: PhantomPair) -> dict[str, str]:
         nib.save(image, paths[role])
     for role, points in (("moving_landmarks", pair.moving_landmarks), ("fixed_landmarks", pair.fixed_landmarks)):
         paths[role] = str(folder / f"{role}.csv")
-        write_landmarks(paths[role], points)
+        write_landmark_file(paths[role], Landmarks(points))
     grid = Geometry(pair.fixed.shape, pair.fixed_affine)
     paths["true_ddf"] = str(folder / "true_ddf.nii.gz")
     write_field(paths["true_ddf"], world_displacement(pair.ddf, grid), grid)

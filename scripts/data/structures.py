@@ -20,8 +20,6 @@ from .reader import Volume
 
 logger = logging.getLogger(__name__)
 
-MaskSource = Callable[[Volume, Sequence[str]], Any]
-
 
 class AddMasks(Transform):
     """Adds the masks of both images to the output of :class:`scripts.data.pair.LoadPair`.
@@ -38,7 +36,9 @@ class AddMasks(Transform):
     :class:`InputError`.
     """
 
-    def __init__(self, structures: Sequence[str] | None, source: str | MaskSource | None = None) -> None:
+    def __init__(
+        self, structures: Sequence[str] | None, source: str | Callable[[Volume, Sequence[str]], Any] | None = None
+    ) -> None:
         if isinstance(source, str) and source != "label":
             raise InputError(f"The mask source must be null, label or a callable, got {source!r}.")
         self.structures, self.source = list(structures or getattr(source, "offered", ())), source

@@ -15,7 +15,7 @@ from ..common.fingerprint import file_sha256, fingerprint
 from ..data.images import stem_of
 from ..data.reader import Volume, read_volume
 from ..spatial.files import MAX_GB, size_limit
-from ..spatial.geometry import extent_text, overlap, resample
+from ..spatial.geometry import extent_text, overlap, resample, same_grid
 from .grid import as_volume
 from .names import canonical
 from .source import Masks, MaskSource, paint_labels
@@ -34,8 +34,7 @@ def read_labels(path: str | Path, volume: Volume) -> NDArray:
             f"{path} has the shape {label.array.shape} and its image {volume.path} the shape {volume.array.shape}; a "
             "label map has one channel and the dimensions of its image."
         )
-    same = label.geometry.shape == volume.geometry.shape
-    if same and np.allclose(label.geometry.affine, volume.geometry.affine, atol=1e-2):
+    if same_grid(label.geometry, volume.geometry):
         return label.array[0].astype(np.float32)
     if not overlap(label.geometry, volume.geometry, np.eye(4)):
         raise InputError(

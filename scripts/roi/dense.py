@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.errors import InputError
+from ..spatial.geometry import coarser
 from ..spatial.warp import resize_ddf
 from .confidence import confidence
 from .image_terms import TERMS, ImageTerm, image_term
@@ -248,10 +249,6 @@ def level_shapes(
     """Grids from coarse to fine; coarsening makes voxels more nearly cubic, so thick slices are halved last."""
     most = max(8 ** len(shape), min(settings.max_voxels, settings.max_work // max(pairs, 1)))
     finest = min(spacing)
-    while math.prod(_coarser(shape, spacing, finest)) > most:
+    while math.prod(coarser(shape, spacing, finest, 8)) > most:
         finest *= 1.1
-    return [_coarser(shape, spacing, finest * 2**k) for k in reversed(range(settings.levels))]
-
-
-def _coarser(shape: Sequence[int], spacing: Sequence[float], target: float) -> tuple[int, ...]:
-    return tuple(s if d >= target else max(min(s, 8), round(s * d / target)) for s, d in zip(shape, spacing))
+    return [coarser(shape, spacing, finest * 2**k, 8) for k in reversed(range(settings.levels))]

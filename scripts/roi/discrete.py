@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..losses.similarity import local_mean
+from ..spatial.geometry import coarser
 from ..spatial.warp import compose, warp
 
 
@@ -74,7 +75,7 @@ def search_grid(
     finest = min(d for d, s in zip(spacing, shape) if s > 1) if max(shape) > 1 else 1.0
     side = settings.cell * finest
     while True:
-        cells = tuple(s if d >= side else max(1, round(s * d / side)) for s, d in zip(shape, spacing))
+        cells = coarser(shape, spacing, side, 1)
         sides = [s * d / c for s, d, c in zip(shape, spacing, cells)]
         reach = tuple(min(round(settings.reach * side / w), c - 1) for w, c in zip(sides, cells))
         if math.prod(cells) * math.prod(2 * r + 1 for r in reach) <= settings.max_costs or max(cells) <= 2:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..losses.mind import mind
 from ..losses.similarity import lncc
+from ..spatial.geometry import coarser
 from ..spatial.warp import warp
 
 TERMS = ("mind", "lncc")
@@ -79,7 +80,7 @@ def image_term(
     side = min(spacing)
     while math.prod(fewer) > max_voxels:
         side *= 1.05
-        fewer = tuple(s if d >= side else max(min(s, 8), round(s * d / side)) for s, d in zip(whole, spacing))
+        fewer = coarser(whole, spacing, side, 8)
     small = [_shrink(image[None].float(), fewer) for image in images]
     if kind == "mind":
         size = [d * s / f for d, s, f in zip(spacing, whole, fewer)]

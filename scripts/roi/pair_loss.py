@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..metrics.overlap import bounding_box
 from ..spatial.warp import identity_grid, sample
 
 
@@ -34,8 +35,10 @@ class PairLoss:
     ) -> None:
         self.fixed, self.valid = fixed, valid
         self.weights = [1.0] * len(moving) if weights is None else weights.tolist()
-        self.boxes = [_box(mask) for mask in moving]
-        self.crops = [mask[tuple(slice(a, b) for a, b in box)] for mask, box in zip(moving, self.boxes)]
+        # An empty mask has the box of the first voxel.
+        boxes = [bounding_box(m > 0, 0) if m.any() else (slice(0, 1),) * m.ndim for m in moving]
+        self.crops = [mask[box] for mask, box in zip(moving, boxes)]
+        self.boxes = [[(s.start, s.stop) for s in box] for box in boxes]
         self.squares = [(f / 255).square().sum() for f in fixed]
 
     def __call__(self, ddf: Tensor, gradient: Tensor | None = None) -> float:
@@ -74,15 +77,6 @@ class PairLoss:
             if gradient is not None:
                 gradient[(..., *window)] += torch.autograd.grad(loss, leaf)[0]
         return float(total)
-
-
-def _box(mask: Tensor) -> list[tuple[int, int]]:
-    """First and past-the-end index along each axis of what is not zero; the first voxel for an empty mask."""
-    box = []
-    for axis in range(mask.ndim):
-        where = mask.movedim(axis, 0).flatten(1).any(dim=1).nonzero()
-        box.append((int(where[0]), int(where[-1]) + 1) if len(where) else (0, 1))
-    return box
 
 
 def _window(box: Sequence[tuple[int, int]], reach: Sequence[Sequence[float]], shape: Sequence[int]) -> tuple:

@@ -64,6 +64,14 @@ def reordered(grid: Geometry, order: Sequence[int], signs: Sequence[float]) -> G
     return Geometry(tuple(grid.shape[old] for old in order), grid.affine @ turn)
 
 
+def coarser(shape: Sequence[int], spacing: Sequence[float], side: float, least: int = 2) -> tuple[int, ...]:
+    """The shape of the grid over the same box whose voxels are about ``side`` mm; axes with longer voxels stay.
+
+    No axis gets fewer than ``least`` voxels unless it has fewer already.
+    """
+    return tuple(n if s >= side else max(min(n, least), round(n * s / side)) for n, s in zip(shape, spacing))
+
+
 def corners(ends: Sequence[tuple[float, float]]) -> NDArray:
     """Corners (K, 3) of a box with these ends along its 2 or 3 axes; the third index of a plane is 0."""
     return np.stack(np.meshgrid(*ends, *[(0.0,)] * (3 - len(ends)), indexing="ij"), axis=-1).reshape(-1, 3)

@@ -228,11 +228,6 @@ def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> 
     return read_landmark_file(path, geometry, frame, strict=False).points_ras
 
 
-def write_landmarks(path: str | Path, points_ras: NDArray) -> None:
-    """Writes (L, 3) RAS mm points as CSV with the header ``x,y,z``."""
-    np.savetxt(path, points_ras, fmt="%.6f", delimiter=",", header="x,y,z", comments="")
-
-
 def contains(grid: Geometry, points_ras: NDArray) -> NDArray:
     """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; for a 2-D grid, above or below its plane."""
     index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]

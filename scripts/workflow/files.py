@@ -18,7 +18,7 @@ from ..spatial.chain import Field
 from ..spatial.fields import stream_field, write_field
 from ..spatial.geometry import resample, resample_map, world_displacement
 from ..spatial.inversion import invert_chain
-from ..spatial.landmark_files import fixed_to_moving, write_landmarks
+from ..spatial.landmark_files import Landmarks, fixed_to_moving, write_landmark_file
 
 ROLES = ("moving", "fixed")
 
@@ -96,4 +96,4 @@ def write_moved_landmarks(folder: Path, pair: Pair, ddf: Tensor) -> None:
     """Writes the positions of the fixed landmarks, if any, in the moving image."""
     if pair.fixed_landmarks is not None:
         points = fixed_to_moving(pair.fixed_landmarks, ddf, pair.fixed.geometry, pair.transform)
-        write_landmarks(folder / "moved_landmarks.csv", points)
+        write_landmark_file(folder / "moved_landmarks.csv", Landmarks(points))

@@ -31,13 +31,23 @@ class ExitCode(IntEnum):
     INTERRUPTED = 130  # Ctrl-C
 
 
-IN_PROGRAM: ContextVar[bool] = ContextVar("in_program", default=False)  # the command line, not a caller in Python
+_in_program: ContextVar[bool] = ContextVar("in_program", default=False)
+
+
+@contextmanager
+def as_program() -> Iterator[None]:
+    """Runs what the command line asks for, which ends the program with the exit code of the run."""
+    token = _in_program.set(True)
+    try:
+        yield
+    finally:
+        _in_program.reset(token)
 
 
 @contextmanager
 def ending() -> Iterator[None]:
     """Lets the exit code of a run end the program; for a caller in Python the results say how the run ended."""
-    with nullcontext() if IN_PROGRAM.get() else suppress(SystemExit):
+    with nullcontext() if _in_program.get() else suppress(SystemExit):
         yield
 
 

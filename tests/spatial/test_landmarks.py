@@ -8,7 +8,7 @@ import torch
 
 from scripts.spatial.chain import Field, map_points
 from scripts.spatial.geometry import apply_affine, resample, world_displacement
-from scripts.spatial.landmark_files import fixed_to_moving, read_landmarks, write_landmarks
+from scripts.spatial.landmark_files import Landmarks, fixed_to_moving, read_landmarks, write_landmark_file
 from tests.conftest import oblique, smooth_field
 
 GRID = oblique((30, 26, 16), (1.5, 1.2, 3.0))
@@ -49,7 +49,7 @@ def test_nothing_is_displaced_outside_the_field():
 def test_frames(tmp_path, frame):
     world = np.array([[1.0, 2.0, 3.0], [-4.0, 5.5, 6.0]])
     rows = {"ras": world, "lps": world * [-1, -1, 1], "voxel": apply_affine(np.linalg.inv(GRID.affine), world)}[frame]
-    write_landmarks(tmp_path / "p.csv", rows)
+    write_landmark_file(tmp_path / "p.csv", Landmarks(rows))
     np.testing.assert_allclose(read_landmarks(tmp_path / "p.csv", GRID, frame), world, atol=1e-4)
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
-from ...spatial.geometry import Geometry
+from ...spatial.geometry import apply_affine
 from .abdomen import abdomen_scene
 from .cardiac import beat, cardiac_scene
 from .motion import affine, compose, flow
@@ -41,11 +42,11 @@ class PosedPair:
     @property
     def body(self) -> NDArray:
         """(N, 3) places in the body in RAS mm of the fixed image."""
-        return _world(np.argwhere(self.pair.fixed_tissue > 0), self.pair.fixed_affine)
+        return apply_affine(self.pair.fixed_affine, np.argwhere(self.pair.fixed_tissue > 0))
 
     def error_mm(self, transform: NDArray) -> float:
         """Mean distance of an affine (4, 4) from the best one over the body, mm."""
-        apart = _world(self.body, np.asarray(transform)) - _world(self.body, self.best)
+        apart = apply_affine(np.asarray(transform), self.body) - apply_affine(self.best, self.body)
         return float(np.linalg.norm(apart, axis=1).mean())
 
 
@@ -95,7 +96,7 @@ def posed_pair(seed: int, spacing_mm: float = 5.0) -> PosedPair:
 
 def random_pose(rng: np.random.Generator) -> tuple[NDArray, NDArray]:
     """Rotation times size (3, 3) and shift (3,) in mm: up to 30 degrees, 0.8 to 1.25 times, and 60 mm."""
-    turn = _rotation(rng.normal(size=3), rng.uniform(0, MOST_DEG))
+    turn = Rotation.from_rotvec(_unit(rng.normal(size=3)) * rng.uniform(0, MOST_DEG), degrees=True).as_matrix()
     return turn * np.exp(rng.uniform(*np.log(SCALES))), _unit(rng.normal(size=3)) * rng.uniform(0, MOST_MM)
 
 
@@ -113,23 +114,10 @@ def _nearest_affine(pair: PhantomPair) -> NDArray:
     """(4, 4) least-squares affine of the true field over the body of the fixed image, fixed to moving, RAS mm."""
     index = np.argwhere(pair.fixed_tissue > 0)
     there = index + pair.ddf[:, pair.fixed_tissue > 0].T
-    grid = Geometry(pair.fixed.shape, pair.fixed_affine)
-    places, partners = _world(index, grid.affine), _world(there, grid.affine)
+    places, partners = (apply_affine(pair.fixed_affine, i) for i in (index, there))
     solved = np.linalg.lstsq(np.c_[places, np.ones(len(places))], partners, rcond=None)[0]
     return np.vstack([solved.T, [0, 0, 0, 1]])
 
 
-def _world(points: NDArray, matrix: NDArray) -> NDArray:
-    return points @ matrix[:3, :3].T + matrix[:3, 3]
-
-
 def _unit(vector: NDArray) -> NDArray:
     return vector / np.linalg.norm(vector)
-
-
-def _rotation(axis: NDArray, degrees: float) -> NDArray:
-    """Rotation (3, 3) about an axis (Rodrigues)."""
-    x, y, z = _unit(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    angle = np.deg2rad(degrees)
-    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross

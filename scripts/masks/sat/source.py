@@ -14,6 +14,7 @@ from ...common.errors import InputError
 from ...common.fingerprint import file_sha256, fingerprint
 from ...common.weights import MODELS, load_weights, read_checkpoint
 from ...data.reader import Volume, check_intensities
+from ...metrics.overlap import bounding_box
 from ...spatial.geometry import Geometry, resample
 from ..grid import model_grid, native_labels
 from ..names import NAMES
@@ -132,7 +133,8 @@ def prepare(image: Tensor, native: Geometry, modality: str) -> tuple[Geometry, T
     values = resample(image, native, grid)
     low, high = CT_HU if modality == "ct" else percentiles(values)
     values = values.clamp(low, high)
-    box = foreground(values[0] > values.min())
+    inside = values[0] > values.min()
+    box = bounding_box(inside, 0) if inside.any() else tuple(slice(0, s) for s in inside.shape)
     values = values[(slice(None), *box)]
     shift = torch.eye(4, dtype=torch.float64)
     shift[:3, 3] = torch.tensor([float(side.start) for side in box], dtype=torch.float64)
@@ -145,13 +147,3 @@ def percentiles(values: Tensor) -> tuple[float, float]:
     flat = values.flatten()
     ranks = [max(1, min(flat.numel(), round(p / 100 * flat.numel()))) for p in PERCENTILES]
     return float(flat.kthvalue(ranks[0]).values), float(flat.kthvalue(ranks[1]).values)
-
-
-def foreground(mask: Tensor) -> tuple[slice, ...]:
-    """The box of a mask (X, Y, Z); the whole grid if it is empty."""
-    sides = []
-    for axis in range(3):
-        hit = mask.movedim(axis, 0).flatten(1).any(dim=1)
-        where = hit.nonzero()[:, 0]
-        sides.append(slice(int(where[0]), int(where[-1]) + 1) if len(where) else slice(0, mask.shape[axis]))
-    return tuple(sides)

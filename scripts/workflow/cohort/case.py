@@ -7,12 +7,12 @@ import contextlib
 import errno
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
+from ...common.files import remove, whole_file
 from ...common.fingerprint import file_sha256, fingerprint
 
 RECORD, FAILURE = "case.json", "failure.json"  # the second one is written next to the result of an earlier run
@@ -135,7 +135,7 @@ def publish(stage: Path, target: Path) -> None:
 
 def keep_failure(stage: Path, target: Path, record: Mapping[str, Any]) -> None:
     """Notes a failure next to the good result of an earlier run, which stays."""
-    write_whole(target / FAILURE, json.dumps(record, indent=2, ensure_ascii=False))
+    write_record(target / FAILURE, record)
     if (stage / LOG).exists():
         (stage / LOG).replace(target / "failure.log")
     remove(stage)
@@ -145,14 +145,6 @@ def forget_failure(folder: Path) -> None:
     """Deletes the note of a failure once the result is known to be that of this run."""
     for name in (FAILURE, "failure.log"):
         (folder / name).unlink(missing_ok=True)
-
-
-def remove(folder: Path) -> None:
-    """Deletes a folder; of a link only the link."""
-    if folder.is_symlink():
-        folder.unlink()
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recover(output_dir: Path, left: Path) -> None:
@@ -182,15 +174,10 @@ def survived(output_dir: Path, name: str) -> None:
         (output_dir / KILLED).rmdir()
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file completely or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes the record of a pair completely or not at all."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def is_disk_full(error: BaseException | None) -> bool:

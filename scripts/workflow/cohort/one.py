@@ -104,7 +104,7 @@ class PairRunner:
         if record["status"] == case.FAILED and case.is_good(target):
             case.keep_failure(stage, target, record)
         else:
-            case.write_whole(stage / case.RECORD, json.dumps(record, indent=2, ensure_ascii=False))
+            case.write_record(stage / case.RECORD, record)
             case.publish(stage, target)
         case.survived(self.output_dir, entry.name)
         return record

@@ -133,9 +133,9 @@ def test_a_failure_is_noted_next_to_a_good_result(done, tmp_path):
     assert {p.name for p in folder.iterdir()} == {"ddf.nii.gz", case.RECORD}
 
 
-def test_a_full_disk_keeps_the_old_text(tmp_path, monkeypatch):
-    path = tmp_path / "summary.csv"
-    case.write_whole(path, "old")
+def test_a_full_disk_keeps_the_old_record(tmp_path, monkeypatch):
+    path = tmp_path / "case.json"
+    case.write_record(path, {"status": "old"})
 
     def full(self, text, encoding):
         with open(self, "w", encoding=encoding) as stream:
@@ -143,8 +143,8 @@ def test_a_full_disk_keeps_the_old_text(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space") as caught:
-        case.write_whole(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["summary.csv"]
+    with pytest.raises(InputError, match="No space") as caught:
+        case.write_record(path, {"status": "new"})
+    assert json.loads(path.read_text()) == {"status": "old"}
+    assert [p.name for p in tmp_path.iterdir()] == ["case.json"]
     assert case.is_disk_full(caught.value) and not case.is_disk_full(OSError(13, "denied"))
