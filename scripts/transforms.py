@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 MODES = ("linear", "cubic", "nearest", "points")
 DOUBTFUL_VOX = 0.5  # an inverse with a larger error is worth a warning
-# Options about files, which a pipeline reads and writes itself; and dense, which the choice of the transform decides.
+# Options about files, which a pipeline reads and writes itself, and dense, which follows from the transform.
 OF_COMMAND = (
     "dense", "moving", "fixed", "output_dir", "pairs", "dry_run", "dicom", "header", "max_image_gb", "moving_frame",
     "fixed_frame", "moving_label", "fixed_label", "moving_landmarks", "fixed_landmarks", "points_frame",
@@ -72,10 +72,10 @@ class _PairTransform(MapTransform):
         if method not in METHODS:
             raise InputError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
         if self.mask_keys and method != "network":
-            raise InputError(f"mask_keys belong to the method network; {method} takes no masks.")
+            raise InputError(f"mask_keys are for the method network; {method} takes no masks.")
         unusable = sorted({*options} & {*OF_COMMAND})
         if unusable:
-            raise InputError(f"{unusable[0]} is an option of the command alone; leave it out of {type(self).__name__}.")
+            raise InputError(f"{unusable[0]} is an option of the command only; leave it out of {type(self).__name__}.")
         options = {"progress": False, **options} | ({} if self.dense or method == "network" else {"dense": False})
         self.configs, self.values = resolve("", "", "", method=method, preset=preset, **options)
         self._workflow = make_workflow(self.configs, self.values)  # refuses unknown options now, loads nothing yet
@@ -116,15 +116,15 @@ class RegisterPaird(_PairTransform):
     Args:
         keys: of the moving and of the fixed image.
         method: "samreg" or "network".
-        preset: as of :func:`scripts.verbs.register.register`.
+        preset: see :func:`scripts.verbs.register.register`.
         mask_keys: of label maps of the structures in both images, for the method "network".
-        exclude_keys: by "moving" and "fixed", of masks that are not 0 where nothing may look at that image.
+        exclude_keys: by "moving" and "fixed", of masks whose voxels other than 0 are excluded from that image.
         options: of the configs that concern the registration, e.g. init="affine", sam="vit_b", image_weight=1.
         ddf_key: of the field, a MetaTensor (n, *fixed.shape) with the affine of the fixed image.
         moved_key: of the moving image on the fixed grid, a float32 MetaTensor (C, *fixed.shape).
         regions: also adds what :class:`RegionPairsd` adds, without a second registration.
 
-    Of a single slice (C, X, Y, 1) the field is (2, X, Y); everything else keeps the last axis.
+    For a single slice (C, X, Y, 1) the field is (2, X, Y); everything else keeps the last axis.
 
     Raises:
         InputError: on construction, for options that do not exist; on a call, for images that cannot be used, do not

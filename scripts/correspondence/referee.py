@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Whether a stage improved a registration, judged by measures that no stage optimises in the same form.
+"""Whether a stage improved a registration, judged by two measures of the images.
 
 Two measures compare the images: the mutual information of all intensities, and the mean difference of their
 self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. One that makes both slightly worse or
@@ -83,7 +83,7 @@ class Referee:
     Args:
         image: (2C, *shape), moving channels first, on the working grid.
         spacing: mm of this grid.
-        weight: (2, *shape), 0 where nothing may look at the moving or the fixed image; None looks everywhere.
+        weight: (2, *shape), 0 in excluded voxels of the moving or the fixed image; None excludes nothing.
     """
 
     def __init__(self, image: Tensor, spacing: Sequence[float], weight: Tensor | None = None) -> None:
@@ -126,7 +126,7 @@ class Referee:
         return Measures(information, structure, regions, float((inner <= 0).mean() * 100), (low, high))
 
     def seen(self, field: Tensor) -> Tensor:
-        """Voxels of the referee's grid that both images show under a field, and where both may be looked at."""
+        """Voxels of the referee's grid that both images show under a field and neither excludes."""
         moved = warp(self.looks[None, :1], resize_ddf(field, self.shape), padding="zeros")[0, 0]
         return (moved > 0.999) & (self.looks[1] > 0)
 

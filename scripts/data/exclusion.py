@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Regions of an image that nothing may look at: lesions, metal, resected tissue."""
+"""Regions of an image that a registration must ignore: lesions, metal, resected tissue."""
 
 from __future__ import annotations
 

@@ -47,9 +47,9 @@ class Pair:
         fixed_landmarks: (L, 3) RAS mm, or None.
         moving_mask: masks of structures that a method may use, on the moving grid, or None.
         fixed_mask: the same on the fixed grid.
-        moving_exclude: not 0 where nothing may look at the moving image, on its grid, or None.
+        moving_exclude: on the grid of the moving image, not 0 in voxels to ignore, or None.
         fixed_exclude: the same of the fixed image.
-        start: how the initial alignment was found, and doubts about it.
+        start: how the initial alignment was found, and any doubts about it.
         warnings: sentences about oddities of the inputs; already logged.
     """
 
@@ -101,7 +101,7 @@ class LoadPair(Transform):
 
     Output: the same dict with "image", a MetaTensor (2C, *working.shape) in [0, 1], moving channels first, with the
     affine of the working grid; "pair", a :class:`Pair`; and, where voxels are excluded, "weight" (2, *working.shape),
-    moving and fixed, 0 where nothing may look and 1 elsewhere.
+    moving and fixed, 0 in excluded voxels and 1 elsewhere.
 
     Raises:
         InputError: an input that cannot be used, or images that do not overlap.

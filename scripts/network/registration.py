@@ -38,7 +38,7 @@ class NetworkRegistration:
             inputs: (1, 4, H, W[, D]) moving, fixed, moving mask, fixed mask on the working grid; a MetaTensor with its
                 affine.
             network: the registration network.
-            weight: (2, *shape), 0 where the moving and where the fixed image must not be looked at, and 1 elsewhere.
+            weight: (2, *shape), 0 in voxels of the moving and of the fixed image that are excluded, 1 elsewhere.
 
         Raises:
             InputError: the image does not have the number of dimensions that the network was trained for.

@@ -93,7 +93,7 @@ class ROIRegistration:
             inputs: (1, 2C, H, W[, D]) in [0, 1], moving channels first, on the working grid; a MetaTensor with its
                 affine.
             network: the Segment Anything model.
-            weight: (2, *shape), 0 where the moving and where the fixed image must not be looked at, and 1 elsewhere.
+            weight: (2, *shape), 0 in voxels of the moving and of the fixed image that are excluded, 1 elsewhere.
             masks: (2, *shape) moving and fixed labels of structures known by name, equal numbers correspond; or None.
         """
         seconds: dict[str, float] = {}
@@ -169,7 +169,7 @@ class ROIRegistration:
     ) -> SliceRegions:
         """Segments everything in one image (C, *shape) and returns its regions.
 
-        The ``window`` is looked at twice. Masks that lie mostly where ``look`` (*shape) is 0 are no regions.
+        The ``window`` is segmented twice. Masks that lie mostly where ``look`` (*shape) is 0 are dropped.
         """
         plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
         stack, looks = plan.cut(image), None if look is None else plan.cut(look[None])[:, 0] / 255

@@ -28,8 +28,8 @@ class Scan:
     Attributes:
         image: (X, Y[, Z]) grey, windowed to [0, 1].
         geometry: its grid.
-        exclude: bool of the same shape, True where nothing may look; None looks everywhere. The intensities there
-            must be replaced already, see :func:`scripts.data.exclusion.filled`.
+        exclude: bool of the same shape, True in excluded voxels; None excludes nothing. The intensities there must
+            already be replaced, see :func:`scripts.data.exclusion.filled`.
         labels: integers of the same shape; equal numbers in both images are pairs of regions. None without.
     """
 
@@ -94,7 +94,7 @@ class Matched:
 
     @cached_property
     def arrays(self) -> tuple[NDArray, NDArray, NDArray]:
-        """The image, whether a voxel is in the body, and whether it is looked at."""
+        """The image, whether a voxel is in the body, and whether it counts."""
         image, parts = (sitk.GetArrayViewFromImage(i) for i in (self.image, self.parts))
         return image, parts > 1, parts > 0
 

@@ -12,7 +12,7 @@ import torch
 
 from scripts.common.errors import InputError
 from scripts.masks.sat.network import SAT, SIZES, SATSize, clean_keys, position_code
-from scripts.masks.sat.source import FILES, SATSource, foreground, percentiles, prepare
+from scripts.masks.sat.source import FILES, SATSource, percentiles, prepare
 from scripts.masks.sat.text import Prompts, TextEncoder
 from tests.masks.conftest import volume_of
 
@@ -118,13 +118,9 @@ def test_preparation_against_the_description():
     assert len(values) == 2
 
 
-def test_percentiles_and_foreground():
+def test_percentiles():
     values = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 40, 30, 20)).astype(np.float32))
     np.testing.assert_allclose(percentiles(values), np.percentile(values.numpy(), [0.5, 99.5]), atol=0.01)
-    mask = torch.zeros(10, 11, 12, dtype=torch.bool)
-    mask[2:5, 7, 3:12] = True
-    assert foreground(mask) == (slice(2, 5), slice(7, 8), slice(3, 12))
-    assert foreground(mask & False) == (slice(0, 10), slice(0, 11), slice(0, 12))
 
 
 def test_position_code_by_hand():

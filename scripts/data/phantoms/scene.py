@@ -37,7 +37,7 @@ class Tissue:
 
 
 def within(low: NDArray, high: NDArray, inside: Inside) -> Inside:
-    """The same shape, looked at only inside its bounding box: most points of an image are far from most organs."""
+    """The same shape, evaluated only inside its bounding box, because most points are far from most organs."""
 
     def culled(points: NDArray) -> NDArray:
         near = ((points >= low) & (points <= high)).all(axis=1)
