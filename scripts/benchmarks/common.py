@@ -126,7 +126,7 @@ def print_structures(cases: list[Case], names: dict[int, str], leave_out: tuple[
         ("sdlogj_plain", "SDlogJ (plain)"),
     ):
         write(f"{title}: {mean_sd(f[key] for f in fields)}, worst {max((f[key] for f in fields), default=0):.4f}\n")
-    write(f"seconds a pair: {mean_sd(c.seconds for c in cases)} on {hardware()}\n")
+    write(f"seconds per pair: {mean_sd(c.seconds for c in cases)} on {hardware()}\n")
 
 
 def hardware() -> str:

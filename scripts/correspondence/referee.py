@@ -155,19 +155,19 @@ class Referee:
         if min(lost) > WORSE:
             sentence = f"{stage} was discarded, because the images agree less with it than without ({numbers})."
             return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
-        said = []
+        notes = []
         if min(lost) > TOLERANCE or max(lost) > CLEAR:
-            said.append(f"it is unclear whether {stage} improves the alignment of the images ({numbers}).")
+            notes.append(f"it is unclear whether {stage} improves the alignment of the images ({numbers}).")
         if new.regions is not None and new.regions < old.regions - 0.02:
-            said.append(f"{stage} lowers the Dice of the matched regions from {old.regions:.2f} to {new.regions:.2f}.")
+            notes.append(f"{stage} lowers the Dice of the matched regions from {old.regions:.2f} to {new.regions:.2f}.")
         if new.folds_percent > FOLDS:
-            said.append(f"{stage} folds in {new.folds_percent:.1f} % of the image.")
+            notes.append(f"{stage} folds in {new.folds_percent:.1f} % of the image.")
         if new.volumes[0] < VOLUMES[0] or new.volumes[1] > VOLUMES[1]:
-            said.append(
+            notes.append(
                 f"{stage} changes volumes {max(new.volumes[0], 0):.2f} to {new.volumes[1]:.1f} times; "
                 f"{VOLUMES[0]:g} to {VOLUMES[1]:g} is plausible."
             )
-        return Verdict(True, [s[0].upper() + s[1:] for s in said], old, new)
+        return Verdict(True, [s[0].upper() + s[1:] for s in notes], old, new)
 
 
 def keep_better(result: Registration, referee: Referee | None, stage: str, before: Tensor | None = None) -> None:

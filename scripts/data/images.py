@@ -33,7 +33,7 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
 
     Args:
         images: one image (a file or a DICOM folder), a list of them, a pattern such as "data/*.nii.gz", or a file with
-            one path a line (.txt) or a JSON list (.json); paths in a file are relative to it.
+            one path per line (.txt) or a JSON list (.json); paths in a file are relative to it.
 
     Raises:
         InputError: nothing is named, nothing matches, the list cannot be read, or an image is named twice.
@@ -69,7 +69,7 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"The list of images {images} cannot be read ({error}).") from error
     if not isinstance(entries, list) or not all(isinstance(e, str) for e in entries):
-        raise InputError(f"{images} is not a list of paths; give a JSON list, or a text file with one path a line.")
+        raise InputError(f"{images} is not a list of paths; give a JSON list, or a text file with one path per line.")
     return [str(path.parent / e.strip()) for e in entries if e.strip()]
 
 

@@ -21,7 +21,7 @@ APART_MM = 0.1  # shift between the two affines of a header that is worth a warn
 
 
 def read_nifti(
-    path: Path, policy: str, pick: Callable[[int | None], int | None], said: list[str]
+    path: Path, policy: str, pick: Callable[[int | None], int | None], notes: list[str]
 ) -> tuple[NDArray, NDArray, nib.Nifti1Header | None]:
     """Reads one frame of a NIfTI or Analyze file.
 
@@ -29,7 +29,7 @@ def read_nifti(
         path: of the file.
         policy: see :func:`scripts.data.reader.read_volume`.
         pick: chooses a frame, given their number; called with None for a file that is not a series.
-        said: gets the warnings.
+        notes: gets the warnings.
 
     Returns:
         The values (C, X, Y, Z), the (4, 4) RAS affine in mm, and the header if it is NIfTI.
@@ -56,16 +56,18 @@ def read_nifti(
     array = array.reshape(*array.shape, *[1] * (4 - array.ndim))
     if np.any(zooms <= 0) or not np.all(np.isfinite(zooms)):
         raise InputError(f"{path} has the voxel size {zooms.tolist()} mm, which is not usable; correct its header.")
-    affine = _affine(path, image, zooms, policy, said)
+    affine = _affine(path, image, zooms, policy, notes)
     return array, affine, header if isinstance(header, nib.Nifti1Header) else None
 
 
-def _affine(path: Path, image: nib.spatialimages.SpatialImage, zooms: NDArray, policy: str, said: list[str]) -> NDArray:
+def _affine(
+    path: Path, image: nib.spatialimages.SpatialImage, zooms: NDArray, policy: str, notes: list[str]
+) -> NDArray:
     affine = np.asarray(image.affine, float).copy()
     norms = np.linalg.norm(affine[:3, :3], axis=0)
     if policy != "affine" and np.all(norms > 1e-6) and not np.allclose(norms, zooms, rtol=0.01):
         if policy == "auto":
-            said.append(
+            notes.append(
                 f"{path}: the affine says {np.round(norms, 4).tolist()} mm voxels and pixdim says "
                 f"{np.round(zooms, 4).tolist()} mm; taking pixdim (or give --header affine)."
             )
@@ -75,18 +77,18 @@ def _affine(path: Path, image: nib.spatialimages.SpatialImage, zooms: NDArray, p
         return affine
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
-        said.append(
+        notes.append(
             f"{path} has no position in space (neither sform nor qform); its array axes are assumed to be those of the "
             "patient."
         )
     elif sform and qform and (apart := _apart_mm(image)) > APART_MM:
-        said.append(
+        notes.append(
             f"{path} has two affines (sform and qform) that differ by up to {apart:.3g} mm; the sform is used, but "
             "other programs may use the qform."
         )
     unit, scale = UNITS.get(int(header["xyzt_units"]) & 7, ("mm", 1.0))
     if scale != 1:
-        said.append(f"{path} has lengths in {unit}; they are converted to millimetres.")
+        notes.append(f"{path} has lengths in {unit}; they are converted to millimetres.")
         affine[:3] *= scale
     return affine
 

@@ -69,7 +69,7 @@ class Pair:
     warnings: tuple[str, ...] = ()
 
     def seen(self, role: str) -> Volume:
-        """The "moving" or "fixed" image as methods may see it: without what is excluded."""
+        """The "moving" or "fixed" image with its excluded voxels filled in, as all methods see it."""
         return filled(getattr(self, role), getattr(self, f"{role}_exclude"))
 
     def on_fixed_grid(self, ddf: Tensor | None) -> Tensor | None:
@@ -142,8 +142,10 @@ class LoadPair(Transform):
                 f"{moving.path} is {moving.geometry.ndim}-D and {fixed.path} is {fixed.geometry.ndim}-D; "
                 "both must have the same number of dimensions."
             )
-        said = [*moving.warnings, *fixed.warnings]
-        marks = {f"{v}_landmarks": self._landmarks(data, v, i, said) for v, i in (("moving", moving), ("fixed", fixed))}
+        notes = [*moving.warnings, *fixed.warnings]
+        marks = {
+            f"{v}_landmarks": self._landmarks(data, v, i, notes) for v, i in (("moving", moving), ("fixed", fixed))
+        }
         counts = [len(points) for points in marks.values() if points is not None]
         if len(set(counts)) > 1:
             raise InputError(
@@ -151,7 +153,7 @@ class LoadPair(Transform):
                 "landmark k of one file must belong to landmark k of the other."
             )
         labels = {
-            f"{role}_{kind}": self._label(data, f"{role}_{kind}", image, said)
+            f"{role}_{kind}": self._label(data, f"{role}_{kind}", image, notes)
             for kind in ("label", "mask", "exclude")
             for role, image in (("moving", moving), ("fixed", fixed))
         }
@@ -165,7 +167,7 @@ class LoadPair(Transform):
             raise InputError(str(error)) from error
         for sentence in start.doubts:
             logger.warning(sentence)
-        said.extend(start.doubts)
+        notes.extend(start.doubts)
         transform = start.matrix
         if not overlap(fixed.geometry, moving.geometry, transform):
             raise InputError(
@@ -173,7 +175,7 @@ class LoadPair(Transform):
                 f"{moving.path} covers {extent_text(moving.geometry)}; try --init moments or check the headers."
             )
         pair = Pair(
-            moving, fixed, transform, working, **labels, **marks, start=start, warnings=tuple(dict.fromkeys(said))
+            moving, fixed, transform, working, **labels, **marks, start=start, warnings=tuple(dict.fromkeys(notes))
         )
         on_grid = resample(*small[0], working, transform, fill=0.0), resample(*small[1], working)
         stacked = torch.cat(same_channels(*on_grid))
@@ -208,7 +210,7 @@ class LoadPair(Transform):
         )
         return align(fixed, moving, init)
 
-    def _label(self, data: Mapping, key: str, image: Volume, said: list[str]) -> Volume | None:
+    def _label(self, data: Mapping, key: str, image: Volume, notes: list[str]) -> Volume | None:
         path = data.get(key)
         if not path:
             return None
@@ -225,25 +227,25 @@ class LoadPair(Transform):
             raise InputError(
                 f"{label.path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
             )
-        said.extend(label.warnings)
+        notes.extend(label.warnings)
         array = np.asarray(label.array[:1])
         rounded = np.rint(array)
         if not np.allclose(array, rounded, atol=1e-3):
             raise InputError(f"{label.path} contains values that are not whole numbers; a label map is needed.")
         return replace(label, array=rounded.astype(array.dtype if array.dtype.kind in "iu" else np.int32))
 
-    def _landmarks(self, data: Mapping, role: str, image: Volume, said: list[str]) -> NDArray | None:
+    def _landmarks(self, data: Mapping, role: str, image: Volume, notes: list[str]) -> NDArray | None:
         path = data.get(f"{role}_landmarks")
         if not path:
             return None
         points = read_landmarks(path, image.geometry, self.points_frame)
         outside = int((~contains(image.geometry, points)).sum())
         if outside:
-            said.append(
+            notes.append(
                 f"{outside} of {len(points)} landmarks of {path} lie outside {image.path} "
                 f"({extent_text(image.geometry)}), where no field displaces them; check --points_frame."
             )
-            logger.warning(said[-1])
+            logger.warning(notes[-1])
         return points
 
 

@@ -77,7 +77,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
     if header not in HEADER_POLICIES:
         raise InputError(f"header must be one of {', '.join(HEADER_POLICIES)}, got {header!r}.")
     path = existing(path, "an image file or of a DICOM folder", folder=True)
-    name, said = path.name.lower(), []
+    name, notes = path.name.lower(), []
     nifti: nib.Nifti1Header | None = None
 
     def pick(count: int | None) -> int | None:
@@ -86,19 +86,19 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
     if path.is_dir() or is_dicom(path):
         array, affine = read_dicom(path, label)
     elif name.endswith(NIFTI):
-        array, affine, nifti = read_nifti(path, header, pick, said)
+        array, affine, nifti = read_nifti(path, header, pick, notes)
     elif name.endswith(PICTURES):
-        array, affine = _read_picture(path, said)
+        array, affine = _read_picture(path, notes)
     else:
         array, affine = channels_of(read_itk(path))
     if nifti is None and not name.endswith(NIFTI):
         chosen = pick(array.shape[4] if array.ndim == 5 else None)
         array = array if chosen is None else array[..., chosen]
-    return checked_volume(array, affine, str(path), nifti, said)
+    return checked_volume(array, affine, str(path), nifti, notes)
 
 
 def checked_volume(
-    array: NDArray, affine: NDArray, path: str, nifti: nib.Nifti1Header | None = None, said: Sequence[str] = ()
+    array: NDArray, affine: NDArray, path: str, nifti: nib.Nifti1Header | None = None, notes: Sequence[str] = ()
 ) -> Volume:
     """An image (C, X, Y[, Z]) from memory or from a file, refused where it cannot be registered.
 
@@ -107,9 +107,9 @@ def checked_volume(
         affine: (4, 4) voxel index to RAS mm.
         path: of its file, or its name in messages.
         nifti: its NIfTI header.
-        said: sentences about oddities of the image.
+        notes: sentences about oddities of the image.
     """
-    said = list(said)
+    notes = list(notes)
     if len(array) not in (1, 3, 4):
         raise InputError(
             f"{path} has {len(array)} values per voxel, and an image has 1, or in colour 3 or 4 (RGB, RGBA); save "
@@ -132,13 +132,13 @@ def checked_volume(
     axes = affine[:3, :3] / spacing
     skew = np.abs(axes.T @ axes - np.eye(3)).max()
     if skew > SKEW:
-        said.append(
+        notes.append(
             f"{path}: its axes meet at {np.rad2deg(np.arccos(skew)):.1f} degrees, which ITK and Slicer cannot show; "
             "resample it to a right-angled grid."
         )
-    for sentence in said:
+    for sentence in notes:
         logger.warning(sentence)
-    return Volume(array, Geometry(array.shape[1:], affine), path, nifti, array.dtype, tuple(said))
+    return Volume(array, Geometry(array.shape[1:], affine), path, nifti, array.dtype, tuple(notes))
 
 
 def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
@@ -184,7 +184,7 @@ def _frame(path: Path, count: int | None, frame: int | None, label: bool) -> int
     return int(frame)
 
 
-def _read_picture(path: Path, said: list[str]) -> tuple[NDArray, NDArray]:
+def _read_picture(path: Path, notes: list[str]) -> tuple[NDArray, NDArray]:
     try:
         with quiet_itk(), Picture.open(path) as picture:
             check_size(path, (*picture.size, len(picture.getbands())))
@@ -202,7 +202,7 @@ def _read_picture(path: Path, said: list[str]) -> tuple[NDArray, NDArray]:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as a picture ({reason}).") from error
     if pages > 1:
-        said.append(f"{path} has {pages} pages; only the first is used.")
+        notes.append(f"{path} has {pages} pages; only the first is used.")
     array = array[..., None] if array.ndim == 2 else array[..., :3]
     if array.shape[-1] == 3 and (array == array[..., :1]).all():
         array = array[..., :1]

@@ -88,9 +88,9 @@ class CompareIntensities(Transform):
         self.model, self.window = model, window
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        seen, said = SEEN[self.model], list(data.get("warnings", ()))
+        seen, notes = SEEN[self.model], list(data.get("warnings", ()))
         for volume in map(data["pair"].seen, ("moving", "fixed")):
             how = unlike(volume, self.model, self.window)
             if how is not None:
-                said.append(f"{volume.path} differs from the training images of {seen.model} ({seen.images}): {how}.")
-        return {**data, "warnings": said}
+                notes.append(f"{volume.path} differs from the training images of {seen.model} ({seen.images}): {how}.")
+        return {**data, "warnings": notes}

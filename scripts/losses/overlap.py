@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Region losses of corresponding masks: soft Dice and mean squared error, one value a structure."""
+"""Region losses of corresponding masks: soft Dice and mean squared error, one value per structure."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from .pair import LossPair
 def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
     """Mean of (B, C, H, W[, D]) over a box around each voxel; at the border, over the part inside the image.
 
-    One pass an axis, so the cost grows with the sum of the odd ``kernel`` sizes instead of their product.
+    One pass per axis, so the cost grows with the sum of the odd ``kernel`` sizes instead of their product.
     """
     pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
     for axis, k in enumerate(kernel):

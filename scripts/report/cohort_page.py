@@ -69,7 +69,7 @@ def _spread(entry: Mapping[str, float] | None) -> str | None:
 
 
 def distribution(rows: Sequence[Mapping[str, Any]], key: str):
-    """What draws one metric of all pairs, a box before and one after for each structure; None without numbers."""
+    """Draws one metric of all pairs, a box before and one after for each structure; None without numbers."""
     names = dict.fromkeys(k.split("/")[1] for row in rows for k in row if k.startswith(f"{key}/") and k.count("/") == 2)
     names = [n for n in names if key != "tre_mm" or n == "mean"][:MOST_STRUCTURES]
     values = {

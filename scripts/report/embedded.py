@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The volumes, regions and field that the viewer of a report embeds: small, with what was reduced said in words."""
+"""The volumes, regions and field that the viewer of a report embeds, reduced in size."""
 
 from __future__ import annotations
 

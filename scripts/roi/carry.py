@@ -2,8 +2,8 @@
 """A region carried from one slice to another by the features of single places.
 
 Every place of the other slice takes the mask value of the places of the first that are most like it. The background
-competes for every place, so that the answer has the outline of the region and not only its middle. The propagation of
-labels of Jabri et al. 2020, "Space-time correspondence as a contrastive random walk", section 4.1.
+competes for every place, so the answer has the outline of the region and not only its middle. This is the label
+propagation of Jabri et al. 2020, "Space-time correspondence as a contrastive random walk", section 4.1.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How sure the dense field is, voxel by voxel: agreement with the search from the other side, and a clear minimum."""
+"""Confidence of the dense field at every voxel: agreement with the backward search, and a clear minimum."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def certainty(
 
     Returns:
         (K,) 1 where a pair moves as its neighbours do, 0.25 at the disagreement that is just allowed. All ones where
-        there are fewer than four pairs: nobody can tell which of them is wrong.
+        there are fewer than four pairs, because a wrong one cannot be told from the others.
     """
     count = len(fixed_mm)
     if count < 4 or strictness == 0:

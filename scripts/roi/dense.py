@@ -47,7 +47,7 @@ class DenseSettings:
         diffeomorphic: the motion of every level is the exponential of a velocity field (scaling and squaring), so that
             their composition cannot fold.
         levels: resolutions, each half the next.
-        steps: most optimiser steps a level.
+        steps: most optimiser steps per level.
         learning_rate: first step size in the shortest voxel side of each level; the last is 0.
         patience: steps without change that end a level.
         max_feature_voxels: the images are described on a grid of at most so many voxels.
@@ -94,7 +94,7 @@ class DenseResult:
 
     Attributes:
         ddf: (1, n, *shape) voxels of the working grid.
-        history: objective of every step, one list a level, coarse to fine.
+        history: objective of every step, one list per level, coarse to fine.
         start_used: whether the centroid fit beat the identity.
         confidence: (1, 1, *shape) in [0, 1], see :func:`scripts.roi.confidence.confidence`; None without a search.
     """

@@ -2,7 +2,7 @@
 """Where two images differ: the window of the slices that deserves a second, closer look.
 
 A model sees a slice at a fixed number of pixels. In a whole image a beating heart takes an eighth of them, so its
-outlines are coarse; cut out, it takes half. Nobody has to say where: what moved is where the images differ.
+outlines are coarse; cut out, it takes half. No prompt is needed: the images differ where something moved.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The overlap term of equation 2 of Huang et al. 2024, each pair of masks warped only where it can be met."""
+"""The overlap term of equation 2 of Huang et al. 2024, each pair of masks warped only where it can overlap."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from .suppress import keep_distinct
 
 GROUP_BYTES = 24 << 20  # image tokens of a group; blocks of memory beyond 32 MB are never kept for reuse
 CACHE_BYTES = 5 << 18  # image tokens worked on together
-FIRST_READING = 256  # prompts that read the image together the first time
+FIRST_READING = 256  # prompts whose first attention to the image is computed together
 
 
 class EverythingMode:

@@ -205,7 +205,7 @@ def token_update(value: Projection, attended: Tensor) -> Tensor:
 def shared_weights(k: Tensor, q: Tensor) -> Tensor:
     """The attention (b, N, H * T) of a shared image, queries (H, N, d), over the tokens of prompts, (b, H, T, d)."""
     k = (k * k.shape[3] ** -0.5).permute(1, 2, 0, 3)
-    scores = k.flatten(1, 2) @ q.transpose(1, 2)  # one product a head instead of one a prompt
+    scores = k.flatten(1, 2) @ q.transpose(1, 2)  # one product per head instead of one per prompt
     return scores.view(*k.shape[:2], -1).softmax(dim=1).view(-1, k.shape[2], scores.shape[2]).permute(1, 2, 0)
 
 

@@ -55,7 +55,7 @@ class StripAttention(Attention):
         return self.proj(self.mixed(self.qkv(x)))
 
     def mixed(self, projected: Tensor) -> Tensor:
-        """What every place reads, (B, H, W, C), from the queries, keys and values (B, H, W, 3 * C)."""
+        """Attention output (B, H, W, C) from the queries, keys and values (B, H, W, 3 * C)."""
         batch, height, width, _ = projected.shape
         projected = projected.view(batch, height * width, 3, self.num_heads, -1)
         q, k, v = projected.permute(2, 0, 3, 1, 4).flatten(1, 2)

@@ -43,7 +43,7 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
     except InputError:
         raise
     except PermissionError as error:
-        raise InputError(f"{path} must not be read (permission denied); change its permissions.") from error
+        raise InputError(f"{path} cannot be read (permission denied); change its permissions.") from error
     except MemoryError as error:
         raise InputError(f"{path} needs more memory than this machine has; crop or resample it first.") from error
     except UNREADABLE as error:

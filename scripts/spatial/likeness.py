@@ -18,7 +18,7 @@ from .itk_images import placed
 FOREGROUND, DIM = 0.04, 0.2  # least intensity of the body: absolute, and as a share of Otsu's threshold
 MIN_OVERLAP = 0.3  # least share of the smaller body that a transform must bring onto the other
 BINS = 24
-PER_BIN = 40  # voxels of the body for each of the joint bins, at least
+PER_BIN = 40  # least number of body voxels per joint bin
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,7 +204,7 @@ def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
 
 def foreground(image: NDArray) -> NDArray:
     """The largest connected part above the background of an image in [0, 1], holes filled, border peeled: bool."""
-    smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1.0)  # noise in air is no body
+    smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1.0)  # noise in air is not body
     inside = ndimage.binary_fill_holes(smooth > max(FOREGROUND, DIM * float(threshold_otsu(smooth))))
     parts, count = ndimage.label(inside)
     if count > 1:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The affine start: many initialisations, a few refined, and the best plausible one, which is never a worse one.
+"""The affine start: of many initialisations a few are refined, and the best plausible one is chosen.
 
 The initialisations are the positions as scanned, aligned centres, and the highest peaks of the correlation over all
 translations, each with coarse rotations and sizes, half turns, and mirrored axes. All are compared on a coarse grid,
@@ -27,8 +27,8 @@ SIDE = {2: 96, 3: 32}  # voxels along the longest side of the coarse grid, by di
 TURNS_DEG, SIZES = (-20.0, 0.0, 20.0), (0.87, 1.0, 1.15)
 REFINED, FINALISTS = 5, 2  # initialisations that are refined on the coarse grid, and of these on the fine grid
 CLOSE = 0.15  # two transforms differ if they bring some corner of the body apart by this share of its size
-MIRRORED_GAIN, TURNED_GAIN = 1.15, 1.05  # times better than any upright one, to be believed
-MIN_OUTLINES = 0.5  # a body that agrees less with the other's outline is not the same part of a body
+MIRRORED_GAIN, TURNED_GAIN = 1.15, 1.05  # factors by which such candidates must beat every upright one
+MIN_OUTLINES = 0.5  # below it the images probably show different parts of the body
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +80,7 @@ def search(fixed: Scan, moving: Scan) -> tuple[Found, list[str]]:
         moving: the moving image.
 
     Returns:
-        the chosen candidate, its matrix for the images as their headers say; and what the user should know, in
-        sentences.
+        the chosen candidate, with its matrix for the images as their headers place them; and sentences for the user.
     """
     ndim = fixed.geometry.ndim
     scans = fixed, moving
@@ -98,10 +97,10 @@ def search(fixed: Scan, moving: Scan) -> tuple[Found, list[str]]:
         if view.axis is None or max(f.score for f in found) > best:
             finals += _refined(view, found)
     still = [look.rate(np.eye(ndim + 1), "as scanned"), look.rate(_shifted(look, np.eye(ndim)), "centres")]
-    chosen, said = choose(finals, still)
+    chosen, notes = choose(finals, still)
     view = looks[0 if chosen.mirrored is None else chosen.mirrored + 1]
     matrix = view.unmirrored(chosen.matrix)
-    return Found(matrix, chosen.kind, chosen.score, chosen.fit, chosen.mirrored), said
+    return Found(matrix, chosen.kind, chosen.score, chosen.fit, chosen.mirrored), notes
 
 
 def choose(finals: Iterable[Found], still: Iterable[Found]) -> tuple[Found, list[str]]:
@@ -111,7 +110,7 @@ def choose(finals: Iterable[Found], still: Iterable[Found]) -> tuple[Found, list
         finals: refined candidates.
         still: those that are plausible without any check, as scanned first.
     """
-    finals, still, said = list(finals), list(still), []
+    finals, still, notes = list(finals), list(still), []
     ranked = sorted(finals, key=lambda f: f.score, reverse=True)
     refused = [(f, why) for f in ranked if (why := implausible(f))]
     plausible = [f for f in ranked if not implausible(f)]
@@ -119,29 +118,29 @@ def choose(finals: Iterable[Found], still: Iterable[Found]) -> tuple[Found, list
     believed = [f for f in plausible if f.score > upright * _odd(f)]
     chosen = max([*still, *believed], key=lambda f: f.score)
     if refused and refused[0][0].score >= chosen.score:
-        said.append(f"The best-fitting alignment was refused: {refused[0][1]}.")
+        notes.append(f"The best-fitting alignment was refused: {refused[0][1]}.")
     if chosen.kind not in ("affine", "similarity"):
         place = "the images stay as scanned" if chosen is still[0] else "only the centres of the bodies are aligned"
-        said.append(f"No affine alignment fits better than none, so {place}; check the result.")
-    elif refused and said:
-        said.append(f"Instead the next best {chosen.kind} alignment is used.")
+        notes.append(f"No affine alignment fits better than none, so {place}; check the result.")
+    elif refused and notes:
+        notes.append(f"Instead the next best {chosen.kind} alignment is used.")
     if chosen.mirrored is not None:
-        said.append(
+        notes.append(
             f"The header of the moving image seems to be mirrored along array axis {chosen.mirrored}: mirrored, the "
             "images fit clearly better. Check which side is left."
         )
     elif _odd(chosen) > 1:
-        said.append("One image seems to be turned by more than 90 degrees; check the orientation in its header.")
+        notes.append("One image seems to be turned by more than 90 degrees; check the orientation in its header.")
     if chosen.fit.covered < MIN_OVERLAP or chosen.fit.outlines < MIN_OUTLINES:
-        said.append(
+        notes.append(
             f"The bodies agree poorly after the initial alignment (Dice of their outlines {chosen.fit.outlines:.2f}, "
             f"{100 * chosen.fit.covered:.0f} % of the smaller one covered); it may be wrong."
         )
-    return chosen, said
+    return chosen, notes
 
 
 def implausible(found: Found) -> str | None:
-    """Why a candidate cannot be right, or None."""
+    """Why a candidate is implausible, or None."""
     sizes = np.linalg.svd(found.matrix[:-1, :-1], compute_uv=False)
     for size in (sizes[0], sizes[-1]):
         if not SCALES[0] <= size <= SCALES[1]:
@@ -152,7 +151,7 @@ def implausible(found: Found) -> str | None:
 
 
 def _odd(found: Found) -> float:
-    """By what factor a candidate must be better than upright ones; 0 for an upright one."""
+    """Factor by which a candidate must beat upright ones; 0 for an upright one."""
     if found.mirrored is not None:
         return MIRRORED_GAIN
     n = len(found.matrix) - 1

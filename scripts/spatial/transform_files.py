@@ -196,7 +196,7 @@ def _read_vector_image(path: Path) -> Field:
     image = read_itk(path)
     if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
         raise InputError(
-            f"{path} has {image.GetNumberOfComponentsPerPixel()} components a voxel; a displacement field of "
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} components per voxel; a displacement field of "
             f"{image.GetDimension()} dimensions has as many components."
         )
     return field_of(image)

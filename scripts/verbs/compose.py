@@ -27,7 +27,7 @@ def compose(
     learn2reg: bool = False,
     max_image_gb: float = 4.0,
 ) -> dict:
-    """Writes a list of transforms as one; with a single one, converts it.
+    """Writes a chain of transforms as one transform, or converts a single one.
 
     Args:
         transforms: in the order in which a fixed point passes through them, see docs/fields.md.
@@ -37,7 +37,7 @@ def compose(
         moving: moving image, for Learn2Reg files between grids that differ.
         intent: of a NIfTI field: 1007 (LPS mm) or 1006 (RAS mm).
         layout: of an npz: "last" (X, Y, Z, 3) or "first" (3, X, Y, Z).
-        learn2reg: NIfTI fields without an intent are Learn2Reg's.
+        learn2reg: reads NIfTI fields without an intent as Learn2Reg fields.
         max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:

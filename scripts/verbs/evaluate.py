@@ -55,7 +55,7 @@ def evaluate(
     progress: bool = True,
     max_image_gb: float = 4.0,
 ) -> dict[str, Any]:
-    """Measures one registration or many, and writes the tables of a cohort.
+    """Measures one or many registrations and writes the tables of a cohort.
 
     Args:
         cases: CSV or JSON list of cases, see docs/fields.md; with ``fields`` the dataset JSON of a Learn2Reg task.
@@ -153,7 +153,7 @@ def _names(names: str | dict | None) -> dict[str, str]:
         except InputError:
             raise
         except (ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{names} is no JSON file of structure names by label value.") from error
+            raise InputError(f"{names} is not a JSON file of structure names by label value.") from error
     return {str(k): str(v) for k, v in (names or {}).items()}
 
 

@@ -27,14 +27,14 @@ def invert(
     progress: bool = True,
     max_image_gb: float = 4.0,
 ) -> dict:
-    """Writes the inverse of a list of transforms as one file.
+    """Writes the inverse of a chain of transforms as one file.
 
     Args:
         transforms: in the order in which a fixed point passes through them, see docs/fields.md.
         output: format by suffix, as for ``compose``; affines stay affine.
         moving: the moving image, whose grid the inverse gets; None takes the grid of the first field.
         reference: the fixed image, for transforms without a grid of their own.
-        learn2reg: NIfTI fields without an intent are Learn2Reg's.
+        learn2reg: reads NIfTI fields without an intent as Learn2Reg fields.
         progress: shows a bar.
         max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 

@@ -21,7 +21,7 @@ def masks(
     """Segments structures by name, in one image or a list of images, and writes one label map for each image.
 
     Args:
-        images: an image, a pattern such as "data/*.nii.gz", or a list: one path a line (.txt), or JSON.
+        images: an image, a pattern such as "data/*.nii.gz", or a list: one path per line (.txt), or JSON.
         names: structures, e.g. "liver,spleen"; the i-th one gets the value i.
         output_dir: folder of the results; an image whose masks are complete is skipped.
         source: cardiac, abdomen, sat, bundle:PATH (runs the bundle's own code; one that belongs to another user needs

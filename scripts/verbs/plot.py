@@ -36,7 +36,7 @@ def plot(run: str | Path, output: str | Path | None = None) -> dict[str, Any]:
     loss, metrics = read_curves(run)
     output = Path(output) if output else Path(run) / "curves.png"
     if output.suffix.lower() != ".png":
-        raise InputError(f"{output} is no name of a PNG; give one that ends in .png.")
+        raise InputError(f"{output} is not the name of a PNG; give one that ends in .png.")
     figure = draw(loss, metrics, Path(run).name)
     with whole_file(output) as part:
         figure.savefig(part)

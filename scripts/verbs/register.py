@@ -49,7 +49,7 @@ def register(
         preset: settings for a kind of image, a file of configs/presets or configs/presets/network without its suffix:
             cardiac_mr, abdomen_ct, retina, prostate_mr; explicit options win.
         dry_run: only show what a run would read, do and write.
-        dicom: of two DICOM series, also write the moved series, the paired regions and the field as DICOM objects.
+        dicom: for two DICOM series, also write the moved series, the paired regions and the field as DICOM objects.
         options: any key of configs/samreg.json, e.g. device="cpu", init="affine", sam="vit_b", image_weight=1; with
             method="network" of configs/inference.json, e.g. instance_steps=30.
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""``warp``: images, label maps and landmarks through a registration, interpolated once."""
+"""``warp``: images, label maps and landmarks warped with a registration, in one interpolation."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def warp(
     progress: bool = True,
     max_image_gb: float = 4.0,
 ) -> dict:
-    """Takes an image, a label map or landmarks through a registration.
+    """Warps an image, a label map or landmarks with a registration.
 
-    Images and labels are pulled: the moving image arrives on the fixed grid. Points go the other way: a fixed point is
-    carried to its place in the moving image; ``direction="moving_to_fixed"`` inverts that on the spot.
+    Images and labels are pulled: the moving image is resampled on the fixed grid. Points go the other way: a fixed
+    point is mapped to the moving image; ``direction="moving_to_fixed"`` inverts the map at each point.
 
     Args:
         input: image, label map, or landmarks (.csv, .txt, .fcsv, .mrk.json).
@@ -62,14 +62,14 @@ def warp(
             image, needed for voxel indices.
         moving: the moving image, needed for landmarks that are voxel indices in it and for Learn2Reg fields between
             grids that differ.
-        label: the input is a label map. None asks the NIfTI intent (1002) and the name (.seg.nrrd).
+        label: the input is a label map. None decides by the NIfTI intent (1002) and the name (.seg.nrrd).
         interpolation: of images "linear" (default), "cubic" or "nearest"; of label maps "nearest" (default) or "onehot"
             (each label linear on its own, the largest wins).
         fill: value outside the moving image; None takes the lowest value of the image, 0 for labels.
         frame: frame of a 4-D series.
-        direction: of landmarks.
+        direction: of landmarks: fixed_to_moving or moving_to_fixed.
         points_frame: of landmarks in text files: "ras" (default), "lps" or "voxel"; the result is written in the same.
-        learn2reg: NIfTI fields without an intent are Learn2Reg's.
+        learn2reg: reads NIfTI fields without an intent as Learn2Reg fields.
         progress: shows a bar.
         max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
@@ -115,7 +115,7 @@ def warp(
         )
     if not inside:
         raise InputError(
-            f"Nothing of {input} arrives on the result's grid: the image covers {extent_text(volume.geometry)}, the "
+            f"No part of {input} falls on the result's grid: the image covers {extent_text(volume.geometry)}, the "
             f"grid {extent_text(grid)}; check --reference, the order of the transforms and their direction."
         )
     with whole_file(output, inputs) as path:
@@ -126,7 +126,7 @@ def warp(
 def whole_numbers(volume: Volume) -> np.ndarray:
     """The array of a label map, in an integer type; :class:`InputError` for colour or other values."""
     if len(volume.array) != 1:
-        raise InputError(f"{volume.path} has {len(volume.array)} values a voxel; a label map has one.")
+        raise InputError(f"{volume.path} has {len(volume.array)} values per voxel; a label map has one.")
     if volume.array.dtype.kind in "iu":
         return volume.array
     rounded = np.rint(volume.array)

@@ -51,7 +51,7 @@ def warp_regions(
         raise InputError("An affine has no grid; name the fixed image with --reference.")
     moved, inside = move_regions(regions, grid, steps)
     if not inside:
-        raise InputError(f"Nothing of {input} arrives on the result's grid; check --reference and the transforms.")
+        raise InputError(f"No part of {input} falls on the result's grid; check --reference and the transforms.")
     with whole_file(output, inputs) as path:
         write_segmentation(path, moved)
     return {"output": str(output), "inside_percent": round(100 * inside, 2)}

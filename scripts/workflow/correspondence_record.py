@@ -40,7 +40,7 @@ def correspondence_record(
     """The content of correspondence.json; ``metrics`` are those of :func:`scripts.metrics.pair.pair_metrics`.
 
     To the ``warnings`` about the images and the run, the "doubts" about the result are added. It is "trusted" if the
-    field or the initial alignment makes the images agree better.
+    field or the initial alignment improves the agreement of the images.
     """
     record = {
         "moving": pair.moving.path,
@@ -70,7 +70,7 @@ def correspondence_record(
 
 
 def _entry(pair: Pair, result: Registration, k: int) -> dict[str, Any]:
-    """What the record says of pair k."""
+    """The entry of pair k."""
     volume = float(np.prod(pair.working.spacing))
     entry: dict[str, Any] = {
         "number": k + 1,
@@ -98,7 +98,7 @@ def _number(values: Tensor | None, k: int) -> float | None:
 
 
 def doubts(record: Mapping[str, Any]) -> list[str]:
-    """What the numbers of a record give reason to check, one sentence each."""
+    """Doubts about a result that follow from the numbers of its record, one sentence each."""
     sentences = []
     field = record["metrics"].get("field")
     voxel = min(record["working_grid"]["spacing_mm"])
@@ -113,7 +113,7 @@ def doubts(record: Mapping[str, Any]) -> list[str]:
         )
     if 1 < len(record["pairs"]) < FEW_PAIRS:
         sentences.append(
-            f"Only {len(record['pairs'])} pairs of regions were found; far from them the field is a guess."
+            f"Only {len(record['pairs'])} pairs of regions were found; the field far from them is a guess."
         )
     for key in ("dice", "hd95_mm", "tre_mm"):
         first, last = (record["metrics"].get(key, {}).get(s, {}).get("mean") for s in ("initial", "final"))

@@ -67,7 +67,7 @@ def write_fields(folder: Path, pair: Pair, ddf: Tensor, inverse: bool) -> dict:
 
 
 def write_confidence(folder: Path, pair: Pair, result: Registration) -> None:
-    """Writes how sure the field is on the fixed grid, float32 in [0, 1], if that was asked for."""
+    """Writes the confidence map on the fixed grid, float32 in [0, 1], if it was requested."""
     if result.confidence is not None:
         sure = resample(result.confidence[0].float().cpu(), pair.working, pair.fixed.geometry)[0]
         save_nifti(folder / "confidence.nii.gz", sure.numpy(), pair.fixed.geometry)

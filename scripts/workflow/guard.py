@@ -42,7 +42,7 @@ def check_output_dir(path: str | Path) -> Path:
 
 @contextmanager
 def sole_writer(folder: str | Path, wait_s: float = 0.0) -> Iterator[Path]:
-    """Locks an output folder, which is made if it is missing; the same thread may do so again inside.
+    """Locks an output folder, which is made if it is missing; the same thread may lock it again.
 
     Args:
         folder: to lock.

@@ -54,7 +54,7 @@ def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
 
 
 class FindDone(Transform):
-    """Marks an image whose masks are complete: same content, frame, source, settings, weights and names as now.
+    """Marks an image that has complete masks from the same content, frame, source, settings, weights and names.
 
     Args:
         output_dir: folder of an earlier run.
@@ -92,7 +92,7 @@ class FindDone(Transform):
 
 
 def _usable(record: Mapping[str, Any]) -> bool:
-    """Whether a record still has the volumes that the table shows; a hand or a disk may have changed them."""
+    """Whether a record still has the volumes that the table shows; it may have been edited or damaged."""
     volumes = record.get("ml")
     return isinstance(volumes, dict) and all(isinstance(v, (int, float)) for v in volumes.values())
 

@@ -29,7 +29,7 @@ def writing_mb(pair: Pair, regions: int = REGIONS) -> float:
 
 
 class CheckMemory(Transform):
-    """Says how much memory a large pair needs, and adds a sentence to "warnings" if less is available."""
+    """Logs how much memory a large pair needs, and adds a sentence to "warnings" if less is available."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pair: Pair = data["pair"]

@@ -152,7 +152,7 @@ def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volum
 
 
 def is_heart(labels: NDArray, spacing: tuple[float, ...]) -> bool:
-    """Whether labels (X, Y, Z), 1 to 3 as in HEART, have the form of a heart, unlike masks of something else.
+    """Whether labels (X, Y, Z), 1 to 3 as in HEART, have the shape of a heart.
 
     The three structures have volumes that hearts have and are in one piece each, and in the slices, cut along the axis
     of the thickest voxels, myocardium lies all around the cavity of the left ventricle.

@@ -2,7 +2,7 @@
 """The bundle under MONAI Label's generic app ``monaibundle``, which sends one image and expects a label map back.
 
 That app runs the parts of ``configs/inference.json``: preprocessing, inferer, postprocessing. It sets ``use_click`` in
-the config, which tells the config that it is at work.
+the config, by which the config recognises it.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, A
             bad += 1
             found = [f"will fail: {error}"]
         if number < READ or (error is not None and bad <= READ):
-            lines.append(f"{entry.name}:" + (f" there already, {record.get('status')}" if record else ""))
+            lines.append(f"{entry.name}:" + (f" exists, {record.get('status')}" if record else ""))
             lines += [f"    {line}" for line in found]
     lines.append(f"{len(entries)} pairs" + (f", {bad} of them will fail" if bad else ""))
     if len(entries) > READ:

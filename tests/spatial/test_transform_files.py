@@ -168,7 +168,7 @@ def test_unreadable_files(tmp_path):
         "short_f.nii.gz": "cannot be read .*truncated",
         "short.nii": "cannot be read .*truncated",
         "short_d.npz": "cannot be read .*truncated",
-        "scalar.nrrd": "1 components a voxel",
+        "scalar.nrrd": "1 components per voxel",
         "gone.h5": "gone.h5 does not exist",
         "f.xyz": "does not exist",
     }.items():

@@ -59,7 +59,7 @@ def test_what_cannot_be_drawn(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="contain no values yet"):
         plot(tmp_path)
     write(tmp_path, {"loss": {1: 1.0}}, 2)
-    with pytest.raises(InputError, match=r"curves\.txt is no name of a PNG"):
+    with pytest.raises(InputError, match=r"curves\.txt is not the name of a PNG"):
         plot(tmp_path, tmp_path / "curves.txt")
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.setattr("scripts.verbs.plot.find_spec", lambda name: None)

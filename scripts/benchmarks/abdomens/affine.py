@@ -48,7 +48,7 @@ def main(
         initial.append(np.mean([v for v in organs["initial"] if v is not None]))
     write = sys.stdout.write
     write(f"{hardware()}, {len(initial)} pairs, Dice before {mean_sd(initial)}\n\n")
-    write("| voxels a side, at most | Dice after the affine | seconds with reading |\n|---|---|---|\n")
+    write("| voxels per side, at most | Dice after the affine | seconds with reading |\n|---|---|---|\n")
     for size in sizes:
         write(f"| {size} | {mean_sd(found[size])} | {mean_sd(seconds[size])} |\n")
 

@@ -163,7 +163,7 @@ def main(
                 cells = (mean_sd(getattr(a, key) for a in some) for key in ("region", "partner"))
                 write(f"| {name} | {len(some)} | {' | '.join(cells)} |\n")
             means = [np.mean([np.mean([getattr(a, k) for a in s]) for s in found.values()]) for k in Answer._fields]
-            write(f"| **mean of structures** | | {means[0]:.3f} | {means[1]:.3f} |\n{means[2]:.1f} s a prompt\n")
+            write(f"| **mean of structures** | | {means[0]:.3f} | {means[1]:.3f} |\n{means[2]:.1f} s per prompt\n")
             sys.stdout.flush()
     write(f"{hardware()}\n")
 

@@ -133,7 +133,7 @@ def main(
     pictures = measured_slices(data_dir, "validation", slices, 0) if samples else []
     write = sys.stdout.write
     write(f"{hardware()}; {samples} samples each\n")
-    write("| tokens | mask | IoU of a random point | covered | seconds a slice | seconds trained |\n")
+    write("| tokens | mask | IoU of a random point | covered | seconds per slice | seconds trained |\n")
     write("|---|---|---|---|---|---|\n")
     models = []
     for size in sizes:

@@ -71,7 +71,7 @@ TITLES = {
     "sdlogj": "SDlogJ (det + 3)",
     "sdlogj_plain": "SDlogJ (plain)",
     "folds_percent": "folds (%)",
-    "seconds": "seconds a pair",
+    "seconds": "seconds per pair",
 }
 
 

@@ -148,7 +148,7 @@ def main(
     near = sum(e <= NEAR_MM for e in errors)
     write(f"\nalignment within {NEAR_MM:g} mm: {near} of {len(errors)}, median {np.median(errors):.2f} mm\n")
     write(f"Dice more than {WORSE} worse without a doubt: {len(unsaid)} of {len(cases)} {', '.join(unsaid)}\n")
-    write(f"{np.mean(seconds):.1f} s a pair for loading and aligning on {hardware()}\n")
+    write(f"{np.mean(seconds):.1f} s per pair for loading and aligning on {hardware()}\n")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ TITLES = {
     "hd95_mm": "HD95 (mm)",
     "sdlogj": "SDlogJ (det + 3)",
     "folds_percent": "folds (%)",
-    "seconds": "seconds a pair",
+    "seconds": "seconds per pair",
 }
 
 

@@ -27,7 +27,7 @@ class SamTraining(nn.Module):
 
     Args:
         sam: the model to train.
-        prompts: prompts a view.
+        prompts: prompts per view.
         round_probability: how often a second round (box, more points, or correction with the previous mask) follows.
         corrections: most clicks on errors in a round that corrects, each with the mask before it; the last one counts.
         amp: dtype of autocast, e.g. "bfloat16", or None.

@@ -37,7 +37,7 @@ def cut_slices(
 
     Args:
         images: a folder of images, one image, a pattern, or a list, see :func:`scripts.data.images.image_items`.
-        folder: gets the pictures, one folder an image, named by file, date and settings.
+        folder: gets the pictures, one folder per image, named by file, date and settings.
         window: see :func:`scripts.data.intensity.apply_window`.
         axis: 0, 1, 2 or "auto", see :func:`scripts.correspondence.slicing.plan_slices`.
         most: slices an image, at even distances.

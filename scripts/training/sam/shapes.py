@@ -39,7 +39,7 @@ def blob_radius(rng: np.random.Generator, size: int) -> tuple[NDArray, float]:
 
 
 def shape_image(rng: np.random.Generator, size: int = 256) -> tuple[NDArray, NDArray, list[tuple[int, ...]]]:
-    """Draws one image of random shapes, ``size`` pixels a side.
+    """Draws one image of random shapes, ``size`` pixels per side.
 
     Returns:
         image uint8 (size, size); layers int16 (2, size, size), first the visible part of each shape, then the

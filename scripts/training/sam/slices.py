@@ -158,7 +158,7 @@ def load_slices(path: Path) -> list[Slice]:
 
 
 def cached_subjects(cache_dir: str | Path, subjects: dict[str, Callable[[], list[Slice]]]) -> list[Slice]:
-    """Makes the slices of every subject, by file name, or reads them from the cache, which keeps one file a subject."""
+    """The slices of every subject, by file name; the cache keeps one file per subject."""
     paths = {name: Path(cache_dir) / f"{name}.npz" for name in subjects}
     missing = [name for name, path in paths.items() if not path.exists()]
     random.Random(os.getpid()).shuffle(missing)  # processes of one training share the work, each begins elsewhere

@@ -118,7 +118,7 @@ def check_free(folder: Path) -> None:
     """Raises :class:`InputError` if something that no cohort has written is in the place of a pair's folder."""
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).exists())):
         raise InputError(
-            f"{folder} exists and is no result of a cohort; give another --output_dir or name the pair differently."
+            f"{folder} exists and is not a result of a cohort; give another --output_dir or name the pair differently."
         )
 
 

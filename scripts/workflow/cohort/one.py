@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Registering one pair of a cohort into a folder that appears when it is complete."""
+"""Registering one pair of a cohort; its folder appears when it is complete."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class PairRunner:
         A failure does not replace the complete result of an earlier run: it is noted next to that result. A full disk
         raises :class:`InputError`. ``key`` is that of the settings; results are prepared in the folder of ``worker``.
         """
-        with self.full_disk_is_said():
+        with self.full_disk_reported():
             stage = self._stage(entry, worker)
             began = time.perf_counter()
             record: dict[str, Any] = {"name": entry.name}
@@ -80,7 +80,7 @@ class PairRunner:
         return getattr(getattr(self.evaluator.inferer, "everything", None), "counts", {})
 
     @contextmanager
-    def full_disk_is_said(self) -> Iterator[None]:
+    def full_disk_reported(self) -> Iterator[None]:
         """Reports a full disk as one sentence."""
         try:
             yield

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Registering a list of pairs: resumed where it stopped, one failure not stopping the rest, spread over processes."""
+"""Registering a list of pairs: it resumes where it stopped, survives pairs that fail, and can share the work."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Cohort:
             InputError: the output folder is in use, cannot be written, or the disk is full.
         """
         check_output_dir(self.output_dir)
-        with self.runner.full_disk_is_said():
+        with self.runner.full_disk_reported():
             return self._run_shard(*self.shard) if self.shard else self._run_alone()
 
     def settings_key(self) -> str:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The table of an evaluation by MONAI's evaluator: a row a pair, and the summary over all pairs and processes."""
+"""The table of an evaluation by MONAI's evaluator: a row per pair, and the summary over all pairs and processes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""A process that registers pairs of a cohort: its sign of life, its half-made results, and the pairs it has claimed.
+"""A process that registers pairs of a cohort: its heartbeat, its half-made results, and the pairs it has claimed.
 
 Workers of a sharded cohort share only a folder. Each touches a file of its own every few seconds; a worker whose file
 is old is dead, and its pairs are free again. A pair is claimed by creating the file ``PAIR.GENERATION``, which only one
@@ -22,7 +22,7 @@ from pathlib import Path
 from ...common.errors import InputError
 from . import case
 
-# A worker without a sign of life for this many seconds is dead; increase it for a slow file server.
+# A worker without a heartbeat for this many seconds is dead; increase it for a slow file server.
 LEASE_S = float(os.environ.get("SAM_REGISTRATION_LEASE_S", "60"))
 CLAIMS, ALIVE = "claims", "alive"
 SHARD, ONLY = "shard", "only"
@@ -32,7 +32,7 @@ class Worker:
     """This process in the folder of a cohort. Use as a context: a clean end leaves nothing behind.
 
     ``shared`` says that other workers may register pairs of the same cohort at the same time; after ``lease_s`` seconds
-    without a sign of life a worker counts as dead.
+    without a heartbeat a worker counts as dead.
     """
 
     def __init__(self, output_dir: Path, shared: bool = False, lease_s: float = LEASE_S) -> None:

@@ -87,7 +87,7 @@ def test_a_folder_of_someone_else_is_not_replaced(done, tmp_path):
         case.check_free(free)
     (tmp_path / "file").write_text("x")
     for taken in (tmp_path / "dicom", tmp_path / "file"):
-        with pytest.raises(InputError, match="exists and is no result of a cohort"):
+        with pytest.raises(InputError, match="exists and is not a result of a cohort"):
             case.check_free(taken)
 
 

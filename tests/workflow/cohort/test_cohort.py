@@ -129,7 +129,7 @@ def test_a_full_disk_keeps_the_old_result_and_stops(phantoms, undisturbed, tmp_p
 def test_nothing_of_the_user_is_replaced(phantoms, tmp_path):
     (tmp_path / "heart1").mkdir()
     (tmp_path / "heart1" / "scan.nii.gz").write_text("precious")
-    with pytest.raises(InputError, match="heart1 exists and is no result of a cohort"):
+    with pytest.raises(InputError, match="heart1 exists and is not a result of a cohort"):
         register(pairs=write_list(tmp_path / "list.json", phantoms), output_dir=str(tmp_path), **QUICK)
     assert (tmp_path / "heart1" / "scan.nii.gz").read_text() == "precious"
     assert not (tmp_path / "heart0").exists()

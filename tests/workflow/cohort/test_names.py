@@ -140,7 +140,7 @@ def test_a_foreign_folder_behind_a_link_is_refused(phantoms, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "thesis.txt").write_text("mine")
     (tmp_path / "out" / "heart0").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="exists and is no result of a cohort"):
+    with pytest.raises(InputError, match="exists and is not a result of a cohort"):
         register(pairs=write_list(tmp_path / "list.json", phantoms[:1]), output_dir=str(tmp_path / "out"), **QUICK)
     assert everything_below(tmp_path / "elsewhere") == {"thesis.txt": b"mine"}
 
