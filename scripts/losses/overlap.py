@@ -21,17 +21,6 @@ def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
     return 1 - (2 * (a * b).sum(dim=1) + smooth) / (a.sum(dim=1) + b.sum(dim=1) + smooth)
 
 
-def roi_loss(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error plus Dice loss (K,) of masks (K, *shape) in [0, 1], L_roi of equation 2 of Huang et al. 2024.
-
-    The denominator sums squares (Milletari et al., 3DV 2016). For binary masks this is the Dice coefficient; for
-    fractional masks it is largest where the masks agree, so an image registered with itself does not move.
-    """
-    a, b = a.flatten(1), b.flatten(1)
-    overlap = (2 * (a * b).sum(dim=1) + 1e-5) / (a.square().sum(dim=1) + b.square().sum(dim=1) + 1e-5)
-    return (a - b).square().mean(dim=1) + 1 - overlap
-
-
 @dataclass
 class Dice:
     """Dice loss of the moved and the fixed masks, mean over the structures in both images, 0 if there are none.

@@ -138,11 +138,7 @@ class CrossAttentionBlock(nn.Module):
 class FusionAttentionBlock(nn.Module):
     """Image features attend to mask features and vice versa; the two results are averaged.
 
-    Args:
-        dim: channels.
-        heads: number of heads.
-        window: voxels along each axis.
-        mlp_ratio: hidden channels of an MLP divided by its channels.
+    The arguments are those of :class:`CrossAttentionBlock`.
 
     Reference:
         "Fusion Attention Block", section 3.2 of Xu et al., IPMI 2025.

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..common.errors import InputError
 from ..losses.similarity import local_mean
 from ..spatial.geometry import coarser
-from ..spatial.warp import compose, warp
+from ..spatial.warp import warp
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,3 @@ def inverse_consistent(forward: Tensor, backward: Tensor, rounds: int) -> tuple[
     for _ in range(rounds):
         forward, backward = ((forward - warp(backward, forward)) / 2, (backward - warp(forward, backward)) / 2)
     return forward, backward
-
-
-def disagreement(forward: Tensor, backward: Tensor) -> Tensor:
-    """(1, n, ...): where a point ends that goes forward and back, minus where it began."""
-    return compose(backward, forward)

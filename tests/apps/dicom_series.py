@@ -1,14 +1,14 @@
-"""Writes a volume as a DICOM series of single slices, for tests."""
+"""Writes a volume as a DICOM series of single slices, and reads registration objects, for tests."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+from scripts.spatial.geometry import LPS, Geometry
 
 
 def write_series(
@@ -77,3 +77,18 @@ def write_pair(folder: Path, pair, **options) -> tuple[Path, Path]:
         )
         for k, role in enumerate(("moving", "fixed"), start=1)
     )
+
+
+def read_deformable(dataset: Dataset) -> tuple[np.ndarray, Geometry]:
+    """The field (X, Y, Z, 3), LPS mm, of a Deformable Spatial Registration object with one grid, and this grid."""
+    items = [i for i in dataset.DeformableRegistrationSequence if "DeformableRegistrationGridSequence" in i]
+    if len(items) != 1 or "PreDeformationMatrixRegistrationSequence" in items[0]:
+        raise ValueError("The registration object needs one deformation grid and no matrices.")
+    field = items[0].DeformableRegistrationGridSequence[0]
+    shape = tuple(int(n) for n in field.GridDimensions)
+    u = np.frombuffer(field.VectorGridData, "<f4").reshape(*shape[::-1], 3).transpose(2, 1, 0, 3)
+    row, column = np.asarray(field.ImageOrientationPatient, float).reshape(2, 3)
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([row, column, np.cross(row, column)], axis=1) * np.asarray(field.GridResolution, float)
+    affine[:3, 3] = np.asarray(field.ImagePositionPatient, float)
+    return u, Geometry(shape, LPS @ affine)

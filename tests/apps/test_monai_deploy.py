@@ -19,11 +19,10 @@ import pytest
 
 from scripts.apps.monai_deploy.selection import nifti_pair, one_of_each, read_settings
 from scripts.common.errors import InputError
-from scripts.data.dicom_objects.deformable import read_deformable
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.sample import write_phantom
 from scripts.spatial.fields import read_field
-from tests.apps.dicom_series import write_pair, write_series
+from tests.apps.dicom_series import read_deformable, write_pair, write_series
 
 SETTINGS = "scripts/apps/monai_deploy/settings.json"
 

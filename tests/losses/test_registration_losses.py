@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import uniform_filter
 
-from scripts.losses.overlap import roi_loss, soft_dice_loss
+from scripts.benchmarks.speed.dense import roi_loss
+from scripts.losses.overlap import soft_dice_loss
 from scripts.losses.similarity import lncc, local_mean
 from scripts.losses.smoothness import diffusion
 

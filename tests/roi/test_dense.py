@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scripts.benchmarks.speed.dense import plain_loop, roi_dice
+from scripts.benchmarks.speed.dense import plain_loop, roi_dice, roi_loss
 from scripts.common.errors import InputError
-from scripts.losses.overlap import roi_loss
 from scripts.metrics.jacobian import regularity
 from scripts.metrics.overlap import dice
 from scripts.roi.centroids import fit_centroids

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from scripts.benchmarks.peers.posed import CONTRASTS, posed_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
-from scripts.data.phantoms.posed import CONTRASTS, posed_pair
 from scripts.spatial.affine import align
 from scripts.spatial.geometry import Geometry
 from scripts.spatial.likeness import Likeness, Matched, Scan, foreground, likeness, shared_information

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...data.pair import LoadPair, Pair
-from ...data.phantoms.posed import posed_pair, random_pose
 from ...data.reader import Volume, read_volume
 from ...metrics.pair import pair_metrics
 from ...spatial.geometry import Geometry, apply_affine
@@ -29,6 +28,7 @@ from ...workflow.outcome import plain_errors
 from ..abdomens.rois import abdomen_pairs
 from ..common import Registrar, hardware
 from ..hearts.acdc import acdc_items
+from .posed import posed_pair, random_pose
 
 NEAR_MM, WORSE = 5.0, 0.02
 
@@ -58,7 +58,7 @@ class Posed:
 
 
 def phantoms(first: int, count: int, spacing_mm: float) -> Iterator[Posed]:
-    """Phantom pairs with labels, see :func:`scripts.data.phantoms.posed.posed_pair`."""
+    """Phantom pairs with labels, see :func:`scripts.benchmarks.peers.posed.posed_pair`."""
     for seed in range(first, first + count):
         posed = posed_pair(seed, spacing_mm)
         p, item = posed.pair, {}

@@ -52,18 +52,3 @@ def write_deformable(path: str | Path, u_lps: NDArray, grid: Geometry, moving: S
     made.DeformableRegistrationSequence = [item]
     reference_both(made, moving, fixed)
     made.save_as(path, enforce_file_format=True)
-
-
-def read_deformable(dataset: Dataset) -> tuple[NDArray, Geometry]:
-    """The field (X, Y, Z, 3), LPS mm, of a Deformable Spatial Registration object with one grid, and this grid."""
-    items = [i for i in dataset.DeformableRegistrationSequence if "DeformableRegistrationGridSequence" in i]
-    if len(items) != 1 or "PreDeformationMatrixRegistrationSequence" in items[0]:
-        raise InputError("The registration object needs one deformation grid and no matrices.")
-    field = items[0].DeformableRegistrationGridSequence[0]
-    shape = tuple(int(n) for n in field.GridDimensions)
-    u = np.frombuffer(field.VectorGridData, "<f4").reshape(*shape[::-1], 3).transpose(2, 1, 0, 3)
-    row, column = np.asarray(field.ImageOrientationPatient, float).reshape(2, 3)
-    affine = np.eye(4)
-    affine[:3, :3] = np.stack([row, column, np.cross(row, column)], axis=1) * np.asarray(field.GridResolution, float)
-    affine[:3, 3] = np.asarray(field.ImagePositionPatient, float)
-    return u, Geometry(shape, LPS @ affine)

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from ...data.phantoms.abdomen import abdomen_scene
+from ...data.phantoms.cardiac import beat, cardiac_scene
+from ...data.phantoms.motion import affine, compose, flow
+from ...data.phantoms.pair import Imaging, PhantomPair, make_pair
 from ...spatial.geometry import apply_affine
-from .abdomen import abdomen_scene
-from .cardiac import beat, cardiac_scene
-from .motion import affine, compose, flow
-from .pair import Imaging, PhantomPair, make_pair
 
 KINDS = ("abdomen", "chest")
 CONTRASTS = ("same", "gamma", "inverted", "folded")
