@@ -18,7 +18,7 @@ from .errors import InputError
 logger = logging.getLogger(__name__)
 
 NAME = ".lock"
-HOLDER = ".lock.holder"  # a separate file, because Windows lets nobody read a locked file
+HOLDER = ".lock.holder"  # a separate file, because Windows does not let other processes read a locked file
 
 
 @contextmanager

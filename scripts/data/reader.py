@@ -39,7 +39,7 @@ class Volume:
         geometry: its grid.
         path: of its file.
         header: the NIfTI header, kept for writing label maps; None for other formats.
-        stored: type of the values in the file, so that results can be written alike.
+        stored: type of the values in the file, in which results are written too.
         warnings: sentences about oddities of the file, logged when it is read.
     """
 

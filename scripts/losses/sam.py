@@ -33,7 +33,7 @@ def mask_cost(
 
 
 def match_outputs(cost: Tensor, valid: Tensor) -> Tensor:
-    """Gives each valid target an output of its own so that the summed cost is least.
+    """Assigns each valid target its own output so that the summed cost is least.
 
     Args:
         cost: (B, O, T) with T <= O.

@@ -161,7 +161,7 @@ def moved_outlines(
 
     Returns:
         (N, X, Y). Where redrawn values meet, a voxel belongs to the one that it lies deepest in; a voxel that its value
-        loses goes to the nearest of the others and the background.
+        loses becomes the nearest of the others and the background.
     """
     new = stack.copy()
     for position, labels in enumerate(stack):

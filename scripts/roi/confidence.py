@@ -16,7 +16,7 @@ from .staged_search import Found
 def confidence(displacement: Tensor, found: Found, spacing: Sequence[float], tolerance_mm: float) -> Tensor:
     """Confidence of a field.
 
-    A voxel goes to the moving image by the final field and comes back by the backward field of the search. Where it
+    A voxel is mapped to the moving image by the final field and back by the backward field of the search. Where it
     misses its place by d, the agreement is ``1 / (1 + (d / tolerance)^2)``. It is multiplied by 1 minus the width of
     the minimum of the costs: among equally good displacements the choice is a guess.
 

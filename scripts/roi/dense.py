@@ -90,7 +90,7 @@ class DenseSettings:
 
 @dataclass(frozen=True, eq=False)
 class DenseResult:
-    """A field and how it came about.
+    """A field and how it was found.
 
     Attributes:
         ddf: (1, n, *shape) voxels of the working grid.
@@ -125,7 +125,7 @@ def roi_to_dense(
         fixed_masks: same shape; mask k corresponds to moving mask k.
         spacing: mm of the working grid.
         settings: see :class:`DenseSettings`.
-        weights: (K,) of the pairs in the objective; None counts all alike.
+        weights: (K,) of the pairs in the objective; None weights them equally.
         named: moving and fixed masks (S, *shape) uint8 of structures known by name; they join the pairs.
         start: (n, n + 1) linear map, fixed to moving, mm from the grid's corner; used if it beats the identity.
         images: moving and fixed image (C, *shape) in [0, 1], for the search and the image term.

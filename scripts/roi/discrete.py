@@ -60,7 +60,7 @@ class Searched:
         forward: (1, n, *cells) displacement from the fixed to the moving image, in cells.
         backward: (1, n, *cells) from the moving to the fixed image.
         width: (1, 1, *cells) in [0, 1], how wide the minimum of the costs is: 0 where one displacement is far better
-            than all others, 1 where all are alike.
+            than all others, 1 where all are equal.
     """
 
     forward: Tensor

@@ -25,7 +25,7 @@ class PairLoss:
     Args:
         moving: (K, *shape) uint8 coverage 0..255.
         fixed: (K, *shape) uint8, mask k corresponds to moving mask k.
-        weights: (K,) of the pairs; None counts all alike.
+        weights: (K,) of the pairs; None weights them equally.
         valid: weight (*shape) of the voxels of the moving and of the fixed image, 0 where they are excluded; both masks
             are compared only where neither is. Every mask is then warped whole.
     """

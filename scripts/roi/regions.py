@@ -137,7 +137,7 @@ def find_regions(
         slices: masks of every planned slice.
         plan: where the slices lie.
         keep: the filter; None keeps everything.
-        link: joins masks of neighbouring slices into 3-D regions; otherwise each slice mask is a region of its own.
+        link: joins masks of neighbouring slices into 3-D regions; otherwise each slice mask is a separate region.
         link_overlap: least IoU of two masks of neighbouring slices.
         link_similarity: least cosine similarity of their prototypes.
         min_slices: regions on fewer slices are dropped (where there are that many slices).

@@ -26,7 +26,7 @@ from .slice_masks import PER_MASK, SliceMasks, upsample
 from .suppress import keep_distinct
 
 GROUP_BYTES = 24 << 20  # image tokens of a group; blocks of memory beyond 32 MB are never kept for reuse
-CACHE_BYTES = 5 << 18  # image tokens worked on together
+CACHE_BYTES = 5 << 18  # image tokens processed together
 FIRST_READING = 256  # prompts whose first attention to the image is computed together
 
 
@@ -37,7 +37,7 @@ class EverythingMode:
 
     Args:
         points_per_side: side of the point grid.
-        points_per_batch: prompts that have image tokens of their own at once; 0 chooses: 24 MB of them on a CPU, 256
+        points_per_batch: prompts whose own image tokens are in memory at once; 0 chooses: 24 MB of them on a CPU, 256
             prompts on a GPU.
         pred_iou_thresh: least predicted quality, in [0, 1].
         stability_score_thresh: least stability, in [0, 1].
@@ -179,7 +179,7 @@ class EverythingMode:
 
 
 def fitting(embedding: Tensor) -> tuple[int, int]:
-    """Prompts whose tokens, and prompts whose image tokens, are best worked on together; a GPU wants many."""
+    """Prompts whose tokens, and prompts whose image tokens, are best processed together; a GPU needs many."""
     if embedding.device.type != "cpu":
         return 256, 256
     size = embedding.numel() * embedding.element_size()

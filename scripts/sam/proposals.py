@@ -42,7 +42,7 @@ class ProposalHead(nn.Module):
 
     Args:
         width: channels of the embedding.
-        channels: of its own layers.
+        channels: of the layers of the head.
 
     Shape:
         - Input: (B, width, 64, 64).

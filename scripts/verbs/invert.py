@@ -33,7 +33,7 @@ def invert(
         transforms: in the order in which a fixed point passes through them, see docs/fields.md.
         output: format by suffix, as for ``compose``; affines stay affine.
         moving: the moving image, whose grid the inverse gets; None takes the grid of the first field.
-        reference: the fixed image, for transforms without a grid of their own.
+        reference: the fixed image, for transforms that have no grid.
         learn2reg: reads NIfTI fields without an intent as Learn2Reg fields.
         progress: shows a bar.
         max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.

@@ -52,7 +52,7 @@ def ending() -> Iterator[None]:
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """The error to show to the user: an :class:`InputError` in the chain of an exception, or one for lack of memory."""
+    """The error to show to the user: an :class:`InputError` in the chain of an exception, or one about memory."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         if isinstance(error, InputError):

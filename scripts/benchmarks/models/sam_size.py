@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How many tokens: quality of masks against time a slice, for compact models trained alike at several sizes.
+"""How many tokens: quality of masks against time per slice, for compact models of several sizes, trained equally.
 
 ``python -m scripts.benchmarks.models.sam_size --data_dir DATA --samples 2400``; ``--samples 0``
 measures the time alone.
@@ -52,7 +52,7 @@ def train(tokens: int, samples: int, folder: Path, data_dir: str | None, slices_
     configs, options = ["train_sam.json"], {}
     if data_dir:
         configs += ["datasets/acdc_sam.json", "datasets/abdomen_ct_sam.json"]
-        # Only training looks at the subjects; what is measured comes afterwards, for all sizes alike.
+        # Only training looks at the subjects; all sizes are measured in the same way afterwards.
         options = {"data_dir": data_dir, "validate#slices#acdc_dir": None, "validate#slices#abdomen_dir": None}
     began = time.perf_counter()
     workflow = ConfigWorkflow(

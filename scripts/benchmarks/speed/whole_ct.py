@@ -2,7 +2,7 @@
 """Time and memory of registering a whole CT pair: ``python -m scripts.benchmarks.speed.whole_ct``.
 
 The pair is the abdomen phantom, rendered on a coarse grid, resampled to full size, with fresh noise. The registration
-runs in a process of its own, exactly as a user starts it.
+runs in a separate process, exactly as a user starts it.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def main(
 
 
 def _restart_peak() -> float:
-    """Resident memory in MB from which the peak is counted anew; making the synthetic data needs more than writing."""
+    """Resident memory in MB at which the peak is reset; making the synthetic data needs more than writing."""
     if STATUS.exists():
         STATUS.with_name("clear_refs").write_text("5")
     return _peak_mb()

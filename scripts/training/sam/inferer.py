@@ -3,7 +3,7 @@
 
 Follows Kirillov et al. 2023 (appendix A: simulated prompts, three masks for an ambiguous point, focal + Dice, quality
 head by mean squared error) with two changes for little data: a point is trained with all masks that contain it at once,
-each by an output of its own, and the embedding is trained to match between views, because registration compares it.
+each by its own output, and the embedding is trained to match between views, because registration compares it.
 """
 
 from __future__ import annotations

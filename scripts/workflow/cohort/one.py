@@ -40,7 +40,7 @@ class PairRunner:
     ) -> None:
         self.evaluator, self.preprocessing, self.output_dir, self.seed = evaluator, preprocessing, output_dir, seed
         self.error: BaseException | None = None
-        # Ignite cannot run again after an exception that nobody has handled.
+        # Ignite cannot run again after an exception that was not handled.
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self._keep_error)
 
     def one(self, entry: Entry, key: str, worker: str) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class PairRunner:
                         raise
                     record |= {"status": case.FAILED, "error": reason(error)}
                     plain = input_error(error)
-                    # A sentence that was raised as such needs no traceback; the one for lack of memory was made here.
+                    # An InputError that was raised needs no traceback; the one about memory was made by input_error.
                     logger.error("failed: %s", record["error"], exc_info=plain is None or plain.__traceback__ is None)
             record["seconds"] = round(time.perf_counter() - began, 3)
             return self._publish(entry, stage, record)
@@ -72,7 +72,7 @@ class PairRunner:
     def give_up(self, entry: Entry, worker: str, kills: int) -> dict[str, Any]:
         """Records a pair as failed because it has killed this many workers."""
         record = {"name": entry.name, **{role: entry.item[role] for role in ("moving", "fixed")}, "seconds": 0.0}
-        why = f"{kills} processes were killed while they registered it, perhaps for lack of memory"
+        why = f"{kills} processes were killed while they registered it, perhaps because memory ran out"
         return self._publish(entry, self._stage(entry, worker), record | {"status": case.FAILED, "error": why})
 
     def slices(self) -> dict[str, int]:

@@ -118,7 +118,7 @@ class Cohort:
             yield worker
 
     def _run_alone(self) -> dict[str, Any]:
-        """All pairs in this process, while nobody else writes into the folder."""
+        """All pairs in this process, while no other process writes into the folder."""
         began = time.perf_counter()
         with self.only_writer() as worker:
             key = self.settings_key()
@@ -176,7 +176,7 @@ class Cohort:
         killed = {e.name for e in entries if case.was_killed(self.output_dir, e.name)}
         for name in killed:
             logger.warning(
-                "A process was killed while it registered %s, perhaps for lack of memory; this pair is tried last.",
+                "A process was killed while it registered %s, perhaps because memory ran out; this pair is tried last.",
                 name,
             )
         return sorted(entries, key=lambda e: e.name in killed)

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The one summary of many pairs: a row per pair, the initial value beside the final one, mean and sd over the pairs."""
+"""The summary of many pairs: one row per pair, initial values beside final ones, mean and sd over the pairs."""
 
 from __future__ import annotations
 

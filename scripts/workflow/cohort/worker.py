@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """A process that registers pairs of a cohort: its heartbeat, its half-made results, and the pairs it has claimed.
 
-Workers of a sharded cohort share only a folder. Each touches a file of its own every few seconds; a worker whose file
+Workers of a sharded cohort share only a folder. Each touches its own file every few seconds; a worker whose file
 is old is dead, and its pairs are free again. A pair is claimed by creating the file ``PAIR.GENERATION``, which only one
 worker can do; a pair of a dead worker is claimed as the next generation. Claims thus need no lock and no clock but the
 file server's.
@@ -80,7 +80,7 @@ class Worker:
         """Clears what dead workers left: replaced results come back, half-made ones are deleted and their names noted.
 
         ``alone``: this process has the lock of the folder, so that no other one without a shard can be alive. Raises
-        :class:`InputError` if other workers are alive, and this one is meant to be alone; or the other way round.
+        :class:`InputError` if workers are alive that this one cannot work beside.
         """
         alive, dead = self.others()
         if alone:
