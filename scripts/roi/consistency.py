@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """How far a pair of regions agrees with the pairs around it: wrong pairs bend the field, so they count less.
 
-Neighbouring structures move similarly, in the same slice and in the slices next to it. The motion of each pair is therefore
+Neighbouring structures move similarly, in the same slice and in the slices next to it. So the motion of each pair is
 compared with what its neighbours predict without it, and with a robust affine fit of all pairs; the smaller error, in
 units of the usual one of the whole set, gives the weight of Geman and McClure, as in Zhou et al. 2016, "Fast global
 registration", section 3.
