@@ -19,8 +19,18 @@ from torch.nn import functional as F
 from ..common.errors import InputError
 from ..spatial.affine import Start, align
 from ..spatial.files import MAX_GB, size_limit
-from ..spatial.geometry import Geometry, coarser, extent_text, overlap, resample, resample_map, same_grid, told_apart
-from ..spatial.landmark_files import contains, read_landmarks
+from ..spatial.geometry import (
+    Geometry,
+    coarser,
+    contains,
+    extent_text,
+    overlap,
+    resample,
+    resample_map,
+    same_grid,
+    told_apart,
+)
+from ..spatial.landmark_files import read_landmarks
 from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
 from .dicom import is_object

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..common.errors import InputError
 from ..common.files import existing
 from .files import check_size, readable
-from .geometry import LPS, Geometry
+from .geometry import LPS, Geometry, displacement_component
 
 METRES, MICRONS = 1, 3  # NIfTI unit codes
 VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as LPS, and flips the second, which is RAS
@@ -63,19 +63,8 @@ def stream_field(path: str | Path, ddf: Tensor, fixed: Geometry, transform: NDAr
         for component in range(3):  # the slowest axis of the file
             for start in range(0, fixed.shape[-1], step):
                 part = ddf[0, ..., start : start + step].numpy()
-                stream.write(_component(part, fixed, transform, start, component).tobytes(order="F"))
-
-
-def _component(ddf: NDArray, fixed: Geometry, transform: NDArray, start: int, component: int) -> NDArray:
-    """One component of :func:`world_displacement` of the slices from ``start``, float32, without large temporaries."""
-    to_moving = LPS @ transform @ fixed.affine
-    apart = (to_moving - LPS @ fixed.affine)[component]  # of the same voxel in both images
-    result = np.full(ddf.shape[1:], apart[3])
-    for axis, size in enumerate(ddf.shape[1:]):
-        index = np.arange(size, dtype=np.float64) + (start if axis == fixed.ndim - 1 else 0)
-        result += apart[axis] * index.reshape(-1, *[1] * (fixed.ndim - 1 - axis))
-        result += to_moving[component, axis] * ddf[axis].astype(np.float64)
-    return result.astype(np.float32)
+                u = displacement_component(part, fixed, transform, component, start)
+                stream.write(u.astype(np.float32).tobytes(order="F"))
 
 
 def _image(data: NDArray, fixed: Geometry, intent: int) -> nib.Nifti1Image:

@@ -135,6 +135,15 @@ def overlap(a: Geometry, b: Geometry, transform: NDArray) -> bool:
     return bool(np.all(high > -0.5) and np.all(low < np.asarray(b.shape) - 0.5))
 
 
+def contains(grid: Geometry, points_ras: NDArray, margin_vox: float = 0.5) -> NDArray:
+    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; of a 2-D grid, above or below its plane.
+
+    The grid ends ``margin_vox`` beyond the centres of its border voxels.
+    """
+    index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
+    return ((index >= -margin_vox) & (index <= np.asarray(grid.shape) - 1 + margin_vox)).all(axis=1)
+
+
 def voxel_map(fixed: Geometry, moving: Geometry, transform: NDArray) -> NDArray:
     """(n, n + 1) matrix from fixed to moving voxels; ``transform`` maps RAS mm of the fixed to the moving world."""
     full = np.linalg.inv(moving.affine) @ transform @ fixed.affine
@@ -217,16 +226,22 @@ def world_displacement(ddf: NDArray, fixed: Geometry, transform: NDArray | None 
     Returns:
         (*fixed.shape, 3): u with moving point = fixed point + u, LPS mm.
     """
-    n, shape = fixed.ndim, ddf.shape[1:]
-    axes = [np.arange(s, dtype=np.float64) for s in shape]
-    index = np.zeros((*shape, 3))
-    index[..., :n] = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
-    target = index.copy()
-    target[..., :n] += np.moveaxis(ddf, 0, -1)
-    target = apply_affine(fixed.affine, target)
-    if transform is not None:
-        target = apply_affine(transform, target)
-    return (target - apply_affine(fixed.affine, index)) @ LPS[:3, :3].T
+    transform = np.eye(4) if transform is None else transform
+    return np.stack([displacement_component(ddf, fixed, transform, c) for c in range(3)], axis=-1)
+
+
+def displacement_component(
+    ddf: NDArray, fixed: Geometry, transform: NDArray, component: int, start: int = 0
+) -> NDArray:
+    """One component of :func:`world_displacement`, (*shape) float64, of the slices from ``start`` of the last axis."""
+    to_moving = LPS @ transform @ fixed.affine
+    apart = (to_moving - LPS @ fixed.affine)[component]  # of the same voxel in both images
+    result = np.full(ddf.shape[1:], apart[3])
+    for axis, size in enumerate(ddf.shape[1:]):
+        index = np.arange(size, dtype=np.float64) + (start if axis == fixed.ndim - 1 else 0)
+        result += apart[axis] * index.reshape(-1, *[1] * (fixed.ndim - 1 - axis))
+        result += to_moving[component, axis] * ddf[axis].astype(np.float64)
+    return result
 
 
 def voxel_displacement(u_lps: NDArray, fixed: Geometry) -> NDArray:

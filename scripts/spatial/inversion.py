@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .chain import Field, Linear, Step, displacement_at, map_points
-from .geometry import LPS, Geometry, apply_affine
+from .geometry import LPS, Geometry, apply_affine, contains
 from .warp import sample
 
 ITERATIONS = 100
@@ -152,7 +152,7 @@ def invert_chain(
             else:
                 found = apply_affine(inverse.matrix, found)
         u[places] = (found - points) @ LPS[:3, :3]
-        inside = _within(fixed, found)
+        inside = contains(fixed, found, ROUNDING)  # between voxel centres, where nothing is extrapolated
         back = map_points(steps, found)
         errors.append(np.where(inside, np.linalg.norm(back - points, axis=1), np.nan).astype(np.float32))
     field = Field(u.reshape(*moving.shape, 3), moving)
@@ -167,7 +167,7 @@ def round_trip(
     for _, points in _voxels(start, progress, "check"):
         reached = map_points(there, points)
         apart = np.linalg.norm(map_points(back, reached) - points, axis=1)
-        errors.append(np.where(_within(end, reached), apart, np.nan).astype(np.float32))
+        errors.append(np.where(contains(end, reached, ROUNDING), apart, np.nan).astype(np.float32))
     return summary(np.concatenate(errors))
 
 
@@ -188,9 +188,3 @@ def _voxels(grid: Geometry, progress: bool, text: str):
             index = np.stack(np.unravel_index(places, grid.shape), axis=1).astype(np.float64)
             yield places, apply_affine(grid.affine, np.pad(index, ((0, 0), (0, 3 - grid.ndim))))
             bar.update(len(places))
-
-
-def _within(grid: Geometry, points_ras: NDArray) -> NDArray:
-    """Whether points lie between the centres of the border voxels, where nothing is extrapolated."""
-    index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
-    return ((index >= -ROUNDING) & (index <= np.asarray(grid.shape) - 1 + ROUNDING)).all(axis=1)

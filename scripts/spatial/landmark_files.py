@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..common.errors import InputError
 from ..common.files import read_text
-from .geometry import LPS, Geometry, apply_affine
+from .geometry import LPS, Geometry, apply_affine, contains
 from .warp import sample
 
 FRAMES = ("ras", "lps", "voxel")
@@ -226,12 +226,6 @@ def _is_number(text: str) -> bool:
 def read_landmarks(path: str | Path, geometry: Geometry, frame: str = "ras") -> NDArray:
     """The points (L, 3) RAS mm of a landmark file; ``frame`` is for files that do not name their own."""
     return read_landmark_file(path, geometry, frame, strict=False).points_ras
-
-
-def contains(grid: Geometry, points_ras: NDArray) -> NDArray:
-    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; for a 2-D grid, above or below its plane."""
-    index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
-    return ((index >= -0.5) & (index <= np.asarray(grid.shape) - 0.5)).all(axis=1)
 
 
 def fixed_to_moving(
