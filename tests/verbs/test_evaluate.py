@@ -241,7 +241,7 @@ def test_what_is_refused(cases, heart_files, tmp_path):
         ([], {"transforms": field, "moving_label": label, "fixed_label": label, "structures": [9]}, "no structure in"),
         ([], {"transforms": field, "submission": str(tmp_path / "s")}, "name moving and fixed"),
         ([], {"transforms": field, "submission_format": "zip"}, "submission_format must be one of"),
-        ([], {"transforms": field, "names": str(few)}, "no JSON file of structure names"),
+        ([], {"transforms": field, "names": str(few)}, "not a JSON file of structure names"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             evaluate(*(tmp_path / a for a in arguments), output_dir=tmp_path / "out", progress=False, **options)
