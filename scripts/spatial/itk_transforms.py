@@ -17,6 +17,7 @@ from .chain import Field, Linear, Step
 from .files import itk_name, quiet_itk
 from .geometry import LPS, Geometry
 from .itk_images import channels_of, itk_image, placed
+from .linear import as_itk
 
 HDF5_BYTES = 1 << 16  # of a file without values
 ITK_SUFFIXES = (".h5", ".hdf5", ".tfm", ".mat", ".txt", ".xfm")
@@ -40,7 +41,9 @@ def field_of(image: sitk.Image) -> Field:
 def to_itk(steps: Sequence[Step]) -> sitk.Transform:
     """A chain as an ITK transform of LPS points: an affine, a displacement field, or a composite of them."""
     transforms = [
-        _linear(s.matrix) if isinstance(s, Linear) else sitk.DisplacementFieldTransform(vector_image(s.u_lps, s.grid))
+        as_itk(LPS @ s.matrix @ LPS)
+        if isinstance(s, Linear)
+        else sitk.DisplacementFieldTransform(vector_image(s.u_lps, s.grid))
         for s in steps
     ]
     if len(transforms) == 1:
@@ -117,11 +120,6 @@ def _values(part: sitk.Transform) -> tuple[NDArray, NDArray]:
     if isinstance(part, sitk.DisplacementFieldTransform):  # its parameters as a tuple would fill the memory
         return np.asarray(part.GetFixedParameters()), sitk.GetArrayViewFromImage(part.GetDisplacementField())
     return np.asarray(part.GetFixedParameters()), np.asarray(part.GetParameters())
-
-
-def _linear(matrix: NDArray) -> sitk.AffineTransform:
-    lps = LPS @ matrix @ LPS
-    return sitk.AffineTransform(lps[:3, :3].flatten().tolist(), lps[:3, 3].tolist())
 
 
 def _flat(transform: sitk.Transform) -> list[sitk.Transform]:
