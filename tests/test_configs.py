@@ -118,6 +118,7 @@ DELIBERATE = {
     ("samreg.json", "discrete"),  # DenseSettings() is the paper's objective, the config what measured best
     ("samreg.json", "image_weight"),
     ("samreg.json", "position_sigma_mm"),  # depends on init
+    ("samreg.json", "intensity_weight"),
     ("inference.json", "reorient"),  # the network was trained on axes in a fixed order
     ("inference.json", "strides"),  # the next four belong to the bundled weights
     ("inference.json", "window"),
@@ -175,6 +176,7 @@ OTHER = {
     "linking": "slice", "slice_axis": 1, "matching": "mutual", "max_pairs": 4, "position_sigma_mm": 2.0,
     "fill_nan": 0.0, "checkpoint": "mine.pt", "masks": "abdomen", "spatial_dims": 2, "strides": 2,
     "attention_window": 3, "points_frame": "lps", "second_look": False, "image_term": "lncc",
+    "intensity_weight": 3.0,
     "instance_weights": {"lncc": 2.0, "diffusion": 0.8, "dice": 1.0, "contour": 0.005},
 }  # fmt: skip
 

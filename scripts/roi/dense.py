@@ -22,7 +22,7 @@ from ..common.errors import InputError
 from ..spatial.geometry import coarser
 from ..spatial.warp import resize_ddf
 from .confidence import confidence
-from .image_terms import TERMS, ImageTerm, image_term
+from .image_terms import TERMS, ImageTerm, image_term, with_channels
 from .level import Level
 from .staged_search import STAGES, Found, Stage, mask_weights, staged_search
 
@@ -40,12 +40,16 @@ class DenseSettings:
         image_weight: weight of the image term; 0 is the paper's objective, more makes a hybrid.
         image_term: "mind", the mean squared difference of the self-similarity of the images, which a difference of
             contrast leaves alone, or "lncc", 1 - LNCC.
+        intensity_weight: weight of the squared difference of the intensities beside that of MIND, in the search and in
+            the objective; ignored for images of different contrast, see :func:`scripts.roi.image_terms.image_term`.
         discrete: begins with a search over displacements.
         stages: cell and reach of each search, see :class:`scripts.roi.discrete.SearchSettings`.
         pair_cost: mean weight of a region pair in the costs of the search, beside 1 for the images.
         named_cost: the same for a structure that is known by name.
+        embedding_weight: weight of the embeddings of the Segment Anything model in the costs of the search.
         diffeomorphic: the motion of every level is the exponential of a velocity field (scaling and squaring), so that
             their composition cannot fold.
+        sigma: of the Gaussian that smooths the motion of every level, in the shortest voxel side of the level.
         levels: resolutions, each half the next.
         steps: most optimiser steps per level.
         learning_rate: first step size in the shortest voxel side of each level; the last is 0.
@@ -60,11 +64,14 @@ class DenseSettings:
     named_weight: float = 5.0
     image_weight: float = 0.0
     image_term: str = "mind"
+    intensity_weight: float = 0.0
     discrete: bool = False
     stages: tuple[Stage, ...] = STAGES
     pair_cost: float = 0.02
     named_cost: float = 0.2
+    embedding_weight: float = 0.0
     diffeomorphic: bool = True
+    sigma: float = 0.7
     levels: int = 3
     steps: int = 60
     learning_rate: float = 0.2
@@ -74,11 +81,13 @@ class DenseSettings:
     max_work: int = 10_000_000
 
     def __post_init__(self) -> None:
-        for name in ("smoothness", "region_weight", "image_weight"):
+        for name in ("smoothness", "region_weight", "image_weight", "intensity_weight", "embedding_weight"):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.image_term not in TERMS:
             raise InputError(f"image_term must be {' or '.join(TERMS)}, got {self.image_term!r}.")
+        if self.embedding_weight and not self.discrete:
+            raise InputError("Embeddings are compared by the search only: use --discrete True or --embedding_weight 0.")
         if self.levels < 1 or self.steps < 1:
             raise InputError(f"levels and steps must be at least 1, got {self.levels} and {self.steps}.")
 
@@ -116,6 +125,7 @@ def roi_to_dense(
     start: Tensor | None = None,
     images: tuple[Tensor, Tensor] | None = None,
     valid: tuple[Tensor, Tensor] | None = None,
+    embeddings: tuple[Tensor, Tensor] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> DenseResult:
     """Finds the field that aligns corresponding regions.
@@ -130,6 +140,7 @@ def roi_to_dense(
         start: (n, n + 1) linear map, fixed to moving, mm from the grid's corner; used if it beats the identity.
         images: moving and fixed image (C, *shape) in [0, 1], for the search and the image term.
         valid: moving and fixed weight (*shape) of the voxels in [0, 1]; images are compared where both are positive.
+        embeddings: moving and fixed channels (C, *any grid over the same box) that the search compares, too.
         progress: called with the number of steps of the finished work and the objective after every step.
 
     Returns:
@@ -147,10 +158,9 @@ def roi_to_dense(
     n, device = len(shape), moving_masks.device
     extent = torch.tensor([s * d for s, d in zip(shape, spacing)], dtype=torch.float32, device=device)
     term = None
+    described = (valid, settings.max_feature_voxels, settings.intensity_weight)
     if compared and settings.image_weight:
-        term = image_term(
-            images, spacing, settings.image_term, settings.image_weight, valid, settings.max_feature_voxels
-        )
+        term = image_term(images, spacing, settings.image_term, settings.image_weight, *described)
     sure = torch.ones(len(moving_masks)) if weights is None else weights
     shares, costs = settings.region_weight * sure, mask_weights(fixed_masks, settings.pair_cost) * sure
     if named is not None:
@@ -161,7 +171,9 @@ def roi_to_dense(
     used = shares > 0
     counted = masks if used.all() else tuple(mask[used.to(device)] for mask in masks)
     levels = [
-        Level(s, extent, counted, shares[used], term, settings.smoothness, settings.diffeomorphic, valid)
+        Level(
+            s, extent, counted, shares[used], term, settings.smoothness, settings.diffeomorphic, valid, settings.sigma
+        )
         for s in level_shapes(shape, spacing, settings, int(used.sum()))
     ]
     carry = torch.zeros(1, n, *levels[0].shape, device=device)
@@ -175,10 +187,11 @@ def roi_to_dense(
     found = None
     if settings.discrete and compared:
         # The search compares descriptors, whatever the refinement compares.
-        described = term if term is not None and term.kind == "mind" else None
-        if described is None:
-            described = image_term(images, spacing, "mind", 1.0, valid, settings.max_feature_voxels)
-        found = _search(described, extent, masks, costs, chosen, settings)
+        seen = term if term is not None and term.kind == "mind" else None
+        seen = image_term(images, spacing, "mind", 1.0, *described) if seen is None else seen
+        if embeddings is not None and settings.embedding_weight:
+            seen = with_channels(seen, embeddings, settings.embedding_weight)
+        found = _search(seen, extent, masks, costs, chosen, settings)
         with torch.no_grad():
             begun = levels[0].diffeomorphism(found.forward)
             losses = [levels[0].objective(c, chosen, backward=False) for c in (carry, begun)]

@@ -1,5 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What the dense field sees of the images beside the regions: self-similarity (MIND) or local correlation (LNCC)."""
+"""What the dense field sees of the images beside the regions: self-similarity (MIND) or local correlation (LNCC).
+
+Two images of one contrast say more than their self-similarity does: blood stays bright from one phase of a heart to the
+other. Their intensities then join the descriptors as one more channel.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,7 @@ from ..spatial.geometry import coarser
 from ..spatial.warp import warp
 
 TERMS = ("mind", "lncc")
+ALIKE = 0.7  # correlation of two images before registration from which their intensities are compared, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,7 @@ def image_term(
     weight: float,
     valid: tuple[Tensor, Tensor] | None = None,
     max_voxels: int = 700_000,
+    intensity: float = 0.0,
 ) -> ImageTerm:
     """Describes two images.
 
@@ -75,6 +81,8 @@ def image_term(
         weight: of the term.
         valid: moving and fixed weight (*shape) of the voxels.
         max_voxels: larger images are averaged down first; thick slices stay.
+        intensity: weight of the squared difference of the intensities beside that of MIND, which is the mean over its
+            channels. It counts only if the images correlate by at least ``ALIKE`` before registration.
     """
     whole = fewer = tuple(images[0].shape[1:])
     side = min(spacing)
@@ -82,11 +90,43 @@ def image_term(
         side *= 1.05
         fewer = coarser(whole, spacing, side, 8)
     small = [_shrink(image[None].float(), fewer) for image in images]
+    looks = None if valid is None else tuple(_shrink(v[None, None].float(), fewer) for v in valid)
     if kind == "mind":
         size = [d * s / f for d, s, f in zip(spacing, whole, fewer)]
+        grey = [image.mean(dim=1, keepdim=True) for image in small]
         small = [mind(image, spacing=size) for image in small]
-    looks = None if valid is None else tuple(_shrink(v[None, None].float(), fewer) for v in valid)
+        if intensity and correlation(*grey, looks) >= ALIKE:
+            small = [_joined(s, g, intensity) for s, g in zip(small, grey)]
     return ImageTerm(kind, *small, weight, looks)
+
+
+def with_channels(term: ImageTerm, more: tuple[Tensor, Tensor], weight: float) -> ImageTerm:
+    """A term that also compares further channels.
+
+    Args:
+        term: of MIND.
+        more: moving and fixed channels (C, *any grid over the same box).
+        weight: of their mean squared difference beside that of the term's descriptors.
+    """
+    shape = tuple(term.fixed.shape[2:])
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    resized = [F.interpolate(m[None].to(term.fixed), shape, mode=mode, align_corners=False) for m in more]
+    both = [_joined(d, m, weight) for d, m in zip((term.moving, term.fixed), resized)]
+    return ImageTerm(term.kind, *both, term.weight, term.valid)
+
+
+def _joined(descriptors: Tensor, more: Tensor, weight: float) -> Tensor:
+    """Channels whose mean squared difference is that of the descriptors plus ``weight`` times that of the others."""
+    few, many = more.shape[1], descriptors.shape[1] + more.shape[1]
+    return torch.cat([descriptors * math.sqrt(many / (many - few)), more * math.sqrt(weight * many / few)], dim=1)
+
+
+def correlation(a: Tensor, b: Tensor, valid: tuple[Tensor, Tensor] | None = None) -> float:
+    """Correlation of two images over the voxels that count in both; 0 if either is constant."""
+    weight = torch.ones_like(a) if valid is None else valid[0] * valid[1]
+    a, b = (x - (x * weight).sum() / weight.sum().clamp_min(1e-6) for x in (a, b))
+    spread = (weight * a * a).sum() * (weight * b * b).sum()
+    return float((weight * a * b).sum() / spread.sqrt().clamp_min(1e-12))
 
 
 def _shrink(x: Tensor, shape: Sequence[int]) -> Tensor:

@@ -15,7 +15,6 @@ from ..spatial.warp import compose, identity_grid, integrate, resize_ddf
 from .image_terms import ImageTerm
 from .pair_loss import PairLoss
 
-SIGMA = 0.7  # of the smoothing of every motion, in the shortest voxel side of its level
 ROUNDS = 10  # motions that make up a given displacement
 
 
@@ -32,12 +31,13 @@ class Level:
         smoothness: float,
         diffeomorphic: bool = True,
         valid: tuple[Tensor, Tensor] | None = None,
+        sigma: float = 0.7,
     ) -> None:
         self.shape, self.smoothness, self.diffeomorphic = tuple(shape), smoothness, diffeomorphic
         self.spacing = extent_mm / extent_mm.new_tensor(self.shape)
         # One unit of the unknown is the same length along every axis: thick slices do not jump.
         self.unit = (self.spacing.min() / self.spacing).view(1, -1, *[1] * len(self.shape))
-        self.sigmas = (SIGMA * self.unit).flatten().tolist()
+        self.sigmas = (sigma * self.unit).flatten().tolist()
         if valid is not None:
             valid = tuple(F.interpolate(v[None, None].float(), self.shape, mode="area")[0, 0] for v in valid)
         self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks), weights, valid)

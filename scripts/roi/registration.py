@@ -21,6 +21,7 @@ from ..sam.slice_masks import SliceMasks
 from ..spatial.geometry import Geometry
 from .centroids import fit_centroids
 from .dense import DenseSettings, roi_to_dense
+from .embeddings import embedding_channels
 from .focus import focus_window
 from .matcher import Matcher
 from .pairs import pair_motion, structure_pairs
@@ -274,6 +275,7 @@ class ROIRegistration:
                 start=start,
                 images=(moving_image, fixed_image),
                 valid=None if weight is None else tuple(weight.to(device)),
+                embeddings=embedding_channels(result.moving, result.fixed) if self.settings.embedding_weight else None,
                 progress=show,
             )
         result.ddf = dense.ddf

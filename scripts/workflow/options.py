@@ -103,6 +103,11 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "region_weight": ("number", "weight of the region pairs in the objective; 1 is the paper's"),
         "image_term": ("text", "image similarity: mind (any contrast) or lncc (local correlation)"),
         "image_weight": ("number", "weight of the image similarity in the objective; 0 leaves it out"),
+        "intensity_weight": (
+            "number",
+            "weight of the intensities beside the self-similarity; counts only for images of one contrast",
+        ),
+        "embedding_weight": ("number", "weight of the model's embeddings in the search; 0 leaves them out"),
         "diffeomorphic": ("switch", "integrate a velocity field, so that the field does not fold"),
         "confidence": ("switch", "also write the confidence of the field at every voxel, 0 to 1"),
         "inverse": ("switch", "also write the inverse field, with its error"),

@@ -11,6 +11,7 @@ from scripts.metrics.jacobian import regularity
 from scripts.metrics.overlap import dice
 from scripts.roi.centroids import fit_centroids
 from scripts.roi.dense import DenseSettings, level_shapes, roi_to_dense
+from scripts.roi.image_terms import image_term
 from scripts.roi.level import gaussian_smooth
 from scripts.roi.pair_loss import PairLoss
 from scripts.spatial.warp import warp
@@ -195,3 +196,35 @@ def test_bad_settings(fields):
         DenseSettings(**fields)
     with pytest.raises(ValueError, match=r"\(1, 4, 4\) and \(2, 4, 4\)"):
         roi_to_dense(torch.zeros(1, 4, 4), torch.zeros(2, 4, 4), (1, 1))
+
+
+def noise(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_intensities_join_the_descriptors_of_one_contrast_only(excluded):
+    shape = (28, 24)
+    moving = gaussian_smooth(noise(0, shape)[None], [2.0, 2.0])[0] * 4 - 1.5
+    fixed = moving + 0.02 * noise(1, shape)
+    valid = (torch.ones(shape), torch.ones(shape)) if excluded else None
+    if excluded:
+        valid[0][:5] = 0
+    ddf = 2 * torch.randn(1, 2, *shape, generator=torch.Generator().manual_seed(2))
+    plain, both = (image_term((moving, fixed), (1, 1), "mind", 3.0, valid, intensity=a) for a in (0.0, 4.0))
+    look = torch.ones(1, 1, *shape) if valid is None else warp(valid[0][None, None], ddf) * valid[1]
+    apart = ((warp(moving[None], ddf) - fixed[None]).square() * look).sum() / look.sum()
+    assert both(ddf) == pytest.approx(plain(ddf) + 3 * 4 * apart.item(), rel=1e-4)
+    other = image_term((moving, 1 - fixed), (1, 1), "mind", 3.0, valid, intensity=4.0)
+    assert other(ddf) == pytest.approx(plain(ddf), rel=1e-3)
+
+
+def test_a_wider_gaussian_gives_smoother_steps():
+    shape = (40, 36)
+    none, images = torch.zeros(0, *shape, dtype=torch.uint8), (noise(0, shape), noise(1, shape))
+    fields = [
+        roi_to_dense(none, none, (1, 1), DenseSettings(image_weight=100, levels=1, steps=2, sigma=s), images=images).ddf
+        for s in (0.7, 1.2)
+    ]
+    narrow, wide = (regularity(ddf)["sdlogj"] for ddf in fields)
+    assert 0 < wide < 0.7 * narrow

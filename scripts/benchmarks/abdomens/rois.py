@@ -47,7 +47,9 @@ def abdomen_pairs(data_dir: str, subset: str) -> list[tuple[str, dict]]:
     ]
 
 
-def main(data_dir: str, subset: str = "validation", limit: int | None = None, every: int = 1, **options: Any) -> None:
+def main(
+    data_dir: str, subset: str = "validation", limit: int | None = None, every: int = 1, first: int = 0, **options: Any
+) -> None:
     """Registers every ordered pair of a split and prints the table.
 
     Args:
@@ -55,6 +57,7 @@ def main(data_dir: str, subset: str = "validation", limit: int | None = None, ev
         subset: "validation" or "training".
         limit: largest number of pairs.
         every: takes every n-th pair.
+        first: number of the first pair, from 0.
         options: any key of configs/samreg.json; few masks of CT pass the default pred_iou_thresh, so it is 0.3 here.
     """
 
@@ -62,7 +65,7 @@ def main(data_dir: str, subset: str = "validation", limit: int | None = None, ev
         dice = case.metrics["dice"]
         return "Dice " + " -> ".join(f"{dice[s]['mean']:.3f}" for s in ("initial", "aligned", "final") if s in dice)
 
-    items = abdomen_pairs(data_dir, subset)[::every][:limit]
+    items = abdomen_pairs(data_dir, subset)[first::every][:limit]
     options = {
         "window": "ct",
         "init": "affine",
