@@ -53,9 +53,13 @@ def test_a_network_starts_from_weights_without_the_volume(tmp_path):
     torch.save(plain.state_dict(), tmp_path / "plain.pt")
     net = load_network(CrossFusionNet(2, 1, channels=(4, 8, 8), correlation=1), tmp_path / "plain.pt", True).eval()
     assert [level.correlation is not None for level in net.levels] == [False, True, True]
-    image = torch.rand(1, 4, 17, 12)
+    image, seen = torch.rand(1, 4, 17, 12), {}
+    level = net.levels[1]
+    level.register_forward_pre_hook(lambda module, inputs: seen.update(level=inputs))
+    level.correlation.register_forward_pre_hook(lambda module, inputs: seen.update(volume=inputs))
     with torch.no_grad():
         torch.testing.assert_close(net(image), plain(image), atol=0, rtol=0)
+        assert all(a is b for a, b in zip(seen["volume"], seen["level"], strict=False))  # warped moving, and fixed
         torch.nn.init.normal_(net.levels[1].correlation.mix.weight)
         assert float((net(image) - plain(image)).abs().max()) > 1e-5
     net(image).square().sum().backward()
