@@ -54,6 +54,8 @@ def build_source(
         word = str(error).split("'")[1]
         raise InputError(f"The source {source} has no option {word!r}; leave it out.") from error
     if redraw:
+        if kind in NETS and not NETS[kind].redrawn:
+            raise InputError(f"Redrawing improves no structure of the source {kind}; leave out --redraw.")
         made = RedrawnSource(made, NETS[kind].redrawn if kind in NETS else None)
     return made if cache_dir is None else CachedSource(made, cache_dir)
 

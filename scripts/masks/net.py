@@ -29,7 +29,7 @@ class NetSpec:
         focus: axes of a second pass on one window around the organ that the first pass found, because training patches
             are centred on the organ and the windows of a whole image are not.
         flips: axes along which the image can be mirrored (all together) and the two predictions averaged.
-        redrawn: structures that LiteMedSAM draws better than the network (on training subjects), if it is asked to.
+        redrawn: structures that LiteMedSAM draws better than the network, on training subjects; see docs/masks.md.
     """
 
     names: tuple[str, ...]
@@ -60,7 +60,6 @@ NETS = {
         strides=((1, 1, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1), (2, 2, 1)),
         focus=(0, 1),
         flips=(0, 1),
-        redrawn=("right ventricle cavity", "myocardium", "left ventricle cavity"),
     ),
     "abdomen": NetSpec(
         names=(

