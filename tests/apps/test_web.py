@@ -142,6 +142,8 @@ def test_a_click_shows_the_region_in_both_images(browser, server):
     print("seconds of the first click and of the next:", said[0], "of the processor:", said[1])
     assert spent[0] < 20 and spent[1] < spent[0]  # others may use the machine; idle, two cores do this in 10 s
 
+    assert page.input_value("#slice-fixed input[type=number]") == "5", "the clicked image stays at its slice"
+
     # Turning to the first slice shows another picture.
     before = picture(page, "moving")
     page.fill("#slice-moving input[type=number]", "0")
@@ -163,7 +165,7 @@ def test_registrations_of_uploads_and_the_download(browser, server, heart_files)
     waited(page, "Done")
     page.locator("#download").wait_for(timeout=MINUTE)
     note = page.inner_text("#note")
-    assert re.search(r"\b[1-9]\d* pairs of regions\. 0(\.0\d*)? % of the field folds", note), note
+    assert re.search(r"\b[1-9]\d* pairs of regions; 0(\.0\d*)? % of the field folds", note), note
     report = page.frame_locator("#report iframe")
     report.locator("body[data-viewer=ready]").wait_for(timeout=2 * MINUTE, state="attached")
     assert report.locator("tr[data-pair]").count() >= 1

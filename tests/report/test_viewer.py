@@ -101,6 +101,7 @@ def test_the_page_of_a_case(case, browser):
         assert page.get_attribute(f"tr[data-pair='{pair['number']}']", "class") == "chosen"
         place = np.array(page.evaluate("viewer.where('fixed')"))
         assert np.linalg.norm(place - pair["fixed"]["centroid_ras_mm"]) < 25
+        page.wait_for_function("document.getElementById('viewer').getBoundingClientRect().top >= -1")
         assert page.inner_text("#pair") == f"pair {pair['number']}, score {pair['score']:.2f}"
 
     # Half of the confidence is 0 and red, the other half is 1 and blue.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -127,7 +127,7 @@ class Page:
         for step in self._steps(session, "run_correspond", lambda: given):
             if isinstance(step, Step) and step.done:
                 session.note = correspondence_text(step.value)
-            yield self._update(session, step)
+            yield self._update(session, step, {role: int(position)})
 
     def turn(self, role: str, position: int, request: gr.Request) -> str:
         """Another slice of an image."""
@@ -160,8 +160,11 @@ class Page:
             if session.folder.exists():
                 yield error
 
-    def _update(self, session: Session, step: Step | InputError) -> Update:
-        """New values of the outputs: of the state while a job runs, of everything once it is done."""
+    def _update(self, session: Session, step: Step | InputError, stay: Mapping[str, int] | None = None) -> Update:
+        """New values of the outputs: of the state while a job runs, of everything once it is done.
+
+        Images are turned to their middle slice, or to the one in ``stay``.
+        """
         if isinstance(step, InputError):
             return [f"<p class='error'>{escape(str(step))}</p>", *[gr.skip()] * 6]
         if not step.done:
@@ -170,8 +173,9 @@ class Page:
         pictures, sliders = [], []
         for role in ROLES:
             image = session.shown.get(role)
-            pictures.append("" if image is None else _view(session, role, image.middle))
-            sliders.append(gr.skip() if image is None else _slider(image))
+            position = None if image is None else (stay or {}).get(role, image.middle)
+            pictures.append("" if image is None else _view(session, role, position))
+            sliders.append(gr.skip() if image is None else _slider(image, position))
         note = session.note + download_link(session) if session.note else ""
         return [f"<p>{step.text}</p>", *pictures, *sliders, note, report_frame(session) if session.reported else ""]
 
@@ -181,9 +185,9 @@ def _path_of(upload: Any) -> str | None:
     return None if upload is None else upload.path
 
 
-def _slider(image: Shown) -> gr.Slider:
+def _slider(image: Shown, position: int) -> gr.Slider:
     last = image.plan.count - 1
-    return gr.Slider(maximum=last, value=image.middle, visible=last > 0)
+    return gr.Slider(maximum=last, value=position, visible=last > 0)
 
 
 def _view(session: Session, role: str, position: int) -> str:

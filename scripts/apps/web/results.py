@@ -24,7 +24,7 @@ def registration_text(record: Mapping[str, Any]) -> str:
             said.append(f"mean {TITLES[key]}: {', '.join(values)}")
     if "field" in metrics:
         said.append(f"{metrics['field']['folds_percent']:.3g} % of the field folds")
-    return _paragraphs([". ".join(said) + ".", *record["warnings"]])
+    return _paragraphs(["; ".join(said) + ".", *record["warnings"]])
 
 
 def correspondence_text(record: Mapping[str, Any]) -> str:

@@ -54,7 +54,7 @@
     const start = async (id, images) => {
       const nv = new Niivue({backColor: [0, 0, 0, 1], isRadiologicalConvention: true, multiplanarShowRender: 0,
         sliceType: data.ndim === 3 ? 3 : 0, isColorbar: false, showLegend: false, dragAndDropEnabled: false, logLevel: 'error',
-        crosshairWidth: 0.5, isNearestInterpolation: false, multiplanarLayout: 2});
+        crosshairWidth: 1, isNearestInterpolation: false, multiplanarLayout: 2});
       await nv.attachToCanvas($(id), false);
       for (const image of images) nv.addVolume(image);
       for (const name of Object.keys(data.maps)) nv.addColormap(name, data.maps[name]);
@@ -148,7 +148,10 @@
     window.viewer = {views, where, jump, toMoving, toFixed, show, moved, chosen: () => chosen};
     for (const view of Object.keys(views)) views[view].onLocationChange = moved(view);
 
-    document.querySelectorAll('tr[data-pair]').forEach(r => { r.onclick = () => jump(Number(r.dataset.pair)); });
+    document.querySelectorAll('tr[data-pair]').forEach(r => { r.onclick = () => {
+      jump(Number(r.dataset.pair));
+      $('viewer').scrollIntoView();
+    }; });
     $('regions').oninput = paint;
     if ($('slices')) $('slices').onchange = e => Object.values(views).forEach(nv => nv.setSliceType(Number(e.target.value)));
     const blend = () => {
