@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -117,17 +118,24 @@ class Page:
             yield self._update(session, step)
 
     def click(self, role: str, position: int, init: str, event: gr.EventData, request: gr.Request) -> Iterator[Update]:
-        """Finds the region under a click in both images."""
+        """Finds the region under a click in both images: in one slice of each, then through the others."""
         session = self._session(request)
         if role not in session.shown:
             return
-        point = session.shown[role].place(int(position), event.x, event.y)
-        options = {"init": init, "device": self.device}
-        given = session.images, options, session.shown, role, point
-        for step in self._steps(session, "run_correspond", lambda: given):
-            if isinstance(step, Step) and step.done:
-                session.note = correspondence_text(step.value)
-            yield self._update(session, step, {role: int(position)})
+        images, shown = session.images, session.shown
+        point = shown[role].place(int(position), event.x, event.y)
+        for whole in (False, True):
+            options = {"init": init, "device": self.device, "propagate": whole}
+            given = images, options, shown, role, point
+            for step in self._steps(session, "run_correspond", lambda given=given: given):
+                if session.images is not images:  # the user has loaded other ones
+                    return
+                if isinstance(step, Step) and step.done:
+                    session.note = correspondence_text(step.value)
+                    step = step if whole else replace(step, text="Found; following it through the slices")
+                yield self._update(session, step, {role: int(position)})
+                if isinstance(step, InputError):
+                    return
 
     def turn(self, role: str, position: int, request: gr.Request) -> str:
         """Another slice of an image."""

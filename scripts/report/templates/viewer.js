@@ -51,23 +51,24 @@
       return image;
     };
 
+    const maps = Object.keys(data.maps);
     const start = async (id, images) => {
       const nv = new Niivue({backColor: [0, 0, 0, 1], isRadiologicalConvention: true, multiplanarShowRender: 0,
         sliceType: data.ndim === 3 ? 3 : 0, isColorbar: false, showLegend: false, dragAndDropEnabled: false, logLevel: 'error',
         crosshairWidth: 1, isNearestInterpolation: false, multiplanarLayout: 2});
       await nv.attachToCanvas($(id), false);
-      for (const image of images) nv.addVolume(image);
-      for (const name of Object.keys(data.maps)) nv.addColormap(name, data.maps[name]);
-      for (const image of nv.volumes) {
+      for (const name of maps) nv.addColormap(name, data.maps[name]);
+      for (const image of images) {
         const name = image.name.split('.')[0];
-        if (data.maps[name]) nv.setColormap(image.id, name);
+        if (data.maps[name]) image.colormap = name;
       }
+      nv.volumes = images.slice(0, -1);  // each call of addVolume draws all of them
+      nv.addVolume(images[images.length - 1]);
       return nv;
     };
     const two = role => data.regions ? [[`regions_${role}`, 'overlay'], [`regions_${role}`, 'overlay']] : [];
     const load = async list => Promise.all(list.map(([name, kind, opacity = 1, range]) =>
       kind === 'overlay' ? overlay(name) : volume(name, kind, opacity, range)));
-    const maps = Object.keys(data.maps);
     const layersOn = {fixed: ['fixed', ...two('fixed').map((_, i) => ['all', 'one'][i]), ...maps],
       moving: ['moving', ...two('moving').map((_, i) => ['all', 'one'][i])],
       moved: ['fixed', 'before', ...(data.volumes.after ? ['after', ...maps, 'grid'] : [])]};
@@ -78,9 +79,16 @@
       moved: await start('view-moved', await load([['fixed', 'gray', 1, [0, 255]], ['before', 'gray', 0, [0, 255]],
         ...(data.volumes.after ? [['after', 'gray', 1, [0, 255]], ...mapVolumes, ['grid', 'warm', 0, [0, 255]]] : [])])),
     };
+    const stale = new Set();  // views whose volumes have changed; each is drawn once
     const fade = (view, name, opacity) => {
-      const index = layersOn[view].indexOf(name);
-      if (index >= 0) views[view].setOpacity(index, opacity);
+      const image = views[view].volumes[layersOn[view].indexOf(name)];
+      if (!image || image.opacity === opacity) return;
+      image.opacity = opacity;
+      stale.add(view);
+    };
+    const redraw = () => {
+      for (const view of stale) views[view].updateGLVolume();
+      stale.clear();
     };
 
     // Regions: exact masks in layers; a region is drawn alone over the quick view of all.
@@ -105,7 +113,7 @@
       for (const role of ['fixed', 'moving']) {
         const {shape} = layers[role], image = views[role].volumes[layersOn[role].indexOf('one')];
         for (let i = 0; i < shape[0] * shape[1] * shape[2]; i++) image.img[i] = n && n < 256 && inside(role, n, i) ? n : 0;
-        views[role].updateGLVolume();
+        stale.add(role);
       }
       document.querySelectorAll('tr[data-pair]').forEach(r => r.classList.toggle('chosen', Number(r.dataset.pair) === n));
       $('pair').textContent = n ? `pair ${n}, score ${data.pairs[n - 1].score.toFixed(2)}` : '';
@@ -117,6 +125,7 @@
         fade(role, 'all', chosen ? opacity / 3 : opacity);
         fade(role, 'one', chosen ? Math.max(opacity, 0.6) : 0);
       }
+      redraw();
     };
 
     // Crosshairs: what is under the cursor in one image is shown in the others.
@@ -158,6 +167,7 @@
       const share = $('stage') ? Number($('stage').value) : 0, opacity = Number($('opacity').value);
       fade('moved', 'before', opacity * (1 - share) / (1 - opacity * share || 1));
       fade('moved', 'after', opacity * share);
+      redraw();
     };
     $('opacity').oninput = blend;
     if ($('stage')) {
@@ -169,9 +179,13 @@
       };
       $('map').onchange = e => {
         for (const view of ['fixed', 'moved']) for (const name of maps) fade(view, name, name === e.target.value ? 0.6 : 0);
+        redraw();
         $('legend').textContent = data.maps[e.target.value]?.legend || '';
       };
-      $('grid').onchange = e => fade('moved', 'grid', e.target.checked ? 0.8 : 0);
+      $('grid').onchange = e => {
+        fade('moved', 'grid', e.target.checked ? 0.8 : 0);
+        redraw();
+      };
     }
     blend();
     paint();
