@@ -132,7 +132,8 @@ class Page:
                     return
                 if isinstance(step, Step) and step.done:
                     session.note = correspondence_text(step.value)
-                    step = step if whole else replace(step, text="Found; following it through the slices")
+                if isinstance(step, Step) and step.done != whole:
+                    step = replace(step, text="Found; following it through the slices")
                 yield self._update(session, step, {role: int(position)})
                 if isinstance(step, InputError):
                     return
