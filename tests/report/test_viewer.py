@@ -113,7 +113,7 @@ def test_the_page_of_a_case(case, browser):
         red, _, blue = np.moveaxis(colours(page, "moved"), -1, 0)
         shares[name] = (red - blue > 60).mean(), (blue - red > 40).mean()
     assert min(shares["confidence"]) > 0.1 and max(shares[""]) < 0.05, shares  # the crosshair is red
-    assert max(shares["jacobian"]) > max(shares[""]) + 0.01, shares
+    assert shares["jacobian"][1] > shares[""][1] + 0.01, shares  # where volumes grow
 
     # Each control changes the picture.
     before = colours(page, "moved")
