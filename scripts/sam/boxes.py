@@ -2,13 +2,12 @@
 """Everything mode for a SAM that takes boxes only: propose boxes, redraw each, keep certain and distinct masks.
 
 The idea of a detector in place of the point grid is that of Zhang et al. 2023, "MobileSAMv2: faster segment anything to
-everything". Boxes come from the proposal head and from the masks of a companion that needs no boxes. Masks of the
-companion stay where the model redrew nothing, for example a ring, for whose box the model draws the core.
+everything". A companion, which also describes the masks, draws the same boxes: its masks stay where the model redrew
+nothing, and they are the outlines of rings, for whose box the model draws the core.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -18,13 +17,15 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from ..common.errors import InputError
-from .everything import EverythingMode, encode, stability_score
-from .proposals import distinct, propose
+from .everything import encode, stability_score
+from .proposals import propose
 from .slice_masks import SliceMasks, upsample
 from .suppress import keep_distinct, pairwise_overlap
 from .windows import draw_boxes, enlarged
 
 PROTOTYPES = ("companion", "own", "both")
+SOFT = 0.3  # logits: offset of the stability of the companion, whose masks have soft edges
+EVERYWHERE = 64.0  # context of a box that takes in the whole slice: the companion has few tokens
 
 
 class BoxEverything:
@@ -33,15 +34,13 @@ class BoxEverything:
     Args:
         boxes: largest number of boxes per slice.
         least_score: lowest score of a proposal.
-        pred_iou_thresh: least predicted quality of a redrawn mask.
-        stability_score_thresh: least stability, at an offset of 1 logit.
+        pred_iou_thresh: least predicted quality of a mask.
+        stability_score_thresh: least stability.
         agreement_thresh: least IoU of a mask's box with its prompt.
         mask_nms_thresh: mask IoU above which the worse of two masks is dropped; nested masks stay.
-        companion_boxes: share of ``boxes`` that may come from masks of the companion.
         companion_masks: keeps masks of the companion that overlap no redrawn mask at IoU 0.5.
-        rings: most masks added that are the difference of two nested ones, see :func:`rings`; 0 for none.
+        rings: most masks added that lie between two nested ones, see :func:`rings`; 0 for none.
         prototypes: whose embedding describes the masks: "companion", "own" or "both" (joined).
-        companion: everything mode of the companion.
         slices_per_batch: slices per step of the progress bar.
     """
 
@@ -53,11 +52,9 @@ class BoxEverything:
         stability_score_thresh: float = 0.75,
         agreement_thresh: float = 0.5,
         mask_nms_thresh: float = 0.8,
-        companion_boxes: float = 0.5,
         companion_masks: bool = True,
         rings: int = 0,
         prototypes: str = "companion",
-        companion: EverythingMode | None = None,
         slices_per_batch: int = 4,
     ) -> None:
         if prototypes not in PROTOTYPES:
@@ -67,8 +64,7 @@ class BoxEverything:
         self.boxes, self.least_score = boxes, least_score
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.agreement_thresh, self.mask_nms_thresh = agreement_thresh, mask_nms_thresh
-        self.companion_boxes, self.companion_masks, self.prototypes = companion_boxes, companion_masks, prototypes
-        self.rings, self.companion = rings, companion or EverythingMode()
+        self.companion_masks, self.rings, self.prototypes = companion_masks, rings, prototypes
         self.slices_per_batch = slices_per_batch
 
     @torch.no_grad()
@@ -80,65 +76,91 @@ class BoxEverything:
         """
         if not hasattr(sam, "proposals"):
             raise InputError("This SAM has no proposals of boxes; use everything mode with points, or lite_medsam.")
-        helped = self.companion(sam.companion, slices)
-        found = []
-        for one, other in zip(slices, helped):  # one by one: large batches are slower on a CPU
-            (embedding,), scaled = encode(sam, one[None])
-            found.append(self._slice(sam, embedding, scaled, other))
-        return found
+        # One by one: large batches are slower on a CPU.
+        return [self._slice(sam, one) for one in slices]
 
-    def _slice(self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], helped: SliceMasks) -> SliceMasks:
-        empty = SliceMasks.empty(embedding, scaled, sam.image_encoder.img_size, helped.size, sam.mask_threshold)
-        masks = redraw(sam, empty, self._prompts(sam, embedding, scaled, helped), self)
-        if self.companion_masks and len(helped):
-            theirs = upsample(helped.logits, helped.scaled, helped.stride, scaled)
-            common = pairwise_overlap(theirs > helped.threshold, masks.logits > masks.threshold, "iou")
-            alone = (common < 0.5).all(dim=1)
-            more = theirs[alone], helped.predicted_iou[alone], helped.stability[alone], helped.points[alone]
-            masks = with_more(masks, *more)
-        if self.rings and len(masks):
-            masks = with_more(masks, *rings(masks, self.rings))
-        return replace(masks, logits=masks.logits.half(), **description(empty, helped, self.prototypes))
-
-    def _prompts(self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], helped: SliceMasks) -> Tensor:
-        """Boxes (K, 4) to redraw, in pixels of the input."""
-        found = propose(sam.proposals, embedding, scaled, self.boxes, self.least_score)
-        boxes, scores = [found.boxes], [found.scores + 1]
-        if self.companion_boxes and len(helped):
-            scale = embedding.new_tensor([scaled[1] / helped.size[1], scaled[0] / helped.size[0]]).repeat(2)
-            few = helped.predicted_iou.argsort(descending=True)[: math.ceil(self.companion_boxes * self.boxes)]
-            outer = helped.boxes[few] + helped.boxes.new_tensor([0, 0, 1, 1])
-            boxes.append(outer * scale)
-            scores.append(helped.predicted_iou[few].clamp(0, 1))
-        joined = distinct(torch.cat(boxes), torch.cat(scores), 2 * self.boxes, 0.0, overlap=0.8).boxes
-        return enlarged(sam, joined, scaled)
+    def _slice(self, sam: Sam, picture: Tensor) -> SliceMasks:
+        own, other = (unmasked(model, picture) for model in (sam, sam.companion))
+        boxes = propose(sam.proposals, own.embedding, own.scaled, self.boxes, self.least_score).boxes
+        masks = redraw(sam, own, enlarged(sam, boxes, own.scaled), self)
+        drawn = redraw(sam.companion, other, boxes * rescaling(own, other), self, EVERYWHERE, SOFT)
+        theirs = on_grid(drawn, own)
+        core = masks
+        if self.companion_masks and len(theirs):
+            common = pairwise_overlap(theirs.logits > theirs.threshold, masks.logits > masks.threshold, "iou")
+            masks = joined(masks, theirs[(common < 0.5).all(dim=1)])
+        if self.rings and len(core):
+            masks = joined(masks, rings(joined(core, theirs), core, picture, self.rings))
+        return replace(masks, logits=masks.logits.half(), **description(own, other, self.prototypes))
 
 
-def with_more(masks: SliceMasks, logits: Tensor, iou: Tensor, stability: Tensor, points: Tensor) -> SliceMasks:
+def unmasked(sam: Sam, picture: Tensor) -> SliceMasks:
+    """A slice (3, H, W) in 0..255 with the embedding of a model and without masks."""
+    (embedding,), scaled = encode(sam, picture[None])
+    return SliceMasks.empty(embedding, scaled, sam.image_encoder.img_size, tuple(picture.shape[1:]), sam.mask_threshold)
+
+
+def rescaling(source: SliceMasks, target: SliceMasks) -> Tensor:
+    """Factors (4,) from boxes in pixels of the one model's input to pixels of the other's."""
+    rows, columns = (t / s for s, t in zip(source.scaled, target.scaled))
+    return source.embedding.new_tensor([columns, rows] * 2)
+
+
+def on_grid(masks: SliceMasks, grid: SliceMasks) -> SliceMasks:
+    """Masks of another model on the low-resolution grid of this one; the threshold becomes this one's."""
+    logits = upsample(masks.logits, masks.scaled, masks.stride, tuple(grid.logits.shape[1:])) - masks.threshold
+    return grid.with_masks(logits + grid.threshold, masks.predicted_iou, masks.stability, masks.points)
+
+
+def joined(masks: SliceMasks, more: SliceMasks) -> SliceMasks:
     """The masks of a slice and others on the same grid."""
-    more, own = (logits, iou, stability, points), ("logits", "predicted_iou", "stability", "points")
-    return masks.with_masks(*(torch.cat([getattr(masks, name), new]) for name, new in zip(own, more)))
+    names = ("logits", "predicted_iou", "stability", "points")
+    return masks.with_masks(*(torch.cat([getattr(masks, name), getattr(more, name)]) for name in names))
 
 
-def rings(masks: SliceMasks, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What lies between nested masks, the best and distinct ones: the arguments of :func:`with_more`.
+def rings(outer: SliceMasks, core: SliceMasks, picture: Tensor, most: int) -> SliceMasks:
+    """What lies between nested masks, the best and distinct ones.
 
     No box means a ring such as the myocardium, because its box encloses the cavity too. A ring is the difference of two
-    masks of which one encloses the other on all sides and fills between a fifth and 85 % of it.
+    masks of which one encloses the other on all sides and fills between 15 and 85 % of it. It counts as much as both
+    masks are certain and its intensities differ from those of the core.
+
+    Args:
+        outer: masks that may enclose a ring.
+        core: masks that may lie in it, on the same grid.
+        picture: (3, H, W) of the slice.
+        most: largest number of rings.
     """
-    on = masks.logits > masks.threshold
-    area, boxes = on.flatten(1).sum(dim=1).float(), mask_boxes(on)
-    share = area[None] / area[:, None].clamp_min(1)  # of the row's mask that the column's would fill
-    room = torch.cat([boxes[None, :, :2] - boxes[:, None, :2], boxes[:, None, 2:] - boxes[None, :, 2:]], dim=2)
-    nested = (pairwise_overlap(on, on, "smaller") > 0.9) & (share > 0.2) & (share < 0.85) & (room >= 1).all(dim=2)
-    outer, core = nested.nonzero().T
-    quality = (masks.predicted_iou[outer] * masks.predicted_iou[core]).clamp_min(0).sqrt()
+    on, inner = (masks.logits > masks.threshold for masks in (outer, core))
+    area, boxes, inner_boxes = on.flatten(1).sum(dim=1).float(), mask_boxes(on), mask_boxes(inner)
+    share = inner.flatten(1).sum(dim=1)[None] / area[:, None].clamp_min(1)  # of the outer mask that the core would fill
+    room = torch.cat([inner_boxes[None, :, :2] - boxes[:, None, :2], boxes[:, None, 2:] - inner_boxes[None, :, 2:]], 2)
+    nested = (pairwise_overlap(on, inner, "smaller") > 0.9) & (share > 0.15) & (share < 0.85) & (room >= 1).all(dim=2)
+    o, i = nested.nonzero().T
+    grey = F.interpolate(picture.float().mean(dim=0)[None, None], tuple(on.shape[1:]), mode="area").flatten()
+    quality = (outer.predicted_iou[o] * core.predicted_iou[i]).clamp_min(0).sqrt()
+    quality = quality * contrast(on[o] & ~inner[i], inner[i], grey)
     order = quality.argsort(descending=True)[: 8 * most]
-    outer, core = outer[order], core[order]
-    logits = torch.minimum(masks.logits[outer], 2 * masks.threshold - masks.logits[core])
-    kept = keep_distinct(logits > masks.threshold, 0.8).nonzero()[:most, 0]
-    stability = torch.minimum(masks.stability[outer], masks.stability[core])
-    return logits[kept], quality[order][kept], stability[kept], masks.points[outer][kept]
+    o, i = o[order], i[order]
+    logits = torch.minimum(outer.logits[o], 2 * core.threshold - core.logits[i])
+    kept = keep_distinct(logits > core.threshold, 0.8).nonzero()[:most, 0]
+    stability = torch.minimum(outer.stability[o], core.stability[i])
+    return core.with_masks(logits[kept], quality[order][kept], stability[kept], outer.points[o][kept])
+
+
+def contrast(a: Tensor, b: Tensor, grey: Tensor) -> Tensor:
+    """How far the intensities of regions (K, h, w) differ, (K,) in [0, 1]: difference of means over itself and both sd.
+
+    ``grey`` are the intensities (h * w,).
+    """
+    statistics = []
+    for on in (a.flatten(1).float(), b.flatten(1).float()):
+        count = on.sum(dim=1).clamp_min(1)
+        mean = on @ grey / count
+        statistics.append((mean, (on @ grey.square() / count - mean.square()).clamp_min(0).sqrt()))
+    (mean_a, sd_a), (mean_b, sd_b) = statistics
+    apart = (mean_a - mean_b).abs()
+    return apart / (apart + sd_a + sd_b).clamp_min(1e-3)
 
 
 def description(own: SliceMasks, other: SliceMasks, prototypes: str) -> dict:
@@ -158,7 +180,9 @@ def description(own: SliceMasks, other: SliceMasks, prototypes: str) -> dict:
     return {"embedding": both, "inner": other.inner}
 
 
-def redraw(sam: Sam, empty: SliceMasks, prompts: Tensor, limits: BoxEverything) -> SliceMasks:
+def redraw(
+    sam: Sam, empty: SliceMasks, prompts: Tensor, limits: BoxEverything, context: float = 0.25, offset: float = 1.0
+) -> SliceMasks:
     """Certain and distinct masks for many boxes of one slice, best first.
 
     Args:
@@ -166,14 +190,17 @@ def redraw(sam: Sam, empty: SliceMasks, prompts: Tensor, limits: BoxEverything) 
         empty: the slice, with the model's own embedding.
         prompts: (K, 4) boxes in pixels of the model's input.
         limits: thresholds.
+        context: see :func:`scripts.sam.windows.draw_boxes`.
+        offset: of the stability, in logits.
 
     Returns:
         the masks; their ``predicted_iou`` is the geometric mean of predicted IoU, stability, and IoU with the prompt.
     """
-    logits, quality = draw_boxes(sam, empty.embedding, prompts)
+    logits, quality = draw_boxes(sam, empty.embedding, prompts, context)
     on = logits > sam.mask_threshold
-    agreement = box_iou(mask_boxes(on), prompts).diagonal()
-    stability = stability_score(logits, sam.mask_threshold, 1.0)
+    cell = sam.image_encoder.img_size / on.shape[-1]
+    agreement = box_iou(mask_boxes(on) * cell, prompts).diagonal()
+    stability = stability_score(logits, sam.mask_threshold, offset)
     good = (agreement >= limits.agreement_thresh) & (stability >= limits.stability_score_thresh)
     good &= (quality >= limits.pred_iou_thresh) & on.flatten(1).any(dim=1)
     score = (quality.clamp(0, 1) * stability * agreement) ** (1 / 3)

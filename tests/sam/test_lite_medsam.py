@@ -9,7 +9,7 @@ import torch
 
 from scripts.common.errors import InputError
 from scripts.sam import lite_medsam
-from scripts.sam.boxes import BoxEverything, mask_boxes, rings, with_more
+from scripts.sam.boxes import BoxEverything, contrast, joined, mask_boxes, rings
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode, encode
 from scripts.sam.prompts import EncodedSlices, Prompt
@@ -57,11 +57,11 @@ def test_a_click_gives_the_disc_around_it(lite, discs):
 
 
 def test_everything_finds_both_discs_and_describes_them_by_the_companion(lite, discs):
-    (found,) = BoxEverything(companion=EverythingMode(points_per_side=8))(lite, discs)
+    (found,) = BoxEverything()(lite, discs)
     for place in ((50, 60, 24), (115, 70, 15)):
         assert float(pairwise_overlap(found.masks(), truth(*place), "iou").max()) > 0.8
     assert found.embedding.shape == (128, 24, 24)
-    both = BoxEverything(companion=EverythingMode(points_per_side=8), prototypes="both")(lite, discs)[0]
+    both = BoxEverything(prototypes="both")(lite, discs)[0]
     assert both.embedding.shape == (256 + 128, 24, 24)
 
 
@@ -101,7 +101,7 @@ def test_encoder_is_the_packages(lite):
 
 
 def test_an_image_of_one_value_gives_finite_numbers(lite):
-    (found,) = BoxEverything(companion=EverythingMode(points_per_side=4))(lite, torch.full((1, 3, 64, 64), 77.0))
+    (found,) = BoxEverything()(lite, torch.full((1, 3, 64, 64), 77.0))
     assert bool(torch.isfinite(found.logits).all()) and bool(torch.isfinite(found.embedding).all())
 
 
@@ -146,17 +146,37 @@ def test_changed_weights_are_refused(tmp_path):
         build_sam("lite_medsam", str(path))
 
 
+def drawn(masks: list[torch.Tensor], quality: list[float]) -> SliceMasks:
+    empty = SliceMasks.empty(torch.zeros(4, 40, 40), (128, 160), 160, (128, 160), 0.0)
+    return empty.with_masks(
+        torch.cat(masks).float() * 8 - 4, *[torch.tensor(quality)] * 2, torch.zeros(4, 2)[: len(masks)]
+    )
+
+
 def test_rings_lie_between_nested_masks():
     """Of a disc in a disc, a disc beside them and a half of the outer disc, only the first two make a ring."""
     outer, core, beside = truth(60, 60, 30), truth(62, 60, 18), truth(130, 60, 15)
     half = outer & (torch.arange(160) < 60)  # touches the border of the outer disc
-    on = torch.cat([core, outer, beside, half])
-    empty = SliceMasks.empty(torch.zeros(4, 40, 40), (128, 160), 160, (128, 160), 0.0)
-    quality = torch.tensor([0.9, 0.4, 0.8, 0.7])
-    masks = empty.with_masks(on.float() * 8 - 4, quality, quality, torch.zeros(4, 2))
-    logits, iou, stability, points = rings(masks, 5)
-    assert torch.equal(logits > 0, outer & ~core) and points.shape == (1, 2)
-    assert float(iou) == pytest.approx(0.6) and float(stability) == pytest.approx(0.4)
-    every = with_more(masks, logits, iou, stability, points)
+    masks = drawn([core, outer, beside, half], [0.9, 0.4, 0.8, 0.7])
+    picture = (50 + 100 * core.float()).expand(3, -1, -1)
+    found = rings(masks, masks, picture, 5)
+    assert torch.equal(found.masks(), outer & ~core)
+    assert float(found.predicted_iou) == pytest.approx(0.6) and float(found.stability) == pytest.approx(0.4)
+    every = joined(masks, found)
     assert len(every) == 5 and torch.equal(every.masks()[4], (outer & ~core)[0])
-    assert len(rings(masks[:1], 5)[0]) == 0
+    assert len(rings(masks[:1], masks[:1], picture, 5)) == 0
+
+
+def test_the_ring_that_differs_from_its_core_comes_first():
+    """Two rings of equal quality: one is as bright as its core, the other darker."""
+    places = (45, 110)
+    masks = drawn([truth(x, 60, r) for x in places for r in (28, 16)], [0.8] * 4)
+    picture = (50 + 100 * truth(110, 60, 16).float()).expand(3, -1, -1)
+    found = rings(masks, masks, picture, 1)
+    assert torch.equal(found.masks(), truth(110, 60, 28) & ~truth(110, 60, 16))
+
+
+def test_contrast_is_the_difference_of_means_over_itself_and_the_deviations():
+    grey = torch.tensor([1.0, 3.0, 10.0, 14.0])
+    on = torch.tensor([[[True, True], [False, False]]])
+    assert float(contrast(on, ~on, grey)) == pytest.approx(10 / (10 + 1 + 2))
