@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -17,6 +19,9 @@ from .errors import InputError
 
 BESIDE = ".writing-"  # prefix of the folders in which files wait until they are complete
 STALE_S = 24 * 3600
+HEADERS, DATA = (".mhd", ".nhdr"), (".raw", ".zraw", ".raw.gz")  # images in two files: a header names its data file
+HEADER_BYTES = 1 << 16
+DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 TEXT_BYTES = 256 << 20  # largest text file that is read; 100,000 pairs take about 20 MB
 
 
@@ -70,12 +75,15 @@ def read_text(path: str | Path, what: str) -> str:
 def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """A temporary path for a file that gets its final name only once it is complete and on the disk.
 
+    A header (.mhd, .nhdr) and its data file change as one, because new data never takes the name of old data: the old
+    header names the old data file until the new header replaces it.
+
     Args:
         path: the file to write; its folder is made if missing.
         inputs: files that are read and must not be replaced.
 
     Yields:
-        A path with the same name in a temporary folder beside it.
+        A path with the same suffix in a temporary folder beside it.
 
     Raises:
         InputError: the output is one of the inputs, or cannot be written. An old file is unchanged.
@@ -90,18 +98,45 @@ def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[
         folder = Path(tempfile.mkdtemp(prefix=BESIDE, dir=path.parent))
     except OSError as error:
         raise InputError(f"{path} cannot be written ({error.strerror or error}); give another output.") from error
+    written, placed = folder / _free_name(path), []
     try:
-        yield folder / path.name
-        # A header with a separate data file (.nhdr, .mhd) is two files; the header, which makes them valid, comes last.
-        parts = sorted(folder.iterdir(), key=lambda p: p.name == path.name)
-        for part in parts:
+        yield written
+        data = [p for p in folder.iterdir() if p != written]
+        old_data = _data_files(path)
+        for part in (*data, written):
             _flush(part)
-        for part in parts:
-            part.replace(path.parent / part.name)
+        for part in data:
+            placed.append(part.replace(path.parent / part.name))
+        written.replace(path)
     except OSError as error:
+        for part in placed:
+            part.unlink(missing_ok=True)
         raise InputError(f"Writing {path} failed ({error.strerror or error}); nothing was replaced.") from error
+    else:
+        for part in old_data:
+            with contextlib.suppress(OSError):
+                part.unlink()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_name(path: Path) -> str:
+    """The name to write a file under: its own, or for a header one whose data file is not there yet."""
+    stem, numbers = path.stem, itertools.count(2)
+    if path.suffix.lower() in HEADERS:
+        while any(there(path.parent / f"{stem}{kind}") for kind in DATA):
+            stem = f"{path.stem}-{next(numbers)}"
+    return f"{stem}{path.suffix}"
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The data files that a header names and that bear its name; none for other files."""
+    if path.suffix.lower() not in HEADERS or not there(path):
+        return []
+    with path.open("rb") as stream:
+        names = [os.fsdecode(name) for name in DATA_FILE.findall(stream.read(HEADER_BYTES))]
+    own = re.compile(rf"{re.escape(path.stem)}(-\d+)?({'|'.join(map(re.escape, DATA))})")
+    return [path.with_name(name) for name in names if own.fullmatch(name)]
 
 
 def check_outputs(paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:

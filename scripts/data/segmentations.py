@@ -79,20 +79,19 @@ def pack(
     if len(names) > np.iinfo(np.uint16).max:
         raise InputError(f"{len(names)} regions do not fit into a 16-bit segmentation; keep fewer with --max_pairs.")
     kind = np.uint8 if len(names) <= np.iinfo(np.uint8).max else np.uint16
-    layers, used = np.zeros((min(4, max(1, len(names))), *grid.shape), kind), 1
+    layers = np.zeros((1, *grid.shape), kind)
     segments: list[Segment] = []
     for mask, name, colour in zip(masks, names, colours or pair_colours(len(names)), strict=True):
         if mask.shape != grid.shape:
             raise ValueError(f"Region {len(segments) + 1} has the shape {mask.shape}, and the grid is {grid.shape}.")
         box = boxes_of(np.asarray(mask, np.uint8), 1)[0]  # most regions are small parts of the image
         mask = np.asarray(mask[box], bool)
-        layer = next((i for i, values in enumerate(layers[:used]) if not values[box][mask].any()), used)
+        layer = next((i for i, values in enumerate(layers) if not values[box][mask].any()), len(layers))
         if layer == len(layers):
-            layers = np.concatenate([layers, np.zeros_like(layers)])
-        used = max(used, layer + 1)
+            layers.resize((layer + 1, *grid.shape), refcheck=False)  # zeros; in place where the system can
         segments.append(Segment(name, len(segments) + 1, layer, tuple(colour)))
         layers[layer][box][mask] = len(segments)
-    return Segmentation(layers[:used], grid, tuple(segments))
+    return Segmentation(layers, grid, tuple(segments))
 
 
 def boxes_of(labels: NDArray, count: int) -> list[tuple[slice, ...]]:

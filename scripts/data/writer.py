@@ -109,5 +109,7 @@ def as_stored(array: NDArray, volume: Volume) -> NDArray:
     stored = np.dtype(volume.stored)
     if stored.kind not in "iu":
         return array
-    limits = np.iinfo(stored)
-    return np.clip(np.rint(array), limits.min, limits.max).astype(stored)
+    limits, result = np.iinfo(stored), np.empty(array.shape, stored)
+    for k in range(array.shape[-1]):  # slice by slice: a whole CT has no room for temporary copies
+        result[..., k] = np.clip(np.rint(array[..., k]), limits.min, limits.max)
+    return result

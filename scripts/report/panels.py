@@ -73,7 +73,9 @@ def best_view(result: Registration, spacing: tuple[float, ...]) -> View:
         return View(plan, 0, spacing)
     if not len(result.matches):
         return View(plan, plan.count // 2, spacing)
-    on = (result.fixed_masks > 127).movedim(1 + plan.axis, 1).flatten(2).any(dim=2).sum(dim=0)
+    others = [a for a in range(3) if a != plan.axis]
+    # Mask by mask, because together they can be as large as all images.
+    on = sum((mask.amax(dim=others) > 127).long() for mask in result.fixed_masks).cpu()
     middle = (torch.arange(plan.count) - plan.count / 2).abs()
     return View(plan, int((on * 1000 - middle).argmax()), spacing)
 

@@ -46,6 +46,10 @@ class SliceRegions(Regions):
             masks[row] = (self.plan.place(stack) * 255).round().to(torch.uint8)
         return masks
 
+    def without_masks(self) -> SliceRegions:
+        """The same regions without the masks and embeddings of the slices, which fill 1 GB for a whole CT."""
+        return replace(self, members=[], slices=[])
+
 
 @dataclass(frozen=True)
 class RegionFilter:

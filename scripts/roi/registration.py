@@ -103,11 +103,12 @@ class ROIRegistration:
         looks = (None, None) if weight is None else weight
         with timed(seconds, "segment"):
             window = self.window(moving_image, fixed_image, working, network)
-            moving, fixed = (
+            sides = [
                 self.regions(img, working, network, name, window, look)
                 for img, name, look in ((moving_image, "moving", looks[0]), (fixed_image, "fixed", looks[1]))
-            )
-        return self.from_regions(moving, fixed, image, working, seconds, weight, masks)
+            ]
+        # Taken out of the list, so that nothing here keeps the embeddings of all slices while the field is found.
+        return self.from_regions(sides.pop(0), sides.pop(0), image, working, seconds, weight, masks)
 
     def from_regions(
         self,
@@ -139,6 +140,9 @@ class ROIRegistration:
         result = Registration(moving, fixed, matches, *pairs, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
         result.warnings += self.doubts(result)
+        if len(matches):
+            moving = fixed = None
+            result.moving, result.fixed = result.moving.without_masks(), result.fixed.without_masks()
         if self.dense and named is None and self.too_few(result):
             result.ddf = torch.zeros(1, working.ndim, *working.shape)
         elif self.dense and (len(matches) or named is not None or self.settings.compares_images):

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import warnings
 import zipfile
 import zlib
@@ -22,12 +21,10 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
-from ..common.files import existing
+from ..common.files import DATA_FILE, HEADER_BYTES, existing
 
 MAX_GB = 4.0  # of one image in float32, in 1e9 bytes: 1000 x 1000 x 1000 voxels
 _limit_gb: ContextVar[float] = ContextVar("limit_gb", default=MAX_GB)
-HEADER_BYTES = 1 << 16
-DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile\s*=|data ?file:)\s*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 # What nibabel and numpy raise for damaged files: from headers, from compression, from impossible sizes.
 UNREADABLE = (
     ImageFileError, HeaderDataError, OSError, EOFError, ValueError, TypeError, LookupError, OverflowError, MemoryError,

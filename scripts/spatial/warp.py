@@ -10,6 +10,7 @@ oracle of the tests. It rebuilds its grid at every call, 22 % of a warp on a CPU
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import torch
@@ -18,13 +19,15 @@ from torch.nn import functional as F
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")
+KEPT_VOXELS = 10_000_000  # the coordinates of larger grids are not kept, because they take hundreds of MB
 
 
 def identity_grid(shape: list[int], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Voxel coordinates of a grid: (1, n, *shape), channel i holds the index along axis i. Do not write into it."""
-    if not torch.jit.is_scripting():  # noqa: SIM102 (a script would compile what follows "and")
+    if not torch.jit.is_scripting():  # nested, because a script would compile what follows "and"
         # An export traces tensors without values, which must not get into the cache.
-        if not (torch.compiler.is_compiling() or torch.compiler.is_exporting()):
+        exported = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+        if not exported and math.prod(shape) <= KEPT_VOXELS:
             return _kept_grid(tuple(shape), device, dtype)
     return _make_grid(shape, device, dtype)
 

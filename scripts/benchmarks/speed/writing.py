@@ -61,7 +61,12 @@ def synthetic(
     (moving, moving_label), (fixed, fixed_label) = volumes
     pair = Pair(moving, fixed, np.eye(4), working, moving_label, fixed_label)
     result = Registration(
-        side, side, Matches(index, index, score, score, 0.99), masks, masks, resize_ddf(coarse, working.shape) / 10
+        side,
+        side,
+        Matches(index, index, score, score, 0.99),
+        masks,
+        masks.clone(),
+        resize_ddf(coarse, working.shape) / 10,
     )
     return pair, result, torch.rand(1, 2, *working.shape)
 
