@@ -35,7 +35,7 @@ def staged(folder: Path, record: str, known: Collection[str]) -> Iterator[Path]:
         folder: of the result; it exists. Files that belong to no result are left alone.
         record: name of the file that describes a result; a folder without it contains no result. The folder to write
             into, which the context yields, must contain it in the end.
-        known: names of all files that a result can contain; old ones that the new result lacks are deleted.
+        known: names of all files and folders that belong to a result; old ones that the new one lacks are deleted.
     """
     recover(folder)
     part = Path(tempfile.mkdtemp(prefix=OWN_PREFIX, dir=folder))
@@ -58,7 +58,7 @@ def recover(folder: Path) -> None:
         names = [p.name for p in committed.iterdir() if p.name not in (record, NAMES)]
         if (folder / record).exists():
             for name in set(known) - {*names, record}:
-                (folder / name).unlink(missing_ok=True)
+                _remove(folder / name)
             (folder / record).unlink()  # last, so that an interrupted replacement deletes the rest next time
         for name in [*names, record]:
             _place(committed / name, folder / name)

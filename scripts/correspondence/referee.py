@@ -22,7 +22,7 @@ from ..losses.similarity import local_mean
 from ..metrics.jacobian import jacobian_determinant
 from ..spatial.geometry import coarser
 from ..spatial.likeness import BINS, shared_information
-from ..spatial.warp import identity_grid, resize_ddf, sample, warp
+from ..spatial.warp import resize_ddf, warp
 from .result import Registration
 
 SIDE = 72  # voxels along the longest side of the grid on which images are compared
@@ -198,9 +198,9 @@ def overlap(ddf: Tensor, masks: tuple[Tensor, Tensor] | None) -> float | None:
     """
     if masks is None or not len(masks[0]):
         return None
-    places, scores = identity_grid(ddf.shape[2:], ddf.device, ddf.dtype) + ddf, []
+    scores = []
     for moving, fixed in zip(*masks):
-        a = sample(moving[None, None].to(ddf), places, padding="zeros")[0, 0]
+        a = warp(moving[None, None].to(ddf), ddf, padding="zeros")[0, 0]
         b = fixed.to(ddf)
         scores.append(float(2 * torch.minimum(a, b).sum() / (a.sum() + b.sum()).clamp_min(1e-6)))
     return sum(scores) / len(scores)

@@ -14,7 +14,7 @@ from ..common.errors import InputError
 from ..workflow.cohort.pairs import read_entries
 from ..workflow.cohort.run import finish_cohort
 from ..workflow.cohort.scheduler import run_on_scheduler
-from ..workflow.dicom import check_dicom, write_dicom
+from ..workflow.dicom import check_dicom, check_dicom_folder, write_dicom
 from ..workflow.method import AUTO, METHODS, choose
 from ..workflow.options import check_options, defaults
 from ..workflow.outcome import ending
@@ -82,6 +82,7 @@ def _dicom_too(wanted: bool, values: Mapping[str, Any]) -> Iterator[None]:
     if "pairs" in values:
         raise InputError("--dicom is for two series, not for a list of pairs.")
     check_dicom(values["moving"], values["fixed"])
+    check_dicom_folder(values["output_dir"])
     yield
     write_dicom(values["output_dir"], values["moving"], values["fixed"])
 

@@ -15,8 +15,8 @@ from ..data.dicom_objects.series import Series, read_series
 from ..data.reader import read_volume
 from ..data.segmentations import read_segmentation
 from ..spatial.fields import read_field
+from .guard import DICOM, own_dicom
 
-FOLDER = "dicom"
 ROLES = ("moving", "fixed")
 
 
@@ -35,8 +35,18 @@ def check_dicom(moving: str | Path, fixed: str | Path) -> tuple[Series, Series]:
     return series
 
 
+def check_dicom_folder(output_dir: str | Path) -> Path:
+    """The folder for the DICOM objects; :class:`InputError` if it contains something else, which must stay."""
+    folder = Path(output_dir) / DICOM
+    if folder.exists() and not own_dicom(folder.parent):
+        raise InputError(f"{folder} exists and contains no results; move it away, or give another --output_dir.")
+    return folder
+
+
 def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -> list[str]:
     """Writes what a result folder contains as DICOM objects into its folder ``dicom``; returns their relative paths.
+
+    The objects of an earlier result are deleted when the new result is put in place, so they never lie beside it.
 
     ``moved/`` is the moved image as a derived series, ``moving_regions.dcm`` and ``fixed_regions.dcm`` are the paired
     regions as Segmentation objects, and ``registration.dcm`` is the field as a Deformable Spatial Registration object.
@@ -45,12 +55,12 @@ def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -
     # highdicom takes a second to import, and needs a newer pydicom than MONAI Label can have.
     from ..data.dicom_objects.segmentation import tracking_uids, write_segmentation_object
 
-    output_dir = Path(output_dir)
+    output_dir, target = Path(output_dir), check_dicom_folder(output_dir)
     series = dict(zip(ROLES, check_dicom(moving, fixed)))
     pairs = json.loads((output_dir / "correspondence.json").read_text(encoding="utf-8"))["pairs"]
     try:
         with tempfile.TemporaryDirectory(prefix=".writing-", dir=output_dir) as part:
-            made = Path(part) / FOLDER
+            made = Path(part) / DICOM
             made.mkdir()
             tracking = tracking_uids(len(pairs))
             for number, role in enumerate(ROLES, start=9003):
@@ -64,10 +74,10 @@ def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -
                 write_deformable(made / "registration.dcm", u_lps, grid, **series)
                 moved = read_volume(output_dir / "moved.nii.gz")
                 write_moved(made / "moved", moved.array[0], moved.geometry, **series)
-            shutil.rmtree(output_dir / FOLDER, ignore_errors=True)
-            made.rename(output_dir / FOLDER)
+            shutil.rmtree(target, ignore_errors=True)
+            made.rename(target)
     except OSError as error:
         raise InputError(
             f"The DICOM results could not be written to {output_dir} ({error.strerror or error})."
         ) from error
-    return sorted(p.relative_to(output_dir).as_posix() for p in (output_dir / FOLDER).rglob("*.dcm"))
+    return sorted(p.relative_to(output_dir).as_posix() for p in target.rglob("*.dcm"))

@@ -96,6 +96,12 @@ OUTPUTS = {
     "report": ("report.html",),
 }
 FILES = frozenset(name for names in OUTPUTS.values() for name in names)
+DICOM = "dicom"  # folder in a result folder for its DICOM objects
+
+
+def own_dicom(folder: Path) -> set[str]:
+    """The name of the folder with the DICOM objects of an earlier result, if there is one."""
+    return {DICOM} if (folder / DICOM / "registration.dcm").is_file() else set()
 
 
 def check_inputs(folder: Path, inputs: Iterable[str | Path | None]) -> None:
@@ -103,4 +109,7 @@ def check_inputs(folder: Path, inputs: Iterable[str | Path | None]) -> None:
     given = [name for name in inputs if name is not None and there(name)]
     if any(os.path.isdir(name) and folder.exists() and os.path.samefile(name, folder) for name in given):
         raise InputError(f"{folder} is an input as well as the output folder; give another --output_dir.")
+    for name in given:
+        if own_dicom(folder) and (folder / DICOM).resolve() in (Path(name).resolve(), *Path(name).resolve().parents):
+            raise InputError(f"{name} lies among the results in {folder}; give another --output_dir.")
     check_outputs([folder / name for name in (*FILES, RECORD)], given)

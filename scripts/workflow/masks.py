@@ -27,7 +27,7 @@ from ..masks.cache import mask_key
 from ..masks.source import Masks, MaskSource
 from .cohort.case import read_record
 from .guard import check_output_dir
-from .outcome import ExitCode
+from .outcome import ExitCode, input_error
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class SaveMasks(Transform):
         if data.get("done"):
             return {**data, "record": {**data["done"], "image": str(data["path"]), "status": "done before"}}
         if not isinstance(masks, Masks):
-            reason = (str(masks).splitlines() or [type(masks).__name__])[0]
+            reason = (str(input_error(masks) or masks).splitlines() or [type(masks).__name__])[0]
             return {**data, "record": {"image": str(data["path"]), "status": f"failed: {reason}"}}
         check_output_dir(self.output_dir)
         path, record_path = output_paths(self.output_dir, data["case"])

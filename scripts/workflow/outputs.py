@@ -26,7 +26,7 @@ from ..report.overview import overview
 from ..report.panels import panels
 from .correspondence_record import check_finite, correspondence_record
 from .files import write_confidence, write_fields, write_moved, write_moved_label, write_moved_landmarks, write_regions
-from .guard import FILES, OUTPUTS, check_inputs, sole_writer
+from .guard import FILES, OUTPUTS, check_inputs, own_dicom, sole_writer
 from .record import flat_settings
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class SaveRegistration(Transform):
             logger.warning(sentence)
         began = time.perf_counter()
         try:
-            with sole_writer(output_dir), staged(output_dir, RECORD, FILES) as part:
+            with sole_writer(output_dir), staged(output_dir, RECORD, FILES | own_dicom(output_dir)) as part:
                 metrics = self._volumes(part, pair, result)
                 result.seconds["write"] = time.perf_counter() - began
                 record = correspondence_record(pair, result, metrics, [*known, *found], self.parameters, self.method)

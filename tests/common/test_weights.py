@@ -68,6 +68,7 @@ def test_files_that_are_no_weights(tmp_path):
         (lambda s: {**s, "weight": s["weight"] * float("nan")}, "contains values in weight that are not finite"),
         (lambda s: {**s, "bias": s["bias"] / 0}, "contains values in bias that are not finite"),
         (lambda s: {**s, "weight": s["weight"].to_sparse()}, "weight in a form other than a dense real tensor"),
+        (lambda s: {**s, "weight": torch.zeros(1).expand(100_000, 100_000)}, "does not fit the test: 1 entries differ"),
         (lambda s: {**s, "weight": s["weight"].to(torch.complex64)}, "weight in a form other than a dense real"),
         (lambda s: dict(enumerate(s.values())), "is not a dict of tensors by name"),
         (lambda s: {**s, 3: s["bias"]}, "is not a dict of tensors by name"),

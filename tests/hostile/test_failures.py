@@ -11,9 +11,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 
+from scripts.common.files import whole_file
 from scripts.common.staging import complete_result
+from scripts.spatial.itk_images import write_itk
 from scripts.spatial.transform_files import WRITABLE
 from scripts.workflow.outcome import ExitCode
 
@@ -62,7 +66,7 @@ def file_calls() -> dict[str, tuple[Call, str]]:
     field, quiet = {"transforms": "{good}/field.nii.gz"}, {"progress": False}
     calls: dict[str, tuple[Call, str]] = {}
     for suffix in WRITABLE:
-        if suffix in (".hdf5", ".nhdr", ".mhd"):
+        if suffix == ".hdf5":
             continue
         source = "affine.mat" if suffix in (".mat", ".xfm") else "field.nii.gz"
         name = f"o{suffix}"
@@ -178,9 +182,68 @@ def fill_the_disk_of_a_file(name: str, good: Path, folder: Path, every: bool) ->
         assert code == 1 and errors.count("error: ") == 1 and "Traceback" not in errors, (name, number, errors[-2000:])
 
 
-@pytest.mark.parametrize("name", ["compose.nii.gz", "compose.npz", "warp o.csv", "warp o.mha"])
+def kill_a_file(name: str, good: Path, folder: Path) -> None:
+    """Whenever the process ends, the file is the old or the new one, and a new header has its new data file."""
+    call, file = file_calls()[name]
+    (folder / "new").mkdir()
+    assert attempt(call, good, folder / "new")[0] == 0
+    new = {p.name: p.read_bytes() for p in (folder / "new").iterdir()}
+    for number in count(1):
+        out = folder / str(number)
+        out.mkdir()
+        (out / file).write_bytes(b"old")
+        with killed(number) as steps, contextlib.suppress(KilledError):
+            attempt(call, good, out)
+        found = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+        assert found[file] == b"old" or same(found, new, name), (name, number)
+        if not steps.failed:
+            assert found[file] != b"old"
+            return
+
+
+def same(found: dict[str, bytes], new: dict[str, bytes], name: str) -> bool:
+    """Whether all files are the same; HDF5 files contain the time, so of these only the size counts."""
+    if name.endswith(".h5"):
+        return {k: len(v) for k, v in found.items()} == {k: len(v) for k, v in new.items()}
+    return found == new
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_a_header_and_its_data_change_as_one(good, tmp_path, suffix):
+    """The old header names the old data until the new header is there; other data files stay."""
+    name = f"o{suffix}"
+    images = {k: sitk.GetArrayFromImage(sitk.ReadImage(str(good / f"{k}.nii.gz"))) for k in ("moving", "fixed")}
+    for number in count(1):
+        out = tmp_path / str(number)
+        out.mkdir()
+        (out / "o-2.raw").write_bytes(b"of the user")
+        for k in ("moving", "fixed"):
+            image = sitk.ReadImage(str(good / f"{k}.nii.gz"))
+            change = number if k == "fixed" else 1000
+            with killed(change) as steps, contextlib.suppress(KilledError), whole_file(out / name) as part:
+                write_itk(part, image)
+        found = sitk.GetArrayFromImage(sitk.ReadImage(str(out / name)))
+        assert any(np.array_equal(found, array) for array in images.values()), number
+        assert (out / "o-2.raw").read_bytes() == b"of the user"
+        if not steps.failed:
+            assert np.array_equal(found, images["fixed"]) and len(list(out.iterdir())) == 3
+            return
+
+
+@pytest.mark.parametrize("name", ["compose.nii.gz", "compose.npz", "compose.mhd", "warp o.csv", "warp o.mha"])
 def test_some_writes_of_one_file(good, tmp_path, name):
     fill_the_disk_of_a_file(name, good, tmp_path, every=False)
+
+
+@pytest.mark.parametrize("name", ["compose.tfm", "compose.nhdr"])
+def test_a_kill_while_a_file_is_replaced(good, tmp_path, name):
+    kill_a_file(name, good, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", file_calls())
+def test_a_kill_at_every_change_of_a_name_of_one_file(good, tmp_path, name):
+    kill_a_file(name, good, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["masks", "evaluate"])

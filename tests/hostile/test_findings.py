@@ -15,7 +15,7 @@ import pytest
 from scripts import compose, evaluate, invert, register, warp
 from scripts.common.errors import InputError
 from scripts.common.lock import locked
-from scripts.spatial.files import load_array, size_limit
+from scripts.spatial.files import load_array, readable, size_limit
 
 from .attacks import Attack
 from .fuzz import run
@@ -208,3 +208,46 @@ def test_no_output_replaces_a_pipe_or_a_device(good, tmp_path):
     with pytest.raises(InputError, match="exists and is not a file"):
         warp(good / "moving.nii.gz", tmp_path / "pipe.nii.gz", good / "field.nii.gz", progress=False)
     assert not (tmp_path / "pipe.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("register", "scripts.roi.registration.find_regions"),
+        ("correspond", "scripts.data.pair.resample"),
+        ("masks", "scripts.masks.files.read_volume"),
+        ("warp", "scripts.verbs.warp.resample_image"),
+        ("invert", "scripts.verbs.invert.invert_chain"),
+        ("compose", "scripts.verbs.compose.write_chain"),
+        ("evaluate", "scripts.verbs.measure.label_metrics"),
+    ],
+)
+def test_too_little_memory_is_one_sentence_in_every_command(good, tmp_path, monkeypatch, command, place):
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(place, full)
+    field, labels = good / "field.nii.gz", {f"{r}_label": good / f"{r}_label.nii.gz" for r in ("moving", "fixed")}
+    files = {
+        "warp": {"input": good / "moving.nii.gz", "output": tmp_path / "o.nii.gz", "progress": False},
+        "invert": {"output": tmp_path / "o.nii.gz", "progress": False},
+        "compose": {"output": tmp_path / "o.nii.gz"},
+        "evaluate": {"output_dir": tmp_path / "out", "progress": False, **labels},
+    }
+    if command in files:
+        call = Attack("", command, {**files[command], "transforms": field}, good, good)
+    else:
+        call = words_of(good, tmp_path / "out", command)
+    refused(call, "Out of memory; use")
+    assert not [p for p in tmp_path.rglob("*.nii.gz") if ".cache" not in p.parts]
+
+
+def test_a_file_without_permission_is_not_called_truncated():
+    with pytest.raises(InputError, match="permission denied"), readable("a.nii.gz", "NIfTI"):
+        raise PermissionError(13, "Permission denied")
+
+
+def test_the_policy_names_what_is_trusted_and_how_to_report(bundle):
+    text = (bundle / "SECURITY.md").read_text(encoding="utf-8")
+    for part in ("## What is trusted", "## What is not trusted", "## Report a vulnerability", "--trust True"):
+        assert part in text
