@@ -58,7 +58,7 @@ def recover(folder: Path) -> None:
         names = [p.name for p in committed.iterdir() if p.name not in (record, NAMES)]
         if (folder / record).exists():
             for name in set(known) - {*names, record}:
-                _remove(folder / name)
+                remove(folder / name)
             (folder / record).unlink()  # last, so that an interrupted replacement deletes the rest next time
         for name in [*names, record]:
             _place(committed / name, folder / name)

@@ -38,7 +38,7 @@ def check_dicom(moving: str | Path, fixed: str | Path) -> tuple[Series, Series]:
 def check_dicom_folder(output_dir: str | Path) -> Path:
     """The folder for the DICOM objects; :class:`InputError` if it contains something else, which must stay."""
     folder = Path(output_dir) / DICOM
-    if folder.exists() and not own_dicom(folder.parent):
+    if folder.exists() and not own_dicom(folder.parent) and any(folder.iterdir()):
         raise InputError(f"{folder} exists and contains no results; move it away, or give another --output_dir.")
     return folder
 

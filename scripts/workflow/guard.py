@@ -101,7 +101,8 @@ DICOM = "dicom"  # folder in a result folder for its DICOM objects
 
 def own_dicom(folder: Path) -> set[str]:
     """The name of the folder with the DICOM objects of an earlier result, if there is one."""
-    return {DICOM} if (folder / DICOM / "registration.dcm").is_file() else set()
+    made = ("registration.dcm", "moving_regions.dcm", "fixed_regions.dcm")
+    return {DICOM} if any((folder / DICOM / name).is_file() for name in made) else set()
 
 
 def check_inputs(folder: Path, inputs: Iterable[str | Path | None]) -> None:
