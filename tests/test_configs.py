@@ -113,6 +113,13 @@ def test_plain_values_at_the_top_are_documented_options(name):
     assert plain - machinery - KINDS.keys() == set()
 
 
+@pytest.mark.parametrize("overlay", [None, *sorted((CONFIGS / "sam").glob("*.json"))], ids=lambda p: p and p.stem)
+def test_thresholds_of_masks_reach_everything_mode_of_every_model(overlay):
+    names = ["samreg.json", *([f"sam/{overlay.name}"] if overlay else [])]
+    everything = parsed(names, pred_iou_thresh=0.43, stability_score_thresh=0.21).get_parsed_content("everything")
+    assert (everything.pred_iou_thresh, everything.stability_score_thresh) == (0.43, 0.21)
+
+
 # Arguments that a config sets to something other than the default of the constructor, on purpose.
 DELIBERATE = {
     ("samreg.json", "discrete"),  # DenseSettings() is the paper's objective, the config what measured best

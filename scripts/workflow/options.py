@@ -69,7 +69,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "checkpoint": ("file", "weights of the model, instead of the released ones"),
         "precision": ("text", "of the image encoder: float32, bfloat16 or float16"),
         "second_look": ("switch", "segment the window in which the images differ a second time, at a finer resolution"),
-        "points_per_side": ("whole", "points per side of the prompt grid of everything mode"),
+        "points_per_side": ("whole", "points per side of the prompt grid, for models that take points"),
         "pred_iou_thresh": (
             "number",
             "least predicted quality of a mask; each model has its own default, see configs/sam",
