@@ -103,7 +103,7 @@ class _PairTransform(MapTransform):
     def _regions(self, data: Mapping[Hashable, Any], pair: Pair, result: Registration) -> dict[Hashable, Any]:
         found: dict[Hashable, Any] = {"region_scores": result.matches.score.cpu()}
         for key, role, transform in zip(self.keys, ("moving", "fixed"), (np.linalg.inv(pair.transform), np.eye(4))):
-            masks = getattr(result, f"{role}_masks").cpu()
+            masks = getattr(result, f"{role}_masks")
             native = [*native_masks(masks, pair.working, getattr(pair, role).geometry, transform)]
             array = np.array(native, np.uint8).reshape(len(native), *data[key].shape[1:])
             found[f"{key}_regions"] = on_grid(array, meta_of(data[key]))

@@ -139,7 +139,7 @@ class Referee:
             stage: its name, for the sentences, e.g. "the dense field".
             before: (1, n, *shape) voxels, or None for the initial alignment alone.
             after: same shape.
-            masks: moving and fixed (K, *shape) uint8 coverage of the matched regions.
+            masks: moving and fixed, K masks (*shape) uint8 each: coverage of the matched regions.
         """
         after = after.detach().to(self.moving)
         before = torch.zeros_like(after) if before is None else before.detach().to(after)

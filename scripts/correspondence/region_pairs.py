@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,18 +65,20 @@ def pair_names(scores: Tensor) -> list[str]:
     return [f"pair {k + 1} ({score:.2f})" for k, score in enumerate(scores.tolist())]
 
 
-def segment(masks: Tensor, names: list[str], working: Geometry, target: Geometry, transform: NDArray) -> Segmentation:
+def segment(
+    masks: Sequence[Tensor], names: list[str], working: Geometry, target: Geometry, transform: NDArray
+) -> Segmentation:
     """Regions as a segmentation on the grid of an image; the arguments are those of :func:`native_masks`."""
     return pack(native_masks(masks, working, target, transform), names, target)
 
 
-def native_masks(masks: Tensor, working: Geometry, target: Geometry, transform: NDArray) -> Iterator[NDArray]:
+def native_masks(masks: Sequence[Tensor], working: Geometry, target: Geometry, transform: NDArray) -> Iterator[NDArray]:
     """Regions on the grid of an image, one after the other: (*target.shape) bool.
 
     A voxel belongs to a region that covers at least half of it.
 
     Args:
-        masks: (K, *working.shape) uint8 coverage 0..255.
+        masks: K masks (*working.shape) uint8, coverage 0..255.
         working: their grid.
         target: grid of the image.
         transform: (4, 4) target world to working world, RAS mm.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..spatial.geometry import Geometry
 from .matching import Matches
+from .region_masks import RegionMasks
 from .regions import Regions
 
 
@@ -25,8 +26,8 @@ class Registration:
         moving: regions of the moving image.
         fixed: regions of the fixed image.
         matches: which of these regions correspond.
-        moving_masks: (K, *shape) uint8 coverage 0..255 of the matched regions, best pair first.
-        fixed_masks: (K, *shape), mask k corresponds to moving mask k.
+        moving_masks: K masks (*shape) uint8, coverage 0..255 of the matched regions, best pair first.
+        fixed_masks: the same, mask k corresponds to moving mask k.
         ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
         confidence: (1, 1, *shape) in [0, 1], how sure the field is at every voxel; None if it was not asked for.
         motion_mm: (K,) mean displacement of the field in each fixed region, mm; None without a field.
@@ -40,8 +41,8 @@ class Registration:
     moving: Regions
     fixed: Regions
     matches: Matches
-    moving_masks: Tensor
-    fixed_masks: Tensor
+    moving_masks: RegionMasks
+    fixed_masks: RegionMasks
     ddf: Tensor | None = None
     motion_mm: Tensor | None = None
     confidence: Tensor | None = None

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ..common.errors import InputError
 from ..correspondence.matching import Matches, cosine_similarity
 from ..correspondence.referee import Referee, keep_better
+from ..correspondence.region_masks import RegionMasks
 from ..correspondence.regions import Regions
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import plan_slices
@@ -115,5 +116,5 @@ def paired_structures(
     similarity = cosine_similarity(regions[0].prototypes, regions[1].prototypes).diagonal()
     order = torch.arange(len(both))
     matches = Matches(order, order, similarity, similarity, float(similarity.max()) if len(both) else 0.0)
-    covered = ((side[0][both] * 255).round().to(torch.uint8).cpu() for side in sides)
+    covered = (RegionMasks((side[0][both] * 255).round().to(torch.uint8).cpu()) for side in sides)
     return Registration(*regions, matches, *covered)

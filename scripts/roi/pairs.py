@@ -18,15 +18,16 @@ def structure_pairs(labels: Tensor) -> tuple[Tensor, Tensor] | None:
     return tuple(torch.stack([side == v for v in common]).to(torch.uint8) * 255 for side in labels)
 
 
-def pair_motion(ddf: Tensor, fixed_masks: Tensor, spacing: Sequence[float]) -> Tensor:
+def pair_motion(ddf: Tensor, fixed_masks: Sequence[Tensor], spacing: Sequence[float]) -> Tensor:
     """How far the field moves each pair: mean length of the displacement in the fixed region, (K,) mm.
 
     Args:
         ddf: (1, n, *shape) voxels.
-        fixed_masks: (K, *shape) coverage.
+        fixed_masks: K masks (*shape), coverage.
         spacing: mm.
     """
     if not len(fixed_masks):  # the images alone led to the field
         return torch.zeros(0)
     length = (ddf[0] * ddf.new_tensor(spacing).view(-1, *[1] * len(spacing))).norm(dim=0)
-    return torch.stack([(length * m).sum() / m.sum().clamp_min(1) for m in fixed_masks]).cpu()
+    masks = (mask.to(length.device) for mask in fixed_masks)
+    return torch.stack([(length * m).sum() / m.sum().clamp_min(1) for m in masks]).cpu()

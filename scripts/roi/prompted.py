@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..correspondence.matching import Matches
+from ..correspondence.region_masks import RegionMasks
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
 from ..data.prompt import WorkingPrompt
@@ -118,7 +119,7 @@ class PromptedCorrespondence:
         one = torch.zeros(1, dtype=torch.long)
         score = torch.tensor([max(answer.similarity, 0.0)])
         matches = Matches(one, one, score, score, float(score))
-        masks = [regions[n].masks([0]) for n in ("moving", "fixed")]
+        masks = [RegionMasks(regions[n].masks([0])) for n in ("moving", "fixed")]
         result = Registration(regions["moving"], regions["fixed"], matches, *masks, seconds=seconds)
         if answer.similarity < self.epsilon:
             result.warnings.append(

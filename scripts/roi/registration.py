@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from ..common.errors import InputError
 from ..correspondence.referee import Referee, keep_better
+from ..correspondence.region_masks import RegionMasks
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
 from ..sam.boxes import BoxEverything
@@ -135,13 +136,14 @@ class ROIRegistration:
         moving_image, fixed_image = image.chunk(2)
         with timed(seconds, "match"):
             matches = self.matcher(moving, fixed, working, within_slices=not self.links(moving.plan, working))
-            pairs = moving.masks(matches.moving.tolist()), fixed.masks(matches.fixed.tolist())
+            chosen = ((moving, matches.moving), (fixed, matches.fixed))
+            pairs = [RegionMasks(regions.masks(index.tolist())) for regions, index in chosen]
         named = None if masks is None else structure_pairs(masks)
         result = Registration(moving, fixed, matches, *pairs, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
         result.warnings += self.doubts(result)
         if len(matches):
-            moving = fixed = None
+            moving = fixed = chosen = None
             result.moving, result.fixed = result.moving.without_masks(), result.fixed.without_masks()
         if self.dense and named is None and self.too_few(result):
             result.ddf = torch.zeros(1, working.ndim, *working.shape)
@@ -239,7 +241,7 @@ class ROIRegistration:
         field nothing: it would follow them.
         """
         aligned = self.matcher.position_sigma_mm != 0 and not self.settings.compares_images
-        return aligned and 0 < len(result.matches) <= result.moving_masks.ndim - 1
+        return aligned and 0 < len(result.matches) <= len(result.moving_masks.shape) - 1
 
     def fill_dense(
         self,
@@ -270,8 +272,8 @@ class ROIRegistration:
                 bar.update(steps)
 
             dense = roi_to_dense(
-                result.moving_masks.to(device),
-                result.fixed_masks.to(device),
+                result.moving_masks.whole().to(device),
+                result.fixed_masks.whole().to(device),
                 working.spacing,
                 self.settings,
                 weights=result.matches.certainty,
@@ -284,7 +286,7 @@ class ROIRegistration:
             )
         result.ddf = dense.ddf
         result.confidence = dense.confidence if self.confidence else None
-        result.motion_mm = pair_motion(dense.ddf, result.fixed_masks.to(device), working.spacing)
+        result.motion_mm = pair_motion(dense.ddf, result.fixed_masks, working.spacing)
         result.details["objective"] = [[round(v, 5) for v in (level[0], min(level))] for level in dense.history]
         result.details["steps"] = [len(level) for level in dense.history]
         result.details["named_structures"] = 0 if named is None else len(named[0])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from scripts.correspondence.region_masks import RegionMasks
 from scripts.correspondence.region_pairs import native_masks
 from scripts.data.pair import LoadPair, one_pair
 from scripts.report.embedded import FIELD_VOXELS, deformed_grid, viewer_data
@@ -106,9 +107,9 @@ def test_confidence_is_shown_if_the_registration_has_one(case):
 def test_regions_are_the_exact_ones(case):
     data, shown = case
     pair, result = data["pair"], data["pred"]
-    union = result.fixed_masks.amax(dim=0)  # contains the other regions
-    masks = torch.stack([union, *result.fixed_masks[1:]])
-    shown = viewer_data(pair, replace(result, fixed_masks=masks), 999)
+    masks = result.fixed_masks.whole()
+    masks[0] = masks.amax(dim=0)  # contains the other regions
+    shown = viewer_data(pair, replace(result, fixed_masks=RegionMasks(masks)), 999)
     part = shown["regions"]["fixed"]
     raw = np.frombuffer(unpacked(part["data"]), np.uint8)
     layers = raw.reshape(-1, *reversed(part["shape"])).transpose(0, 3, 2, 1)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scripts.correspondence.matching import cosine_similarity, match
+from scripts.correspondence.region_masks import RegionMasks
 from scripts.correspondence.result import Registration
 from scripts.correspondence.slicing import SlicePlan, plan_slices
 from scripts.roi.regions import RegionFilter, SliceRegions, find_regions
@@ -36,5 +37,5 @@ def perfect_registration(moving: Tensor, fixed: Tensor, values: list[int], grid:
     plan = plan_slices(grid)
     a, b = perfect_regions(moving, values, plan), perfect_regions(fixed, values, plan)
     matches = match(cosine_similarity(a.prototypes, b.prototypes), 0.8)
-    masks = a.masks(matches.moving.tolist()), b.masks(matches.fixed.tolist())
+    masks = (RegionMasks(r.masks(index.tolist())) for r, index in ((a, matches.moving), (b, matches.fixed)))
     return Registration(a, b, matches, *masks)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from scripts.common.errors import InputError
 from scripts.common.staging import NAMES, recover
+from scripts.correspondence.region_masks import RegionMasks
 from scripts.correspondence.region_pairs import native_masks, read_region_pairs
 from scripts.data.pair import LoadPair, one_pair
 from scripts.data.phantoms.cardiac import cardiac_pair
@@ -307,10 +308,10 @@ def test_region_files_hold_the_matched_regions_exactly(written, tmp_path):
     result, pair = data["pred"], data["pair"]
     masks = {}
     for role in ("moving", "fixed"):
-        whole = getattr(result, f"{role}_masks").clone()
+        whole = getattr(result, f"{role}_masks").whole()
         whole[0] = torch.maximum(whole[0], whole[1])
         masks[role] = whole
-    nested = replace(result, moving_masks=masks["moving"], fixed_masks=masks["fixed"])
+    nested = replace(result, **{f"{role}_masks": RegionMasks(m) for role, m in masks.items()})
     SaveRegistration(str(tmp_path), overview=False)({**data, "pred": nested})
     record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
     assert record["region_files"]["exact"] == ["moving_rois.seg.nrrd", "fixed_rois.seg.nrrd"]

@@ -114,7 +114,7 @@ class Segmented:
         matcher = self.inferer.matcher
         matcher.max_pairs, matcher.epsilon = None, EPSILON
         found = self.inferer.from_regions(*self.regions, self.image, self.working)
-        pseudo = found.moving_masks, found.fixed_masks
+        pseudo = found.moving_masks.whole(), found.fixed_masks.whole()
         labels = self.label_masks()
         fields = {"SAM": found.ddf, "labels": roi_to_dense(*labels, self.working.spacing, self.inferer.settings).ddf}
         rows = {}

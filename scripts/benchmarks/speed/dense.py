@@ -77,7 +77,7 @@ def main(data_dir: str, patients: int = 2, steps: int = 10_000, max_pairs: int =
         settings: DenseSettings = registrar.inferer.settings
         for name, item in items:
             case = registrar(name, item)
-            moving, fixed = case.result.moving_masks, case.result.fixed_masks
+            moving, fixed = case.result.moving_masks.whole(), case.result.fixed_masks.whole()
             spacing = case.pair.working.spacing
             began = time.perf_counter()
             ours = roi_to_dense(moving, fixed, spacing, settings)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...common.memory import peak_memory_mb
 from ...correspondence.matching import Matches
+from ...correspondence.region_masks import RegionMasks
 from ...correspondence.regions import Regions
 from ...correspondence.result import Registration
 from ...correspondence.slicing import plan_slices
@@ -64,8 +65,8 @@ def synthetic(
         side,
         side,
         Matches(index, index, score, score, 0.99),
-        masks,
-        masks.clone(),
+        RegionMasks(masks),
+        RegionMasks(masks),
         resize_ddf(coarse, working.shape) / 10,
     )
     return pair, result, torch.rand(1, 2, *working.shape)

@@ -1,0 +1,43 @@
+# Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
+"""Masks of many regions in little memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..metrics.overlap import bounding_box
+
+
+class RegionMasks(Sequence):
+    """The masks of K regions, of which only the boxes around them are kept: whole, those of a CT fill 1.5 GB.
+
+    Items are whole masks (*shape), made when they are read.
+
+    Args:
+        masks: (K, *shape) coverage.
+    """
+
+    def __init__(self, masks: Tensor) -> None:
+        self.shape, self.dtype = tuple(masks.shape), masks.dtype
+        nowhere = (slice(0, 0),) * (masks.ndim - 1)
+        boxes = [bounding_box(mask > 0, margin=0) if mask.any() else nowhere for mask in masks]
+        self.parts = [(box, mask[box].clone()) for box, mask in zip(boxes, masks)]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        box, part = self.parts[index]
+        mask = torch.zeros(self.shape[1:], dtype=self.dtype)
+        mask[box] = part
+        return mask
+
+    def whole(self) -> Tensor:
+        """All masks (K, *shape)."""
+        masks = torch.zeros(self.shape, dtype=self.dtype)
+        for mask, (box, part) in zip(masks, self.parts):
+            mask[box] = part
+        return masks
