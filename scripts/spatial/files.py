@@ -100,8 +100,9 @@ def load_numbers(path: str | Path) -> NDArray:
     if path.stat().st_size > HEADER_BYTES:  # a 4 x 4 matrix is shorter, and a transform may be very long
         return np.empty((0, 0))
     try:
-        with warnings.catch_warnings(action="ignore", category=UserWarning):  # numpy's, for a file without numbers
-            return np.loadtxt(path, ndmin=2, encoding="utf-8-sig")
+        # numpy warns of a file without numbers. It would open a path that ends in .gz as an archive.
+        with warnings.catch_warnings(action="ignore", category=UserWarning), path.open(encoding="utf-8-sig") as lines:
+            return np.loadtxt(lines, ndmin=2)
     except ValueError:  # UnicodeDecodeError is one
         return np.empty((0, 0))
 

@@ -87,6 +87,9 @@ def test_files(tmp_path):
     (tmp_path / "junk.txt").write_text("not a transform")
     with pytest.raises(ValueError, match="neither a 4 x 4 matrix nor an ITK transform"):
         read_linear(str(tmp_path / "junk.txt"))
+    (tmp_path / "junk.txt").rename(tmp_path / "junk.nii.gz")  # the name of an archive
+    with pytest.raises(ValueError, match="neither a 4 x 4 matrix nor an ITK transform"):
+        read_linear(str(tmp_path / "junk.nii.gz"))
     geometry = oblique((8, 8, 8), (1, 1, 1))
     with pytest.raises(ValueError, match="'rigid' is not a file"):
         align(*[Scan(np.zeros((8, 8, 8)), geometry)] * 2, "rigid")
