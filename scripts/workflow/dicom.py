@@ -77,7 +77,10 @@ def write_dicom(output_dir: str | Path, moving: str | Path, fixed: str | Path) -
             shutil.rmtree(target, ignore_errors=True)
             made.rename(target)
     except OSError as error:
+        reason = error
+        while reason.strerror is None and isinstance(reason.__cause__, OSError):  # pydicom's errors show a traceback
+            reason = reason.__cause__
         raise InputError(
-            f"The DICOM results could not be written to {output_dir} ({error.strerror or error})."
+            f"The DICOM results could not be written to {output_dir} ({reason.strerror or reason})."
         ) from error
     return sorted(p.relative_to(output_dir).as_posix() for p in target.rglob("*.dcm"))
