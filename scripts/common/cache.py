@@ -7,18 +7,15 @@ import contextlib
 import logging
 import os
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .files import STALE_S
+from .files import BESIDE, sweep
 from .fingerprint import file_sha256
 
 logger = logging.getLogger(__name__)
-
-PART = ".part"
 
 
 class DiskCache:
@@ -50,7 +47,7 @@ class DiskCache:
                 path.unlink(missing_ok=True)
             except FileNotFoundError:  # another process has just deleted it
                 continue
-            except Exception as error:  # of another version of the program; the unpickler raises nearly anything
+            except Exception as error:  # written by another version; the unpickler raises nearly anything
                 logger.info("%s cannot be read (%s) and will be recomputed", path, type(error).__name__)
         return None
 
@@ -58,32 +55,24 @@ class DiskCache:
         """Keeps a value under a key: tensors, numbers, text, and lists and dicts of these."""
         if self.folder is None:
             return
-        part = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(suffix=self.suffix + PART, dir=self.folder)
-            part = Path(name)
-            with os.fdopen(handle, "wb") as stream:
-                torch.save(value, stream)
-            part.replace(self.folder / f"{key}.{file_sha256(part)}{self.suffix}")
+            with tempfile.TemporaryDirectory(prefix=BESIDE, dir=self.folder, ignore_cleanup_errors=True) as own:
+                part = Path(own) / key
+                torch.save(value, part)
+                part.replace(self.folder / f"{key}.{file_sha256(part)}{self.suffix}")
             self._trim()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
             logger.warning("the cache %s cannot be written (%s); continuing without it", self.folder, error)
             self.folder = None
-            if part is not None:
-                with contextlib.suppress(OSError):
-                    part.unlink(missing_ok=True)
 
     def _trim(self) -> None:
         """Deletes the least recently used entries until the rest fits; other processes may do so at the same time."""
+        sweep(self.folder)
         files = []
-        for path in self.folder.glob(f"*{self.suffix}*"):
+        for path in self.folder.glob(f"*{self.suffix}"):
             with contextlib.suppress(FileNotFoundError):
-                state = path.stat()
-                if path.name.endswith(self.suffix):
-                    files.append((state.st_mtime_ns, state.st_size, path))
-                elif path.name.endswith(PART) and time.time() - state.st_mtime > STALE_S:  # of a killed process
-                    path.unlink(missing_ok=True)
+                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         total = sum(size for _, size, _ in files)
         for _, size, path in sorted(files):
             if total <= self.max_bytes:

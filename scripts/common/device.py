@@ -13,8 +13,8 @@ from .errors import InputError
 def pick_device(name: str = "auto") -> torch.device:
     """The device with a name such as "cpu", "cuda", "cuda:1" or "mps"; "auto" picks the fastest one.
 
-    Under torchrun "auto" gives each process of a machine its own GPU, as long as there are enough. A device that this
-    machine does not have raises :class:`InputError`.
+    Under torchrun "auto" gives each process of a machine its own GPU while there are enough. Raises
+    :class:`InputError` for a device that this machine does not have.
     """
     has_mps = torch.backends.mps.is_available()
     if name == "auto" and torch.cuda.is_available() and "LOCAL_RANK" in os.environ:
@@ -35,8 +35,8 @@ def autocast_dtype(name: str | None, device: torch.device) -> str | None:
     """The dtype for training, None for float32.
 
     ``name`` is "auto", "float32" (or None, which MONAI's runner does not pass on), "bfloat16" or "float16". "auto" is
-    bfloat16 where the hardware multiplies in it, and float32 elsewhere: a convolution in bfloat16 on a processor
-    without AVX-512 takes 25 times as long.
+    bfloat16 where the hardware supports it, and float32 elsewhere: on a processor without AVX-512 a convolution in
+    bfloat16 takes 25 times as long.
     """
     if name not in ("auto", None, "float32", "bfloat16", "float16"):
         raise InputError(f"amp must be auto, float32, bfloat16 or float16, got {name!r}.")

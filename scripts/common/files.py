@@ -75,7 +75,7 @@ def read_text(path: str | Path, what: str) -> str:
 def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
     """A temporary path for a file that gets its final name only once it is complete and on the disk.
 
-    A header (.mhd, .nhdr) and its data file change as one, because new data never takes the name of old data: the old
+    A header (.mhd, .nhdr) and its data file change together: new data never take the name of old data, so the old
     header names the old data file until the new header replaces it.
 
     Args:
@@ -86,7 +86,7 @@ def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[
         A path with the same suffix in a temporary folder beside it.
 
     Raises:
-        InputError: the output is one of the inputs, or cannot be written. An old file is unchanged.
+        InputError: the output is one of the inputs, or cannot be written. An existing file is then unchanged.
     """
     path = Path(path)
     check_outputs([path], inputs)
@@ -121,7 +121,7 @@ def whole_file(path: str | Path, inputs: Iterable[str | Path] = ()) -> Iterator[
 
 
 def _free_name(path: Path) -> str:
-    """The name to write a file under: its own, or for a header one whose data file is not there yet."""
+    """The name to write a file under: its own, or for a header one whose data file does not exist yet."""
     stem, numbers = path.stem, itertools.count(2)
     if path.suffix.lower() in HEADERS:
         while any(there(path.parent / f"{stem}{kind}") for kind in DATA):
@@ -130,7 +130,7 @@ def _free_name(path: Path) -> str:
 
 
 def _data_files(path: Path) -> list[Path]:
-    """The data files that a header names and that bear its name; none for other files."""
+    """The data files that a header names and that are named after it; none for other files."""
     if path.suffix.lower() not in HEADERS or not there(path):
         return []
     with path.open("rb") as stream:
@@ -140,25 +140,15 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def check_outputs(paths: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """Checks that no output replaces an input, even under another name of the same file.
-
-    Raises:
-        InputError: an output is an input.
-    """
-    known = {_identity(name): name for name in inputs if there(name)}
+    """Raises :class:`InputError` if an output would replace an input, even under another name of the same file."""
+    read = [os.stat(name) for name in inputs if there(name)]
     for path in paths:
-        if there(path) and _identity(path) in known:
+        if there(path) and any(os.path.samestat(os.stat(path), state) for state in read):
             raise InputError(f"{path} is an input as well as the output; give the output another name.")
 
 
-def _identity(path: str | Path) -> tuple[int, int]:
-    """What two names of one file have in common."""
-    state = os.stat(path)
-    return state.st_dev, state.st_ino
-
-
 def _flush(part: Path) -> None:
-    """Flushes a file to the disk, where a full disk shows at the latest; an empty file counts as a failed write."""
+    """Flushes a file to the disk, which reveals a full disk; an empty file counts as a failed write."""
     if not part.stat().st_size:
         raise OSError(f"{part.name} is empty; the disk may be full")
     with contextlib.suppress(PermissionError), part.open("r+b") as stream:
@@ -166,7 +156,7 @@ def _flush(part: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or a folder, and of a link the link alone."""
+    """Deletes a file or a folder, or a link without its target."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     else:
@@ -174,7 +164,7 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Deletes what processes that were killed more than a day ago left behind."""
+    """Deletes the leftovers of processes that were killed more than a day ago."""
     for old in folder.glob(f"{BESIDE}*"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE_S:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Hashes of everything that determines a result: settings, weights, tensors, files."""
+"""Hashes of whatever determines a result: settings, weights, tensors, files."""
 
 from __future__ import annotations
 

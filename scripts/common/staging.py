@@ -84,7 +84,7 @@ def _names(committed: Path) -> tuple[str | None, list[str]]:
 
 
 def complete_result(folder: str | Path, record: str) -> Path | None:
-    """Where the complete result of a folder is; None if it contains none."""
+    """The folder that holds the complete result of a folder; None if there is none."""
     folder = Path(folder)
     return next((place for place in (folder / COMMITTED, folder) if (place / record).is_file()), None)
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Weights as tensor-only files: written atomically, and refused in one sentence when they cannot be read."""
+"""Weights as tensor-only files: written atomically, and refused with one sentence if they cannot be read."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], path: str | Path, name: str) -> None:
     """Loads a state dict that must fit exactly.
 
-    ``path`` and ``name``, that of the model, are for the message. Raises :class:`InputError` for entries that are not
-    dense tensors, another architecture (names the first keys that differ), or values that are not finite.
+    Messages quote ``path`` and ``name`` (of the model). Raises :class:`InputError` for entries that are not dense
+    tensors, another architecture (the message names the first keys that differ), or values that are not finite.
     """
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path} is not a dict of tensors by name; save the state dict of the model alone.")
     wanted = model.state_dict()
-    wrong = sorted(set(wanted) ^ set(state)) + sorted(
-        k for k in wanted if k in state and wanted[k].shape != state[k].shape
+    wrong = sorted(wanted.keys() ^ state) + sorted(
+        k for k in wanted.keys() & state if wanted[k].shape != state[k].shape
     )
     if wrong:
         raise InputError(f"{path} does not fit {name}: {len(wrong)} entries differ, first {', '.join(wrong[:3])}.")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from scripts.common.cache import DiskCache
+from scripts.common.files import BESIDE
 
 VALUE = {"labels": torch.arange(2000, dtype=torch.int16).reshape(40, 50), "names": ["a", "ü"], "score": [0.5, None]}
 
@@ -62,11 +63,13 @@ def test_the_folder_is_bounded_and_the_longest_unused_go_first(tmp_path):
 
 def test_leftovers_of_a_killed_process_are_deleted_after_a_day(tmp_path):
     cache = DiskCache(tmp_path)
-    for name, age in (("old.cache.part", 200_000), ("new.cache.part", 10)):
-        (tmp_path / name).write_bytes(b"half")
-        os.utime(tmp_path / name, (os.path.getmtime(tmp_path) - age,) * 2)
+    for name, age in (("old", 200_000), ("new", 10)):
+        part = tmp_path / f"{BESIDE}{name}"
+        part.mkdir()
+        (part / "ab").write_bytes(b"half")
+        os.utime(part, (os.path.getmtime(tmp_path) - age,) * 2)
     cache.write("ab", 1)
-    assert not (tmp_path / "old.cache.part").exists() and (tmp_path / "new.cache.part").exists()
+    assert {p.name for p in tmp_path.glob(f"{BESIDE}*")} == {f"{BESIDE}new"}
 
 
 def test_a_full_disk_turns_it_off_with_one_warning(tmp_path, monkeypatch, caplog):

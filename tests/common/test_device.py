@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The dtype of a training follows what the hardware multiplies in."""
+"""The dtype of a training is one that the hardware supports."""
 
 import pytest
 import torch
