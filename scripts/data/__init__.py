@@ -1,2 +1,2 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Images and pairs as they come: reading, geometry, intensity windows, phantoms, training samples."""
+"""Images and pairs: reading and writing, intensity windows, phantoms, training samples."""

@@ -17,7 +17,7 @@ def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool =
 
 
 def _extra(batch: Mapping, device: torch.device | str) -> dict:
-    """Keyword arguments of the inferer: a prompt, and the weights of voxels where some are excluded."""
+    """Keyword arguments of the inferer: a prompt, and the weights of voxels if some are excluded."""
     found = {key: batch[key] for key in ("prompt", "weight") if key in batch}
     return found | ({"weight": plain(found["weight"])[0].to(device)} if "weight" in found else {})
 

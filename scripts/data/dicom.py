@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Reads a DICOM series as one volume of evenly spaced parallel slices, or refuses it and names the faulty file.
 
-ITK stacks all files of a folder. A missing slice, a second phase or a scout would then deform the anatomy without
-an error, so every header is checked before ITK reads the voxels (DICOM PS3.3 C.7.6.2, Image Plane Module).
+ITK stacks all files of a folder. A missing slice, a second phase or a scout would deform the anatomy silently, so
+every header is checked before ITK reads the voxels (DICOM PS3.3 C.7.6.2, Image Plane Module).
 """
 
 from __future__ import annotations
@@ -35,14 +35,11 @@ NOT_IMAGES = {"SEG": "a segmentation", "RTSTRUCT": "a set of contours", "RTDOSE"
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the DICOM preamble."""
+    """Whether a path is a folder, or a file with the DICOM preamble."""
+    if not path.is_file():
+        return path.is_dir()
     with path.open("rb") as stream:
         return stream.read(132)[128:] == b"DICM"
-
-
-def is_object(path: object) -> bool:
-    """Whether a label is given as a DICOM object, or as the folder of one."""
-    return isinstance(path, (str, Path)) and (Path(path).is_dir() or (Path(path).is_file() and is_dicom(Path(path))))
 
 
 def read_dicom(path: Path, label: bool = False) -> tuple[NDArray, NDArray]:
@@ -115,9 +112,7 @@ def _stack(folder: Path, headers: list[tuple[Path, Dataset]]) -> list[Path]:
         for tag, length in PLACE.items():
             values = np.ravel(header[tag].value) if header.get(tag) is not None else ()
             if len(values) != length or not np.isfinite(values.astype(float)).all():
-                raise InputError(
-                    f"{path} has no usable {tag}, so its position in the volume is unknown; remove it from the folder."
-                )
+                raise InputError(f"{path} has no usable {tag} to place it in the volume; remove it from the folder.")
     for tag, tolerance in (
         ("ImageOrientationPatient", ANGLE), ("PixelSpacing", 1e-4), ("Rows", 0), ("Columns", 0),
         ("FrameOfReferenceUID", 0), ("ImageType", 0),

@@ -17,7 +17,7 @@ from .reader import Volume
 
 
 def filled(image: Volume, exclude: Volume | None) -> Volume:
-    """An image whose excluded voxels have the value of the nearest voxel that is not, so that nothing depends on them.
+    """An image with each excluded voxel replaced by the nearest one that is not, so that nothing depends on them.
 
     Args:
         image: (C, *shape).
@@ -30,7 +30,7 @@ def filled(image: Volume, exclude: Volume | None) -> Volume:
         return image
     hidden = exclude.array[0] != 0
     if hidden.all():
-        raise InputError(f"{exclude.path} excludes all of {image.path}; mark only what must be left out with 1.")
+        raise InputError(f"{exclude.path} excludes all of {image.path}; mark only the voxels to ignore with 1.")
     nearest = ndimage.distance_transform_edt(
         hidden, sampling=image.geometry.spacing, return_distances=False, return_indices=True
     )
@@ -38,7 +38,7 @@ def filled(image: Volume, exclude: Volume | None) -> Volume:
 
 
 def hidden_on(exclude: Volume | None, grid: Geometry) -> NDArray | None:
-    """Bool (*grid.shape): the voxels of a coarser grid over the same box that an excluded voxel touches."""
+    """Bool (*grid.shape): the voxels of a coarser grid over the same box that contain part of an excluded voxel."""
     if exclude is None:
         return None
     hidden = torch.from_numpy(exclude.array[0] != 0).float()[None, None]
@@ -65,7 +65,7 @@ def weights_on(moving: Volume | None, fixed: Volume | None, working: Geometry, t
         weight = torch.ones(1, *working.shape)
         if exclude is not None:
             hidden = torch.from_numpy((exclude.array != 0).astype(np.float32))
-            # Any share of an excluded voxel counts, because its neighbours are interpolated from it.
+            # Any share of an excluded voxel counts, because neighbouring values are interpolated from it.
             weight = (resample(hidden, exclude.geometry, working, matrix, fill=0.0) < 1e-3).float()
         maps.append(weight)
     return torch.cat(maps)

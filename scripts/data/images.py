@@ -6,6 +6,7 @@ from __future__ import annotations
 import glob
 import json
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
             one path per line (.txt) or a JSON list (.json); paths in a file are relative to it.
 
     Raises:
-        InputError: nothing is named, nothing matches, the list cannot be read, or an image is named twice.
+        InputError: no image is named, none matches, the list cannot be read, or an image is named twice.
     """
     paths = _paths(images)
     if not paths:
@@ -73,16 +74,18 @@ def _paths(images: str | Sequence[str] | None) -> list[str]:
     return [str(path.parent / e.strip()) for e in entries if e.strip()]
 
 
+@dataclass(eq=False)
 class LoadVolume(Transform):
     """Reads the image at "path". Errors are recorded instead of raised, so that a list continues.
 
     ``header`` and ``frame`` are those of :func:`scripts.data.reader.read_volume`, ``max_image_gb`` that of
-    :func:`scripts.spatial.files.size_limit`. Adds "volume", a
-    :class:`scripts.data.reader.Volume`, or "error", an :class:`InputError`.
+    :func:`scripts.spatial.files.size_limit`. Adds "volume", a :class:`scripts.data.reader.Volume`, or "error", an
+    :class:`InputError`.
     """
 
-    def __init__(self, header: str = "auto", frame: int | None = None, max_image_gb: float = MAX_GB) -> None:
-        self.header, self.frame, self.max_image_gb = header, frame, max_image_gb
+    header: str = "auto"
+    frame: int | None = None
+    max_image_gb: float = MAX_GB
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if data.get("done"):

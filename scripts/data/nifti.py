@@ -78,7 +78,7 @@ def _affine(
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
         notes.append(
-            f"{path} has no position in space (neither sform nor qform); its array axes are assumed to be those of the "
+            f"{path} has no position in space (neither sform nor qform); its array axes are taken as those of the "
             "patient."
         )
     elif sform and qform and (apart := _apart_mm(image)) > APART_MM:
@@ -108,7 +108,7 @@ def _displaces(header: nib.spatialimages.SpatialHeader, dtype: np.dtype) -> bool
 
 
 def _voxel_size(image: nib.spatialimages.SpatialImage) -> NDArray:
-    """The three voxel sizes of the file; nibabel replaces zero and negative ones while it loads an image."""
+    """The three voxel sizes of the file; nibabel replaces zero and negative ones when it loads an image."""
     header = image.header
     if not isinstance(header, nib.Nifti1Header):
         return np.asarray(header.get_zooms()[:3], float)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,24 +20,14 @@ from torch.nn import functional as F
 from ..common.errors import InputError
 from ..spatial.affine import Start, align
 from ..spatial.files import MAX_GB, size_limit
-from ..spatial.geometry import (
-    Geometry,
-    coarser,
-    contains,
-    extent_text,
-    overlap,
-    resample,
-    resample_map,
-    same_grid,
-    told_apart,
-)
+from ..spatial.geometry import Geometry, coarser, contains, extent_text, overlap, resample, resample_map
 from ..spatial.landmark_files import read_landmarks
 from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
-from .dicom import is_object
+from .dicom import is_dicom
 from .exclusion import filled, hidden_on, weights_on
 from .intensity import apply_window
-from .reader import Volume, check_intensities, read_volume
+from .reader import Volume, check_grid, check_intensities, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +78,7 @@ class Pair:
         return None if ddf is None else ddf_to_grid(ddf.detach().cpu().float(), self.working, self.fixed.geometry)
 
 
+@dataclass(eq=False)
 class LoadPair(Transform):
     """Reads a pair and brings both images to the working grid.
 
@@ -117,26 +109,22 @@ class LoadPair(Transform):
         InputError: an input that cannot be used, or images that do not overlap.
     """
 
-    def __init__(
-        self,
-        window: str = "auto",
-        init: str = "none",
-        max_size: int = 256,
-        header: str = "auto",
-        fill_nan: float | None = None,
-        points_frame: str = "ras",
-        affine_size: int = 96,
-        reorient: bool = False,
-        max_image_gb: float = MAX_GB,
-    ) -> None:
-        for name, size in (("max_size", max_size), ("affine_size", affine_size)):
+    window: str = "auto"
+    init: str = "none"
+    max_size: int = 256
+    header: str = "auto"
+    fill_nan: float | None = None
+    points_frame: str = "ras"
+    affine_size: int = 96
+    reorient: bool = False
+    max_image_gb: float = MAX_GB
+
+    def __post_init__(self) -> None:
+        for name, size in (("max_size", self.max_size), ("affine_size", self.affine_size)):
             if type(size) is not int or size < 2:
                 raise InputError(f"{name} must be a whole number of voxels, at least 2, got {size!r}.")
-        if fill_nan is not None and (isinstance(fill_nan, bool) or not isinstance(fill_nan, (int, float))):
-            raise InputError(f"fill_nan must be a number, got {fill_nan!r}.")
-        self.window, self.init, self.max_size, self.affine_size = window, init, max_size, affine_size
-        self.header, self.fill_nan, self.points_frame = header, fill_nan, points_frame
-        self.reorient, self.max_image_gb = reorient, max_image_gb
+        if isinstance(self.fill_nan, bool) or not isinstance(self.fill_nan, (int, float, type(None))):
+            raise InputError(f"fill_nan must be a number, got {self.fill_nan!r}.")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         with size_limit(self.max_image_gb):
@@ -153,9 +141,8 @@ class LoadPair(Transform):
                 "both must have the same number of dimensions."
             )
         notes = [*moving.warnings, *fixed.warnings]
-        marks = {
-            f"{v}_landmarks": self._landmarks(data, v, i, notes) for v, i in (("moving", moving), ("fixed", fixed))
-        }
+        images = {"moving": moving, "fixed": fixed}
+        marks = {f"{role}_landmarks": self._landmarks(data, role, image, notes) for role, image in images.items()}
         counts = [len(points) for points in marks.values() if points is not None]
         if len(set(counts)) > 1:
             raise InputError(
@@ -165,13 +152,14 @@ class LoadPair(Transform):
         labels = {
             f"{role}_{kind}": self._label(data, f"{role}_{kind}", image, notes)
             for kind in ("label", "mask", "exclude")
-            for role, image in (("moving", moving), ("fixed", fixed))
+            for role, image in images.items()
         }
         working = working_grid(fixed.geometry, self.max_size)
         working = oriented(working) if self.reorient else working
         try:
-            seen = [filled(v, labels[f"{r}_exclude"]) for v, r in ((moving, "moving"), (fixed, "fixed"))]
-            small = [self._windowed(v, min(working.spacing)) for v in seen]
+            seen = [filled(image, labels[f"{role}_exclude"]) for role, image in images.items()]
+            side = min(working.spacing)
+            small = [coarsen(apply_window(torch.from_numpy(v.array), self.window), v.geometry, side) for v in seen]
             start = self._align(small, str(data.get("init") or self.init or "none"), labels)
         except ValueError as error:
             raise InputError(str(error)) from error
@@ -188,55 +176,44 @@ class LoadPair(Transform):
             moving, fixed, transform, working, **labels, **marks, start=start, warnings=tuple(dict.fromkeys(notes))
         )
         on_grid = resample(*small[0], working, transform, fill=0.0), resample(*small[1], working)
-        stacked = torch.cat(same_channels(*on_grid))
+        channels = max(map(len, on_grid))  # a grey image beside one in colour is repeated
+        stacked = torch.cat([x.expand(channels, *x.shape[1:]) for x in on_grid])
         weight = weights_on(pair.moving_exclude, pair.fixed_exclude, working, transform)
         found = {"image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
         return {**data, **found, **({} if weight is None else {"weight": weight})}
 
     def _image(self, data: Mapping, role: str) -> Volume:
-        frame = data.get(f"{role}_frame")
-        volume = data[role]
-        if not isinstance(volume, Volume):
-            frame = None if frame == "" else frame
-            volume = read_volume(volume, frame=frame, header=self.header)
+        volume = self._volume(data, role)
         return replace(volume, array=check_intensities(volume, self.fill_nan))
 
-    def _windowed(self, volume: Volume, spacing: float) -> tuple[Tensor, Geometry]:
-        return coarsen(apply_window(torch.from_numpy(volume.array), self.window), volume.geometry, spacing)
+    def _volume(self, data: Mapping, key: str, label: bool = False) -> Volume:
+        """The volume under a key, read if it is a path."""
+        if isinstance(data[key], Volume):
+            return data[key]
+        frame = data.get(f"{key.split('_')[0]}_frame")
+        return read_volume(data[key], frame=None if frame == "" else frame, header=self.header, label=label)
 
     def _align(self, small: list[tuple[Tensor, Geometry]], init: str, labels: Mapping[str, Volume | None]) -> Start:
         """Initial alignment of the windowed (moving, fixed) images."""
         if init == "affine" and small[1][1].ndim == 3:
             spacing = max(np.multiply(small[1][1].shape, small[1][1].spacing)) / self.affine_size
             small = [coarsen(*image, spacing) for image in small]
-        moving, fixed = (
-            Scan(
-                image.mean(dim=0).numpy(),
-                grid,
-                hidden_on(labels[f"{role}_exclude"], grid),
-                label_on(labels[f"{role}_mask"], grid),
-            )
-            for role, (image, grid) in zip(("moving", "fixed"), small)
-        )
-        return align(fixed, moving, init)
+        scans = []
+        for role, (image, grid) in zip(("moving", "fixed"), small):
+            mask = labels[f"{role}_mask"]
+            regions = None if mask is None else resample_map(mask.array[0], mask.geometry, grid)
+            scans.append(Scan(image.mean(dim=0).numpy(), grid, hidden_on(labels[f"{role}_exclude"], grid), regions))
+        return align(scans[1], scans[0], init)
 
     def _label(self, data: Mapping, key: str, image: Volume, notes: list[str]) -> Volume | None:
-        path = data.get(key)
-        if not path:
+        if not data.get(key):
             return None
-        frame = data.get(f"{key.split('_')[0]}_frame")
-        frame = None if frame == "" else frame
-        label = path
-        if not isinstance(label, Volume):
-            label = read_volume(path, frame=frame, header=self.header, label=True)
-        if is_object(path) and label.geometry.ndim == image.geometry.ndim:  # it lacks the slices without a segment
+        label = self._volume(data, key, label=True)
+        dicom = isinstance(data[key], (str, Path)) and is_dicom(Path(data[key]))
+        if dicom and label.geometry.ndim == image.geometry.ndim:  # an object lacks the slices without a segment
             array = resample_map(label.array[0], label.geometry, image.geometry)
             label = replace(label, array=array[None], geometry=image.geometry)
-        if not same_grid(label.geometry, image.geometry):
-            own, wanted = told_apart(label.geometry, image.geometry)
-            raise InputError(
-                f"{label.path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
-            )
+        check_grid(label, image)
         notes.extend(label.warnings)
         array = np.asarray(label.array[:1])
         rounded = np.rint(array)
@@ -275,18 +252,7 @@ def coarsen(image: Tensor, geometry: Geometry, spacing: float) -> tuple[Tensor, 
     return F.interpolate(image[None], shape, mode="area")[0], geometry.resized(shape)
 
 
-def label_on(labels: Volume | None, grid: Geometry) -> NDArray | None:
-    """Labels on a coarser grid over the same box, nearest voxel; None without."""
-    return None if labels is None else resample_map(labels.array[0], labels.geometry, grid)
-
-
-def same_channels(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Repeats a grey image to three channels if the other one is in colour."""
-    channels = max(len(a), len(b))
-    return a.expand(channels, *a.shape[1:]), b.expand(channels, *b.shape[1:])
-
-
 def one_pair(samples: list[dict]) -> dict:
-    """Collates exactly one pair: the image gets a batch axis, everything else is unchanged."""
+    """Collates exactly one pair: image and weight get a batch axis, everything else is unchanged."""
     sample = samples[0]
     return {**sample, **{key: sample[key][None] for key in ("image", "weight") if key in sample}}

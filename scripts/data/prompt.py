@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..common.errors import InputError
-from ..spatial.geometry import LPS, apply_affine, resample, same_grid, told_apart
+from ..spatial.geometry import LPS, apply_affine, contains, resample
 from .pair import Pair
-from .reader import read_volume
+from .reader import Volume, check_grid, read_volume
 
 SOURCES = ("moving", "fixed")
 FRAMES = ("ras", "lps", "voxel")
@@ -90,16 +90,12 @@ class PlacePrompt(Transform):
         pair: Pair = data["pair"]
         mask = None
         if self.mask:
-            volume = pair.moving if self.source == "moving" else pair.fixed
             label = read_volume(self.mask, label=True)
-            if not same_grid(label.geometry, volume.geometry):
-                own, wanted = told_apart(label.geometry, volume.geometry)
-                raise InputError(
-                    f"{self.mask} is on another grid ({own}) than {volume.path} ({wanted}); resample it first."
-                )
+            image: Volume = getattr(pair, self.source)
+            check_grid(label, image)
             transform = pair.transform if self.source == "moving" else None
             values = torch.from_numpy((label.array[:1] != 0).astype(np.float32))
-            mask = resample(values, volume.geometry, pair.working, transform, fill=0.0)[0] >= 0.5
+            mask = resample(values, image.geometry, pair.working, transform, fill=0.0)[0] >= 0.5
             if not mask.any():
                 raise InputError(f"{self.mask} has no voxel inside the fixed image, so no region is marked.")
         prompt = WorkingPrompt(
@@ -113,22 +109,19 @@ class PlacePrompt(Transform):
 
     def _place(self, points: NDArray, pair: Pair) -> Tensor:
         """Voxels (N, n) of the working grid."""
-        geometry = (pair.moving if self.source == "moving" else pair.fixed).geometry
         if self.frame == "voxel":
-            points = apply_affine(geometry.affine, points)
+            points = apply_affine(getattr(pair, self.source).geometry.affine, points)
         elif self.frame == "lps":
             points = apply_affine(LPS, points)
         if self.source == "moving":
             points = apply_affine(np.linalg.inv(pair.transform), points)
-        n = pair.working.ndim
-        index = apply_affine(np.linalg.inv(pair.working.affine), points)[:, :n]
-        outside = (index < -0.5) | (index > np.asarray(pair.working.shape) - 0.5)
+        outside = ~contains(pair.working, points)
         if outside.any():
-            bad = int(np.argmax(outside.any(axis=1)))
             raise InputError(
-                f"The prompt at {points[bad].round(1).tolist()} mm RAS lies outside the common image; "
+                f"The prompt at {points[outside][0].round(1).tolist()} mm RAS lies outside the common image; "
                 "check --points_frame."
             )
+        index = apply_affine(np.linalg.inv(pair.working.affine), points)[:, : pair.working.ndim]
         return torch.as_tensor(index, dtype=torch.float32)
 
 

@@ -17,7 +17,7 @@ from PIL import Image as Picture
 from ..common.errors import InputError
 from ..common.files import existing
 from ..spatial.files import check_size, quiet_itk, read_itk
-from ..spatial.geometry import LPS, Geometry, usable
+from ..spatial.geometry import LPS, Geometry, same_grid, told_apart, usable
 from ..spatial.itk_images import channels_of
 from .dicom import is_dicom, read_dicom
 from .nifti import read_nifti
@@ -63,8 +63,8 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
         frame: time frame of a 4-D series, from 0.
         header: which to use when a NIfTI affine contradicts the voxel size: "auto" uses the voxel size and warns,
             "pixdim" uses it silently, "affine" uses the affine.
-        label: the file is a label map: a DICOM Segmentation object is read, and ``frame`` may be that of the image,
-            while the label map is of this one frame.
+        label: the file is a label map: a DICOM Segmentation object is accepted, and so is a single frame where
+            ``frame`` refers to the series of the image.
 
     Returns:
         The image; one with a single slice is 2-D. Pictures lie as ITK reads them: columns to the left, rows to the
@@ -83,7 +83,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
     def pick(count: int | None) -> int | None:
         return _frame(path, count, frame, label)
 
-    if path.is_dir() or is_dicom(path):
+    if is_dicom(path):
         array, affine = read_dicom(path, label)
     elif name.endswith(NIFTI):
         array, affine, nifti = read_nifti(path, header, pick, notes)
@@ -112,8 +112,8 @@ def checked_volume(
     notes = list(notes)
     if len(array) not in (1, 3, 4):
         raise InputError(
-            f"{path} has {len(array)} values per voxel, and an image has 1, or in colour 3 or 4 (RGB, RGBA); save "
-            "the one to use as a separate file."
+            f"{path} has {len(array)} values per voxel; an image has 1, or 3 or 4 in colour (RGB, RGBA). Save the one "
+            "to use as a separate file."
         )
     array = array[:3]  # without alpha
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
@@ -126,7 +126,7 @@ def checked_volume(
         array = array[..., 0]
     if min(array.shape[1:]) < 2:
         raise InputError(
-            f"{path} has the size {array.shape[1:]}; an image needs at least 2 pixels along each axis, and of a single "
+            f"{path} has the size {array.shape[1:]}; an image needs at least 2 pixels along each axis, and in a single "
             "slice the last axis must be the one of length 1."
         )
     axes = affine[:3, :3] / spacing
@@ -139,6 +139,15 @@ def checked_volume(
     for sentence in notes:
         logger.warning(sentence)
     return Volume(array, Geometry(array.shape[1:], affine), path, nifti, array.dtype, tuple(notes))
+
+
+def check_grid(label: Volume, image: Volume) -> None:
+    """Raises :class:`InputError` for a label map that is not on the grid of its image."""
+    if not same_grid(label.geometry, image.geometry):
+        own, wanted = told_apart(label.geometry, image.geometry)
+        raise InputError(
+            f"{label.path} is on another grid ({own}) than its image {image.path} ({wanted}); resample it first."
+        )
 
 
 def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
@@ -165,7 +174,7 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
 
 
 def _frame(path: Path, count: int | None, frame: int | None, label: bool) -> int | None:
-    """The frame to take of a series of ``count``; None for an image that is not a series."""
+    """The frame to take from a series of ``count`` frames; None for an image that is not a series."""
     if frame is not None and not isinstance(frame, Integral):
         raise InputError(f"The frame of {path} must be a whole number from 0, got {frame!r}.")
     if count is None:
@@ -176,8 +185,8 @@ def _frame(path: Path, count: int | None, frame: int | None, label: bool) -> int
         return 0
     if frame is None:
         raise InputError(
-            f"{path} is a 4-D series of the frames 0 to {count - 1}; choose one: --moving_frame or --fixed_frame "
-            "of a pair, --frame of warp and masks."
+            f"{path} is a 4-D series of the frames 0 to {count - 1}; choose one with --moving_frame or --fixed_frame "
+            "(pairs), or with --frame (warp and masks)."
         )
     if not 0 <= frame < count:
         raise InputError(f"{path} has frames 0 to {count - 1}, so there is no frame {frame}.")

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The pair to register: the user's files, or a phantom pair that is generated when no image is given."""
+"""The pair to register: the user's files, or a generated phantom pair if no image is given."""
 
 from __future__ import annotations
 

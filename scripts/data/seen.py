@@ -66,12 +66,13 @@ def unlike(volume: Volume, model: str, window: str = "auto") -> str | None:
     for share, value, (low, high) in zip(SHARES, quartiles(volume.array, window), seen.quartiles or ()):
         if not low <= value <= high:
             return (
-                f"{share:.0%} of its intensities, scaled to [0, 1], lie below {value:.2f}; in the training images that "
-                f"was between {low:.2f} and {high:.2f}"
+                f"{share:.0%} of its intensities, scaled to [0, 1], lie below {value:.2f}; in the training images this "
+                f"value was between {low:.2f} and {high:.2f}"
             )
     return None
 
 
+@dataclass(eq=False)
 class CompareIntensities(Transform):
     """Warns about images whose intensities were not in the training data of a bundled model.
 
@@ -84,8 +85,8 @@ class CompareIntensities(Transform):
     Output: the same dict with "warnings", one sentence per image that differs from the training images.
     """
 
-    def __init__(self, model: str, window: str = "auto") -> None:
-        self.model, self.window = model, window
+    model: str
+    window: str = "auto"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         seen, notes = SEEN[self.model], list(data.get("warnings", ()))

@@ -24,7 +24,7 @@ from ..spatial.geometry import LPS, Geometry
 from ..spatial.itk_images import channels_of
 
 SUFFIX = ".seg.nrrd"
-GOLDEN = 0.618033988749895  # of a turn; consecutive hues stay far apart however many there are
+GOLDEN = 0.618033988749895  # of a turn; consecutive hues stay far apart for any number of regions
 COLUMNS = ("Name", "Color", "Layer", "LabelValue")
 SLAB_VOXELS = 4_000_000
 Colour = tuple[float, float, float]
@@ -65,23 +65,20 @@ def pair_colours(count: int) -> list[Colour]:
     return [tuple(round(c, 4) for c in colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.75, 0.95)) for k in range(count)]
 
 
-def pack(
-    masks: Iterable[NDArray], names: Sequence[str], grid: Geometry, colours: Sequence[Colour] | None = None
-) -> Segmentation:
-    """Packs regions greedily into few layers; region k gets the value k + 1.
+def pack(masks: Iterable[NDArray], names: Sequence[str], grid: Geometry) -> Segmentation:
+    """Packs regions greedily into few layers; region k gets the value k + 1 and colour k of :func:`pair_colours`.
 
     Args:
         masks: (*grid.shape) bool for each region; taken one by one, so a generator keeps memory low.
         names: one per region.
         grid: of the masks.
-        colours: one per region; :func:`pair_colours` if None.
     """
     if len(names) > np.iinfo(np.uint16).max:
         raise InputError(f"{len(names)} regions do not fit into a 16-bit segmentation; keep fewer with --max_pairs.")
     kind = np.uint8 if len(names) <= np.iinfo(np.uint8).max else np.uint16
     layers = np.zeros((1, *grid.shape), kind)
     segments: list[Segment] = []
-    for mask, name, colour in zip(masks, names, colours or pair_colours(len(names)), strict=True):
+    for mask, name, colour in zip(masks, names, pair_colours(len(names)), strict=True):
         if mask.shape != grid.shape:
             raise ValueError(f"Region {len(segments) + 1} has the shape {mask.shape}, and the grid is {grid.shape}.")
         box = boxes_of(np.asarray(mask, np.uint8), 1)[0]  # most regions are small parts of the image
@@ -89,15 +86,14 @@ def pack(
         layer = next((i for i, values in enumerate(layers) if not values[box][mask].any()), len(layers))
         if layer == len(layers):
             layers.resize((layer + 1, *grid.shape), refcheck=False)  # zeros; in place where the system can
-        segments.append(Segment(name, len(segments) + 1, layer, tuple(colour)))
+        segments.append(Segment(name, len(segments) + 1, layer, colour))
         layers[layer][box][mask] = len(segments)
     return Segmentation(layers, grid, tuple(segments))
 
 
 def boxes_of(labels: NDArray, count: int) -> list[tuple[slice, ...]]:
     """The smallest box around each of the values 1 to ``count`` of a label map; empty for a value that is missing."""
-    found = ndimage.find_objects(labels, count)
-    return [box or (slice(0, 0),) * labels.ndim for box in found]
+    return [box or (slice(0, 0),) * labels.ndim for box in ndimage.find_objects(labels, count)]
 
 
 def write_segmentation(path: str | Path, segmentation: Segmentation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,8 @@ class AddMasks(Transform):
             highest = int(mask.array.max())
             if highest > len(self.structures):
                 raise InputError(
-                    f"{mask.path} contains the label {highest}, but there are {len(self.structures)} structures: "
-                    f"{', '.join(self.structures)}; relabel it from 1 in this order."
+                    f"{mask.path} contains the label {highest}, but there are {len(self.structures)} structures "
+                    f"({', '.join(self.structures)}); relabel it from 1 in this order."
                 )
         return mask
 
@@ -83,12 +83,13 @@ def on_working_grid(pair: Pair, moving: Volume | None, fixed: Volume | None) -> 
     return torch.cat(maps)
 
 
+@dataclass(eq=False)
 class PairTensors(Transform):
     """Reduces a loaded pair to the tensors that training needs, so that it can be cached and batched.
 
     Args:
         need_labels: refuses pairs without label maps, which validation needs.
-        need_targets: refuses pairs without a structure in either image, from which losses on structures learn nothing.
+        need_targets: refuses pairs without structures in both images, from which losses on structures learn nothing.
 
     Output: "image" (2, *shape) moving and fixed in [0, 1], grey; "masks" (2, *shape), which the network sees; "labels"
     (2, *shape), zeros if absent; "targets" (2, *shape) of the losses, the labels of a pair that has both, otherwise
@@ -98,8 +99,8 @@ class PairTensors(Transform):
         InputError: what is needed is missing.
     """
 
-    def __init__(self, need_labels: bool = False, need_targets: bool = False) -> None:
-        self.need_labels, self.need_targets = need_labels, need_targets
+    need_labels: bool = False
+    need_targets: bool = False
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         pair: Pair = data["pair"]

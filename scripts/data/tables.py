@@ -12,7 +12,7 @@ from typing import Any
 from ..common.files import whole_file
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf|nan)(e[+-]?\d+)?", re.IGNORECASE)
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a cell that begins so is computed, and can run programs
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # a spreadsheet evaluates such a cell, which can run programs
 
 
 def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -29,4 +29,4 @@ def plain_cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     formula = value.startswith(FORMULA) and not NUMBER.fullmatch(value)
-    return ("'" if formula else "") + value.replace("\r", " ")  # csv leaves it unquoted, and it would end the row
+    return ("'" if formula else "") + value.replace("\r", " ")  # csv leaves \r unquoted, and it would end the row

@@ -28,7 +28,7 @@ EXTENT_KEYS = ("_Extent", "ReferenceImageExtentOffset")  # of Slicer segmentatio
 def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
     """Writes an image (C, *grid.shape) in the format that its suffix says.
 
-    ``like`` is the image it derives from: NIfTI headers and the fields of NRRD files (label names) are kept.
+    The NIfTI header or the NRRD fields (label names) of ``like``, the image it derives from, are kept.
 
     Raises:
         InputError: a picture of a volume, or of values that are not 8 or 16-bit integers; values that are not finite.
@@ -45,7 +45,10 @@ def write_volume(path: Path, array: NDArray, grid: Geometry, like: Volume) -> No
         save_nifti(path, array[0] if len(array) == 1 else np.moveaxis(array, 0, -1), grid, like.header)
     else:
         check_finite(array, path.name)
-        _save_itk(path, array, grid, like)
+        image = itk_image(array, grid)
+        for key, value in itk_metadata(like.path).items():
+            image.SetMetaData(key, value)
+        write_itk(path, image)
 
 
 def check_finite(array: NDArray, name: str) -> None:
@@ -54,15 +57,8 @@ def check_finite(array: NDArray, name: str) -> None:
         raise InputError(f"{name} would contain NaN or infinite values, so it was not written; clean the input image.")
 
 
-def _save_itk(path: Path, array: NDArray, grid: Geometry, like: Volume) -> None:
-    image = itk_image(array, grid)
-    for key, value in itk_metadata(like.path).items():
-        image.SetMetaData(key, value)
-    write_itk(path, image)
-
-
 def itk_metadata(path: str | Path) -> dict[str, str]:
-    """The custom fields of an NRRD or MetaImage file, without those that describe its grid."""
+    """The custom fields of an NRRD or MetaImage file except those that describe its grid."""
     if not str(path).lower().endswith(ITK_IMAGES):
         return {}
     check_data_files(Path(path))

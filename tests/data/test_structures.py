@@ -63,7 +63,7 @@ def test_bad_masks(heart_files, heart, tmp_path, loaded):
         AddMasks(NAMES, "label")(LoadPair("mr")(item))
     with pytest.raises(InputError, match="must be null, label or a callable, got 'bundled'"):
         AddMasks(NAMES, "bundled")
-    with pytest.raises(InputError, match="contains the label 3, but there are 2 structures: a, b"):
+    with pytest.raises(InputError, match=r"contains the label 3, but there are 2 structures \(a, b\)"):
         AddMasks(["a", "b"], "label")(loaded)
     path = tmp_path / "small.nii.gz"
     nib.save(nib.Nifti1Image(heart.moving_label[:-4], heart.moving_affine), path)

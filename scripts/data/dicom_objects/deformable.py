@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from ...common.errors import InputError
-from ...spatial.geometry import LPS, Geometry
+from ...spatial.geometry import LPS, Geometry, reordered
 from .series import Series, code, decimal, instance_reference, new_object, reference_both
 
 SOP_CLASS = "1.2.840.10008.5.1.4.1.1.66.3"
@@ -26,13 +26,10 @@ def write_deformable(path: str | Path, u_lps: NDArray, grid: Geometry, moving: S
     Raises:
         InputError: the grid is not right-angled, which the standard cannot express.
     """
-    affine = LPS @ grid.affine
     u = u_lps
-    if np.linalg.det(affine[:3, :3]) < 0:  # the standard derives the third axis as a cross product
-        flip = np.diag([1.0, 1.0, -1.0, 1.0])
-        flip[2, 3] = grid.shape[2] - 1
-        affine, u = affine @ flip, u[:, :, ::-1]
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if np.linalg.det(grid.affine[:3, :3]) < 0:  # the standard derives the third axis as a cross product
+        grid, u = reordered(grid, (0, 1, 2), (1, 1, -1)), u[:, :, ::-1]
+    affine, spacing = LPS @ grid.affine, grid.spacing
     axes = affine[:3, :3] / spacing
     if np.abs(axes.T @ axes - np.eye(3)).max() > 1e-3:
         raise InputError("The axes of the field's grid are not at right angles, which DICOM cannot express.")
@@ -40,7 +37,7 @@ def write_deformable(path: str | Path, u_lps: NDArray, grid: Geometry, moving: S
     field.ImageOrientationPatient = decimal([*axes[:, 0], *axes[:, 1]])
     field.ImagePositionPatient = decimal(affine[:3, 3])
     field.GridDimensions = [int(n) for n in u.shape[:3]]
-    field.GridResolution = [float(s) for s in spacing]
+    field.GridResolution = list(spacing)
     field.VectorGridData = np.ascontiguousarray(u.transpose(2, 1, 0, 3), "<f4").tobytes()
     item = Dataset()
     item.SourceFrameOfReferenceUID = moving.first.FrameOfReferenceUID

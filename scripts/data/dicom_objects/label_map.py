@@ -13,14 +13,9 @@ from ...spatial.geometry import LPS
 
 
 def read_label_map(path: Path) -> tuple[NDArray, NDArray]:
-    """Reads a Segmentation object whose segments do not overlap.
+    """The segment numbers (1, X, Y, Z) of a Segmentation object whose segments do not overlap, and the RAS affine.
 
-    Args:
-        path: of the object.
-
-    Returns:
-        The segment numbers (1, X, Y, Z), of which the file may hold only the slices with a segment, and the (4, 4) RAS
-        affine.
+    The file may lack the slices without a segment.
 
     Raises:
         InputError: a damaged object, segments that overlap, probabilities, or slices that are not evenly spaced.

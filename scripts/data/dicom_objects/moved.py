@@ -15,9 +15,9 @@ from ...spatial.geometry import Geometry
 from .series import Series, code, decimal, instance_reference, new_object, on_slices
 
 PROCESSED = ("121322", "Source Image for Image Processing Operation")
-SAME_PLACE = ("121311", "Localizer")  # the fixed slice that a moved slice lies on
+SAME_PLACE = ("121311", "Localizer")  # the fixed slice in the same position
 PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices")
-ACQUISITION_GROUP = 0x0018  # copied from the moving image; the other groups describe the study, the place, the pixels
+ACQUISITION_GROUP = 0x0018  # copied from the moving image; other groups describe the study, the position, the pixels
 WINDOW = ("WindowCenter", "WindowWidth", "WindowCenterWidthExplanation")
 
 
@@ -66,7 +66,7 @@ def _reference(dataset: Dataset, value: str, meaning: str) -> Dataset:
 
 
 def _stored(frames: NDArray, modality: str | None) -> tuple[NDArray, float, float]:
-    """Frames in 16 bits, with the slope and intercept that give the intensities back."""
+    """Frames in 16 bits, and the slope and intercept that restore the intensities."""
     whole = frames.dtype.kind in "iu" or bool(np.all(frames == np.rint(frames)))
     low, high = float(frames.min()), float(frames.max())
     if whole and low >= 0 and high < 2**16:

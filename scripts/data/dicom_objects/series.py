@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from ...common.errors import InputError
-from ...spatial.geometry import LPS, Geometry, same_grid
+from ...spatial.geometry import LPS, Geometry, reordered, same_grid
 from ..dicom import series_files
 
 MANUFACTURER = "SAM registration"
@@ -72,9 +72,7 @@ def on_slices(array: NDArray, grid: Geometry, series: Series) -> NDArray:
     The third axis of its grid may run against that of the series; another grid raises :class:`InputError`.
     """
     if grid.ndim == 3 and not same_grid(grid, series.geometry):
-        flip = np.diag([1.0, 1.0, -1.0, 1.0])
-        flip[2, 3] = grid.shape[2] - 1
-        grid, array = Geometry(grid.shape, grid.affine @ flip), array[..., ::-1]
+        grid, array = reordered(grid, (0, 1, 2), (1, 1, -1)), array[..., ::-1]
     if grid.ndim != 3 or not same_grid(grid, series.geometry):
         raise InputError(f"A result is not on the grid of the series in {series.folder}; was it made for another one?")
     return np.swapaxes(array, -1, -3)
@@ -129,10 +127,10 @@ def series_reference(series: Series) -> Dataset:
     return item
 
 
-def code(value: str, meaning: str, scheme: str = "DCM") -> Dataset:
-    """An item of a code sequence."""
+def code(value: str, meaning: str) -> Dataset:
+    """An item of a code sequence, of the scheme DCM."""
     item = Dataset()
-    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "DCM", meaning
     return item
 
 

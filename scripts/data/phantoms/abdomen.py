@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .cardiac import _check_grid, _in_plane
-from .motion import Motion, affine, compose, flow
-from .pair import Imaging, PhantomPair, make_pair
+from .motion import Motion, affine, compose, flow, in_plane
+from .pair import PhantomPair, imaging_of, make_pair
 from .scene import Tissue, superellipsoid, tube
 
 # Numbered as in the abdominal CT label set of 13 organs; the phantom has these eight.
@@ -30,55 +31,39 @@ def abdomen_scene(rng: np.random.Generator) -> list[Tissue]:
     def s(spread: float) -> float:
         return rng.normal(0, spread)
 
+    shape = partial(superellipsoid, rng=rng)
     bowel = [
         tube(np.cumsum(np.vstack([start, rng.normal(0, 16, (5, 3))]), axis=0), rng.uniform(9, 13))
         for start in ((-35.0, -45.0, -70.0), (25.0, -50.0, -75.0), (45.0, -30.0, -90.0))
     ]
     pancreas = np.array([[-22.0, -8, -18], [0, -16, -8], [24, -10, 2], [48, 6, 12]]) + rng.normal(0, 2, (4, 3))
     ribs = [
-        superellipsoid((150 * np.cos(a), 4 + 104 * np.sin(a), z), (9, 5, 26), rng, angle_deg=np.rad2deg(a) + 90)
+        shape((150 * np.cos(a), 4 + 104 * np.sin(a), z), (9, 5, 26), angle_deg=np.rad2deg(a) + 90)
         for a in np.linspace(-0.5, 3.6, 9)
         for z in (-80, 0, 80)
     ]
+    aorta = np.array([[6.0, 30, -200], [4, 28, 0], [2, 30, 200]])
+    vena_cava = np.array([[-22.0, 26, -200], [-24, 24, 0], [-22, 12, 200]])
     kidney = (26.0, 20.0, 48.0)
     return [
-        Tissue("fat", superellipsoid((0, 0, 0), (168, 120, 500), rng, exponent=2.5, lumps=0.02), -98 + s(5), 7, 9),
-        Tissue("muscle", superellipsoid((0, 4, 0), (152, 104, 500), rng, exponent=2.4, lumps=0.02), 58 + s(4), 9, 7),
-        Tissue(
-            "visceral fat",
-            superellipsoid((0, -4, 0), (140, 90, 500), rng, exponent=2.3, lumps=0.03),
-            -102 + s(5),
-            12,
-            8,
-        ),
+        Tissue("fat", shape((0, 0, 0), (168, 120, 500), exponent=2.5, lumps=0.02), -98 + s(5), 7, 9),
+        Tissue("muscle", shape((0, 4, 0), (152, 104, 500), exponent=2.4, lumps=0.02), 58 + s(4), 9, 7),
+        Tissue("visceral fat", shape((0, -4, 0), (140, 90, 500), exponent=2.3, lumps=0.03), -102 + s(5), 12, 8),
         *(Tissue("rib", r, 240.0, 40, 5) for r in ribs),
-        Tissue("vertebra", superellipsoid((0, 58, 0), (24, 20, 500), rng, exponent=2.6), 165 + s(15), 35, 5),
-        Tissue("spinal canal", superellipsoid((0, 84, 0), (9, 8, 500), rng), 20.0, 6, 6),
-        Tissue("right psoas", superellipsoid((-36, 56, -80), (16, 18, 90), rng), 62 + s(4), 9, 6),
-        Tissue("left psoas", superellipsoid((36, 56, -80), (16, 18, 90), rng), 62 + s(4), 9, 6),
+        Tissue("vertebra", shape((0, 58, 0), (24, 20, 500), exponent=2.6), 165 + s(15), 35, 5),
+        Tissue("spinal canal", shape((0, 84, 0), (9, 8, 500)), 20.0, 6, 6),
+        Tissue("right psoas", shape((-36, 56, -80), (16, 18, 90)), 62 + s(4), 9, 6),
+        Tissue("left psoas", shape((36, 56, -80), (16, 18, 90)), 62 + s(4), 9, 6),
         *(Tissue("bowel", b, 30 + s(20), 30, 9) for b in bowel),
-        Tissue(
-            "liver", superellipsoid((-64, -14, 20), (78, 68, 76), rng, angle_deg=12, lumps=0.1), 112 + s(8), 9, 5, 6
-        ),
-        Tissue(
-            "stomach", superellipsoid((52, -40, 34), (48, 36, 52), rng, angle_deg=-20, lumps=0.1), 34 + s(12), 16, 12, 7
-        ),
-        Tissue("stomach gas", superellipsoid((54, -56, 38), (28, 12, 30), rng), -125.0, 5, 8, 7),
-        Tissue(
-            "spleen", superellipsoid((104, 26, 34), (30, 44, 48), rng, angle_deg=15, lumps=0.08), 122 + s(8), 9, 5, 1
-        ),
+        Tissue("liver", shape((-64, -14, 20), (78, 68, 76), angle_deg=12, lumps=0.1), 112 + s(8), 9, 5, 6),
+        Tissue("stomach", shape((52, -40, 34), (48, 36, 52), angle_deg=-20, lumps=0.1), 34 + s(12), 16, 12, 7),
+        Tissue("stomach gas", shape((54, -56, 38), (28, 12, 30)), -125.0, 5, 8, 7),
+        Tissue("spleen", shape((104, 26, 34), (30, 44, 48), angle_deg=15, lumps=0.08), 122 + s(8), 9, 5, 1),
         Tissue("pancreas", tube(pancreas, 11), 92 + s(8), 16, 5, 11),
-        Tissue("right kidney", superellipsoid((-62, 50, -38), kidney, rng, angle_deg=-20), 172 + s(12), 16, 7, 2),
-        Tissue("left kidney", superellipsoid((64, 48, -26), kidney, rng, angle_deg=20), 172 + s(12), 16, 7, 3),
-        Tissue("aorta", tube(np.array([[6.0, 30, -200], [4, 28, 0], [2, 30, 200]]), 11), 152 + s(10), 6, 9, 8),
-        Tissue(
-            "inferior vena cava",
-            tube(np.array([[-22.0, 26, -200], [-24, 24, 0], [-22, 12, 200]]), 12),
-            128 + s(10),
-            7,
-            9,
-            9,
-        ),
+        Tissue("right kidney", shape((-62, 50, -38), kidney, angle_deg=-20), 172 + s(12), 16, 7, 2),
+        Tissue("left kidney", shape((64, 48, -26), kidney, angle_deg=20), 172 + s(12), 16, 7, 3),
+        Tissue("aorta", tube(aorta, 11), 152 + s(10), 6, 9, 8),
+        Tissue("inferior vena cava", tube(vena_cava, 12), 128 + s(10), 7, 9, 9),
     ]
 
 
@@ -119,11 +104,10 @@ def abdomen_pair(
         fixed_shape: voxels of the fixed image.
         fixed_spacing: mm of the fixed image.
     """
-    _check_grid(shape, spacing)
+    grids = (shape, spacing), (fixed_shape or shape, fixed_spacing or spacing)
+    images = [imaging_of(*grid, background=-1000.0, noise=noise, rician=False, bias=0.0) for grid in grids]
     planar = len(shape) == 2
     rng = np.random.default_rng([seed, 7])
     scene = abdomen_scene(rng)
     motion = other_body(rng, planar)
-    moving = Imaging(tuple(shape), tuple(spacing), -1000.0, noise, False, 0.0)
-    fixed = Imaging(tuple(fixed_shape or shape), tuple(fixed_spacing or spacing), -1000.0, noise, False, 0.0)
-    return make_pair(scene, _in_plane(motion) if planar else motion, moving, fixed, "ct", seed, orientation)
+    return make_pair(scene, in_plane(motion) if planar else motion, *images, "ct", seed, orientation)

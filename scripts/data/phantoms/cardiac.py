@@ -3,27 +3,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .motion import Motion, affine, compose, radial
-from .pair import Imaging, PhantomPair, make_pair
+from .motion import Motion, affine, compose, in_plane, radial
+from .pair import PhantomPair, imaging_of, make_pair
 from .scene import Tissue, superellipsoid, tube, without
 
 LABELS = {"right ventricle": 1, "myocardium": 2, "left ventricle": 3}
-# Tissue numbers of `cardiac_scene` that form one object: cavity with papillary muscles, epicardium, right heart.
+# Tissue numbers of `cardiac_scene` that form one object: cavity with papillary muscles, whole left and right ventricle.
 TISSUE_GROUPS = ((13, 14, 15), (12, 13, 14, 15), (10, 11))
 _LV = np.array([12.0, -2.0])  # axis of the left ventricle in the axial plane, mm
+_EQUATOR_MM, _LENGTH_MM = 28.0, 85.0  # height of the widest part of a ventricle, and its distance to the apex
 
 
-def _long_axis_radius(equator_mm: float, length_mm: float = 85.0, base_mm: float = 38.0):
+def _long_axis_radius(equator_mm: float):
     """Radius of a prolate ventricle at height z: full near the base, closing at the apex below."""
-
-    def radius(z: NDArray) -> NDArray:
-        depth = np.clip((base_mm - 10 - z) / length_mm, 0.0, 0.93)
-        return equator_mm * np.sqrt(1 - depth**2)
-
-    return radius
+    return lambda z: equator_mm * np.sqrt(1 - np.clip((_EQUATOR_MM - z) / _LENGTH_MM, 0.0, 0.93) ** 2)
 
 
 def _ventricle(center: NDArray, radius, stretch: tuple[float, float]):
@@ -46,16 +44,17 @@ def cardiac_scene(rng: np.random.Generator, epi_mm: float, endo_mm: float) -> li
         for a in rng.uniform([0.3, 2.2], [0.9, 2.9])
     ]
     s = rng.uniform(0.9, 1.1, 12)
+    shape = partial(superellipsoid, rng=rng)
     return [
-        Tissue("fat", superellipsoid((0, 8, 0), (140, 105, 400), rng, exponent=2.6, lumps=0.02), 620 * s[0], 25, 10),
-        Tissue("muscle", superellipsoid((0, 8, 0), (118, 88, 400), rng, exponent=2.4, lumps=0.03), 230 * s[1], 25, 7),
-        Tissue("right lung", superellipsoid((-72, 20, 0), (42, 66, 300), rng, lumps=0.07), 55 * s[2], 14, 6),
-        Tissue("left lung", superellipsoid((78, 22, 0), (38, 60, 300), rng, lumps=0.07), 50 * s[3], 14, 6),
-        Tissue("mediastinum", superellipsoid((4, 2, 0), (66, 56, 300), rng, lumps=0.05), 330 * s[4], 40, 12),
-        Tissue("liver", superellipsoid((-52, -4, -62), (58, 62, 52), rng, lumps=0.05), 270 * s[5], 22, 5),
-        Tissue("stomach", superellipsoid((60, -14, -78), (34, 30, 48), rng), 420 * s[6], 50, 15),
-        Tissue("vertebra", superellipsoid((-6, 66, 0), (19, 15, 300), rng, exponent=3), 300 * s[7], 45, 6),
-        Tissue("descending aorta", superellipsoid((20, 48, 0), (11, 11, 300), rng, lumps=0.02), 700 * s[8], 30, 8),
+        Tissue("fat", shape((0, 8, 0), (140, 105, 400), exponent=2.6, lumps=0.02), 620 * s[0], 25, 10),
+        Tissue("muscle", shape((0, 8, 0), (118, 88, 400), exponent=2.4, lumps=0.03), 230 * s[1], 25, 7),
+        Tissue("right lung", shape((-72, 20, 0), (42, 66, 300), lumps=0.07), 55 * s[2], 14, 6),
+        Tissue("left lung", shape((78, 22, 0), (38, 60, 300), lumps=0.07), 50 * s[3], 14, 6),
+        Tissue("mediastinum", shape((4, 2, 0), (66, 56, 300), lumps=0.05), 330 * s[4], 40, 12),
+        Tissue("liver", shape((-52, -4, -62), (58, 62, 52), lumps=0.05), 270 * s[5], 22, 5),
+        Tissue("stomach", shape((60, -14, -78), (34, 30, 48)), 420 * s[6], 50, 15),
+        Tissue("vertebra", shape((-6, 66, 0), (19, 15, 300), exponent=3), 300 * s[7], 45, 6),
+        Tissue("descending aorta", shape((20, 48, 0), (11, 11, 300), lumps=0.02), 700 * s[8], 30, 8),
         Tissue("right ventricular wall", without(right_outer, right_inner, epi), 215 * s[9], 18, 6),
         Tissue("right ventricle", without(right_inner, epi), 640 * s[10], 45, 12, LABELS["right ventricle"]),
         Tissue("myocardium", without(epi, endo), 200 * s[9], 18, 6, LABELS["myocardium"]),
@@ -105,28 +104,11 @@ def cardiac_pair(
         fixed_shape: voxels of the fixed image.
         fixed_spacing: mm of the fixed image.
     """
-    _check_grid(shape, spacing)
+    grids = (shape, spacing), (fixed_shape or shape, fixed_spacing or spacing)
+    images = [imaging_of(*grid, background=12.0, noise=noise, rician=True, bias=bias) for grid in grids]
     rng = np.random.default_rng(seed)
     epi_mm = rng.uniform(33, 38)
     endo_mm = epi_mm - rng.uniform(8.5, 11)
     scene = cardiac_scene(rng, epi_mm, endo_mm)
     motion = beat(rng, epi_mm, endo_mm)
-    if len(shape) == 2:
-        motion = _in_plane(motion)
-    moving = Imaging(tuple(shape), tuple(spacing), 12.0, noise, True, bias)
-    fixed = Imaging(tuple(fixed_shape or shape), tuple(fixed_spacing or spacing), 12.0, noise, True, bias)
-    return make_pair(scene, motion, moving, fixed, "mr", seed, orientation)
-
-
-def _in_plane(motion: Motion) -> Motion:
-    def moved(points: NDArray) -> NDArray:
-        result = motion(points)
-        result[:, 2] = points[:, 2]
-        return result
-
-    return moved
-
-
-def _check_grid(shape, spacing) -> None:
-    if len(shape) not in (2, 3) or len(shape) != len(spacing):
-        raise ValueError(f"A phantom needs 2 or 3 sizes and as many spacings, got shape {shape}, spacing {spacing}.")
+    return make_pair(scene, in_plane(motion) if len(shape) == 2 else motion, *images, "mr", seed, orientation)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 Motion = Callable[[NDArray], NDArray]
+STEPS = 8  # of Runge-Kutta
 
 
 def compose(*motions: Motion) -> Motion:
@@ -26,6 +27,15 @@ def compose(*motions: Motion) -> Motion:
 def affine(matrix: NDArray, translation: NDArray) -> Motion:
     """X -> matrix x + translation, in mm."""
     return lambda points: points @ np.asarray(matrix).T + np.asarray(translation)
+
+
+def in_plane(motion: Motion) -> Motion:
+    """The same motion without its z component."""
+
+    def moved(points: NDArray) -> NDArray:
+        return np.column_stack([motion(points)[:, :2], points[:, 2]])
+
+    return moved
 
 
 def radial(
@@ -64,15 +74,13 @@ def radial(
     return moved
 
 
-def flow(centers: NDArray, velocities: NDArray, width_mm: float, *, planar: bool = False, steps: int = 8) -> Motion:
+def flow(centers: NDArray, velocities: NDArray, width_mm: float, *, planar: bool = False) -> Motion:
     """Flow of a sum of Gaussian velocity bumps for unit time (Runge-Kutta 4): a diffeomorphism.
 
     Bumps have centers (K, 3) in mm, velocities (K, 3) in mm per unit time and the standard deviation ``width_mm``;
     ``planar`` leaves z alone.
     """
-    velocities = np.asarray(velocities, float).copy()
-    if planar:
-        velocities[:, 2] = 0
+    velocities = velocities * [1, 1, 0 if planar else 1]
 
     def velocity(points: NDArray) -> NDArray:
         # |p - c|^2 by one matrix product: the (N, K, 3) differences would cost most of the time of a 3-D phantom.
@@ -80,8 +88,8 @@ def flow(centers: NDArray, velocities: NDArray, width_mm: float, *, planar: bool
         return np.exp(-distance2 / (2 * width_mm**2)) @ velocities
 
     def moved(points: NDArray) -> NDArray:
-        h = 1.0 / steps
-        for _ in range(steps):
+        h = 1.0 / STEPS
+        for _ in range(STEPS):
             k1 = velocity(points)
             k2 = velocity(points + h / 2 * k1)
             k3 = velocity(points + h / 2 * k2)

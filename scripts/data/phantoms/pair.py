@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from .motion import Motion
 from .scene import Tissue, intensities, paint
+
+LANDMARKS = 24  # placed inside labelled structures of the fixed image
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,13 @@ class Imaging:
     blur: float = 0.6
 
 
+def imaging_of(shape: Sequence[int], spacing: Sequence[float], **how: float | bool) -> Imaging:
+    """An :class:`Imaging` on a 2-D or 3-D grid; ValueError for sizes and spacings of other or unequal numbers."""
+    if len(shape) not in (2, 3) or len(shape) != len(spacing):
+        raise ValueError(f"A phantom needs 2 or 3 sizes and as many spacings, got shape {shape}, spacing {spacing}.")
+    return Imaging(tuple(shape), tuple(spacing), **how)
+
+
 def grid_points(shape: tuple[int, ...], spacing: tuple[float, ...]) -> NDArray:
     """Canonical mm coordinates (N, 3) of a centred grid; a 2-D grid lies in the plane z = 0."""
     axes = [(np.arange(n) - (n - 1) / 2) * d for n, d in zip(shape, spacing)]
@@ -81,13 +91,10 @@ def grid_points(shape: tuple[int, ...], spacing: tuple[float, ...]) -> NDArray:
 
 def grid_affine(imaging: Imaging, orientation: NDArray) -> NDArray:
     """Voxel to RAS affine of a centred grid whose canonical axes (left, posterior, superior) are turned."""
-    spacing = np.ones(3)
-    spacing[: len(imaging.spacing)] = imaging.spacing
-    middle = np.zeros(3)
-    middle[: len(imaging.shape)] = (np.asarray(imaging.shape) - 1) / 2
+    flat = [1] * (3 - len(imaging.shape))
     affine = np.eye(4)
-    affine[:3, :3] = orientation @ np.diag([-1, -1, 1]) @ np.diag(spacing)
-    affine[:3, 3] = -affine[:3, :3] @ middle
+    affine[:3, :3] = orientation @ np.diag([-1, -1, 1]) @ np.diag([*imaging.spacing, *flat])
+    affine[:3, 3] = -affine[:3, :3] @ (np.array([*imaging.shape, *flat]) - 1) / 2
     return affine
 
 
@@ -117,7 +124,6 @@ def make_pair(
     modality: str,
     seed: int,
     orientation: NDArray | None = None,
-    landmarks: int = 24,
 ) -> PhantomPair:
     """Renders the scene as moving image and, seen through the motion, as fixed image.
 
@@ -129,20 +135,18 @@ def make_pair(
         modality: "mr" or "ct".
         seed: noise, bias and landmarks; textures belong to the scene and deform with it.
         orientation: (3, 3) rotation that makes both affines oblique.
-        landmarks: number of landmarks, placed inside labelled structures of the fixed image.
     """
     rng = np.random.default_rng([seed, 1])
     orientation = np.eye(3) if orientation is None else orientation
     ndim = len(fixed.shape)
     fixed_points = grid_points(fixed.shape, fixed.spacing)
     seen = motion(fixed_points)
-    moving_image, moving_tissue, moving_label = render(
-        scene, grid_points(moving.shape, moving.spacing), moving, seed, rng
-    )
+    moving_points = grid_points(moving.shape, moving.spacing)
+    moving_image, moving_tissue, moving_label = render(scene, moving_points, moving, seed, rng)
     fixed_image, fixed_tissue, fixed_label = render(scene, seen, fixed, seed, rng)
     displacement = (seen - fixed_points)[:, :ndim] / np.asarray(fixed.spacing)
     labelled = np.flatnonzero(fixed_label)
-    chosen = rng.choice(labelled, size=min(landmarks, len(labelled)), replace=False)
+    chosen = rng.choice(labelled, size=min(LANDMARKS, len(labelled)), replace=False)
     to_ras = orientation @ np.diag([-1.0, -1.0, 1.0])
     return PhantomPair(
         moving=moving_image,

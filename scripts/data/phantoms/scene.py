@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Inside = Callable[[NDArray], NDArray]
+WAVES = 24  # of a texture
 
 
 @dataclass(frozen=True)
@@ -111,11 +112,11 @@ def paint(scene: list[Tissue], points: NDArray) -> NDArray:
     return tissue
 
 
-def texture(points: NDArray, grain_mm: float, rng: np.random.Generator, waves: int = 24) -> NDArray:
+def texture(points: NDArray, grain_mm: float, rng: np.random.Generator) -> NDArray:
     """A random field (N,) of unit variance and given wavelength, a sum of plane waves (random Fourier features)."""
-    k = rng.normal(size=(waves, 3)) * (2 * np.pi / grain_mm) / np.sqrt(3)
-    phase = rng.uniform(0, 2 * np.pi, waves)
-    return np.cos(points @ k.T + phase).sum(axis=1) * np.sqrt(2 / waves)
+    k = rng.normal(size=(WAVES, 3)) * (2 * np.pi / grain_mm) / np.sqrt(3)
+    phase = rng.uniform(0, 2 * np.pi, WAVES)
+    return np.cos(points @ k.T + phase).sum(axis=1) * np.sqrt(2 / WAVES)
 
 
 def intensities(scene: list[Tissue], tissue: NDArray, points: NDArray, background: float, seed: int) -> NDArray:
