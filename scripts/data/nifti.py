@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..common.errors import InputError
-from ..spatial.fields import DISPLACEMENT, VECTOR
+from ..spatial.fields import DISPLACEMENT, UNITS, VECTOR
 from ..spatial.files import check_size, readable
 from ..spatial.geometry import apply_affine, corners
 
 COLOUR = "RGB"  # name of the intent of a NIfTI file in colour
-UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # codes of NIfTI; 2 is mm, and 0 says nothing
 APART_MM = 0.1  # shift between the two affines of a header that is worth a warning
 
 

@@ -26,9 +26,9 @@ class Start:
 
     Attributes:
         matrix: (4, 4) float64, fixed world to moving world, RAS mm.
-        kind: how it was found: "none", "moments", "file", or what the search chose: "affine", "similarity", "centres"
-            or "as scanned".
-        doubts: what the user should know about it, in sentences.
+        kind: how it was found: "none", "moments", "file", or the choice of the search: "affine", "similarity",
+            "centres" or "as scanned".
+        doubts: sentences for the user.
     """
 
     matrix: NDArray
@@ -106,5 +106,5 @@ def read_linear(path: str) -> NDArray:
             raise ValueError(f"{path} holds a {transform.GetName()}; an initial alignment must be linear.")
         matrix = transform_matrix(transform)
     if not usable(matrix):
-        raise ValueError(f"{path} holds an affine that is not finite, or cannot be inverted; correct it.")
+        raise ValueError(f"{path} holds an affine that is not finite or cannot be inverted; correct it.")
     return matrix

@@ -107,7 +107,7 @@ class GridMap:
     """Maps the voxels of a grid into another grid, slab by slab, without a coordinate array of the whole grid.
 
     The state along the chain is ``M i + sum_k L_k u_k`` with the voxel index i and the displacements u_k so far:
-    affines change only the small matrices, and a field on the same grid as the reference is read, not interpolated.
+    affines change only the small matrices, and a first field on the grid of the reference is read, not interpolated.
     Slabs are cut along the last axis and laid out with the first axis fastest, as NIfTI stores them.
 
     Args:
@@ -119,11 +119,8 @@ class GridMap:
     def __init__(self, steps: Sequence[Step], reference: Geometry, target: Geometry) -> None:
         self.steps, self.reference, self.target = tuple(steps), reference, target
         self.to_target = np.linalg.inv(target.affine)
-        self._direct = {
-            k
-            for k, step in enumerate(self.steps)
-            if k == 0 and isinstance(step, Field) and same_grid(step.grid, reference, SAME_GRID_VOX)
-        }
+        first = next(iter(self.steps), None)
+        self._direct = isinstance(first, Field) and same_grid(first.grid, reference, SAME_GRID_VOX)
         self._values: dict[int, Tensor] = {}
 
     def __call__(self, start: int, stop: int) -> Tensor:
@@ -134,7 +131,7 @@ class GridMap:
                 base = step.matrix @ base
                 terms = [(step.matrix[:3, :3] @ m, u) for m, u in terms]
                 continue
-            if k in self._direct:
+            if k == 0 and self._direct:
                 u = torch.from_numpy(step.u_lps[..., start:stop, :]).permute(*reversed(range(step.u_lps.ndim)))
             else:
                 u = self._interpolated(k, step, base, terms, start, stop)
@@ -144,7 +141,7 @@ class GridMap:
     def _interpolated(self, k: int, field: Field, base, terms, start: int, stop: int) -> Tensor:
         index = self._combine(np.linalg.inv(field.grid.affine), field.grid.ndim, base, terms, start, stop)
         if k not in self._values:
-            # The components of a voxel lie side by side in memory, so that a lookup touches a third of the cache lines.
+            # With the components of a voxel adjacent in memory, a lookup touches a third of the cache lines.
             u = torch.from_numpy(field.u_lps).float().movedim(-1, 0).permute(0, *range(field.grid.ndim, 0, -1))
             self._values[k] = u.movedim(0, -1).contiguous().movedim(-1, 0)[None]
         return read_linear(self._values[k], index, field.grid.shape).mul_(inside_of(index, field.grid.shape))
@@ -167,3 +164,11 @@ class GridMap:
                     if abs(weight) > 1e-12:
                         result[c].add_(u[j], alpha=float(weight))
         return result
+
+
+def displacements(there: GridMap, here: GridMap) -> NDArray:
+    """Where one map takes every voxel of a grid, less where another takes it, (n, *grid.shape) float32."""
+    u = np.empty((there.target.ndim, *reversed(there.reference.shape)), np.float32)
+    for k in range(there.reference.shape[-1]):
+        u[:, k : k + 1] = (there(k, k + 1) - here(k, k + 1)).numpy()
+    return u.transpose(0, *range(u.ndim - 1, 0, -1))

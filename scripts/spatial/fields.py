@@ -16,7 +16,7 @@ from ..common.files import existing
 from .files import check_size, readable
 from .geometry import LPS, Geometry, displacement_component
 
-METRES, MICRONS = 1, 3  # NIfTI unit codes
+UNITS = {1: ("metres", 1000.0), 3: ("microns", 0.001)}  # NIfTI codes of units other than mm (2); 0 is unknown
 VECTOR, DISPLACEMENT = 1007, 1006  # NIfTI intents: ITK reads the first as LPS, and flips the second, which is RAS
 SLAB_VOXELS = 2_000_000
 
@@ -46,7 +46,7 @@ def write_field(path: str | Path, u_lps: NDArray, fixed: Geometry, intent: int =
 
 
 def stream_field(path: str | Path, ddf: Tensor, fixed: Geometry, transform: NDArray) -> None:
-    """Writes the file of :func:`write_field` from a field in voxels, slab by slab: it is never in memory twice.
+    """Writes the file of :func:`write_field` from a field in voxels, slab by slab to save memory.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
@@ -90,7 +90,7 @@ def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
 
     Raises:
         InputError: the file cannot be read.
-        ValueError: the file is not a displacement field, or its header does not say its frame and unit.
+        ValueError: the file is not a displacement field, or its header does not give its frame and unit.
     """
     with readable(path, "NIfTI"):
         image = nib.load(str(existing(path, "a displacement field")))
@@ -100,10 +100,8 @@ def read_field(path: str | Path) -> tuple[NDArray, Geometry]:
         raise ValueError(f"{path} has shape {shape}; a displacement field has shape (X, Y, Z, 1, 3).")
     if intent not in (VECTOR, DISPLACEMENT):
         raise ValueError(f"{path} has NIfTI intent {intent}; a field needs 1007 (LPS mm) or 1006 (RAS mm).")
-    if unit in (METRES, MICRONS):
-        raise InputError(
-            f"{path} has lengths in {'metres' if unit == METRES else 'microns'}; a field needs millimetres."
-        )
+    if unit in UNITS:
+        raise InputError(f"{path} has lengths in {UNITS[unit][0]}; a field needs millimetres.")
     check_size(path, shape)
     with readable(path, "NIfTI"):
         data = np.asarray(image.dataobj, np.float32)[:, :, :, 0]

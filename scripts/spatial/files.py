@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Opening image and transform files of other programs: read completely, or refused in one sentence."""
+"""Opening image and transform files of other programs: read completely, or refused with one sentence."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ UNREADABLE = (
 
 @contextmanager
 def readable(path: str | Path, kind: str) -> Iterator[None]:
-    """Turns any exception raised while a file is read into one :class:`InputError` that says what it should be."""
+    """Turns any exception raised while a file is read into an :class:`InputError` that says what it should be."""
     try:
         yield
     except InputError:
@@ -52,14 +52,10 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
 
 @contextmanager
 def size_limit(gb: float) -> Iterator[None]:
-    """Sets the size of the largest image or field that can be read in the block.
+    """Sets the size of the largest image or field that can be read in the block, in 1e9 bytes of float32.
 
-    Args:
-        gb: 1e9 bytes in float32. The header is checked before the voxels are read, because a small compressed file can
-            fill the memory.
-
-    Raises:
-        InputError: not a positive number.
+    The header is checked before the voxels are read, because a small compressed file can fill the memory. Raises
+    :class:`InputError` unless ``gb`` is a positive number.
     """
     if isinstance(gb, bool) or not isinstance(gb, Real) or not gb > 0:
         raise InputError(f"max_image_gb must be a positive number, got {gb!r}.")
@@ -75,8 +71,8 @@ def check_size(path: str | Path, shape: tuple[int, ...]) -> None:
     size, limit = math.prod(int(s) for s in shape) * 4 / 1e9, _limit_gb.get()
     if size > limit:
         raise InputError(
-            f"{path} announces the size {tuple(shape)}, {size:.1f} GB in memory, and the limit is {limit:g} GB; "
-            "crop or resample it, or raise --max_image_gb."
+            f"{path} announces the size {tuple(shape)}, {size:.1f} GB in memory; the limit is {limit:g} GB. Crop or "
+            "resample it, or raise --max_image_gb."
         )
 
 
@@ -100,7 +96,7 @@ def load_numbers(path: str | Path) -> NDArray:
     if path.stat().st_size > HEADER_BYTES:  # a 4 x 4 matrix is shorter, and a transform may be very long
         return np.empty((0, 0))
     try:
-        # numpy warns of a file without numbers. It would open a path that ends in .gz as an archive.
+        # numpy warns of a file without numbers, and would open a path that ends in .gz as an archive.
         with warnings.catch_warnings(action="ignore", category=UserWarning), path.open(encoding="utf-8-sig") as lines:
             return np.loadtxt(lines, ndmin=2)
     except ValueError:  # UnicodeDecodeError is one
@@ -160,7 +156,7 @@ def load_itk_transform(path: str | Path) -> sitk.Transform:
 
 
 def itk_name(path: str | Path) -> str:
-    """A path as text for SimpleITK, which ends the whole process for a name that is not Unicode."""
+    """A path as text for SimpleITK, which ends the process for a name that is not Unicode."""
     try:
         str(path).encode()
     except UnicodeEncodeError as error:
@@ -171,7 +167,7 @@ def itk_name(path: str | Path) -> str:
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Discards what ITK prints past Python, such as the call stack of HDF5 for a damaged file."""
+    """Discards what ITK itself prints to stderr, such as the call stack of HDF5 for a damaged file."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)

@@ -53,6 +53,12 @@ class Geometry:
             scale[i, 3] = (old / new - 1) / 2
         return Geometry(tuple(shape), self.affine @ scale)
 
+    def cropped(self, box: Sequence[slice]) -> Geometry:
+        """The part of the grid in a box of voxels."""
+        shift = np.eye(4)
+        shift[: self.ndim, 3] = [side.start for side in box]
+        return Geometry(tuple(side.stop - side.start for side in box), self.affine @ shift)
+
 
 def reordered(grid: Geometry, order: Sequence[int], signs: Sequence[float]) -> Geometry:
     """The same voxels of a 3-D grid with its axes in another order, reversed where the sign of the old axis is -1."""
@@ -111,7 +117,7 @@ def same_grid(a: Geometry, b: Geometry, tolerance_vox: float = HEADER_ROUNDING_V
 
 
 def told_apart(a: Geometry, b: Geometry) -> tuple[str, str]:
-    """Texts that tell two grids apart: size and voxel size, or else position, or else direction of the axes."""
+    """Texts that tell two grids apart by size and voxel size, or else by position, or else by direction."""
 
     def place(grid: Geometry) -> str:
         return f"first voxel at {grid.affine[:3, 3].round(3).tolist()} mm RAS"
@@ -136,19 +142,12 @@ def overlap(a: Geometry, b: Geometry, transform: NDArray) -> bool:
 
 
 def contains(grid: Geometry, points_ras: NDArray, margin_vox: float = 0.5) -> NDArray:
-    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; of a 2-D grid, above or below its plane.
+    """Which of the points (L, 3) RAS mm lie in a grid, (L,) bool; for a 2-D grid, anywhere above or below its plane.
 
     The grid ends ``margin_vox`` beyond the centres of its border voxels.
     """
     index = apply_affine(np.linalg.inv(grid.affine), points_ras)[:, : grid.ndim]
     return ((index >= -margin_vox) & (index <= np.asarray(grid.shape) - 1 + margin_vox)).all(axis=1)
-
-
-def voxel_map(fixed: Geometry, moving: Geometry, transform: NDArray) -> NDArray:
-    """(n, n + 1) matrix from fixed to moving voxels; ``transform`` maps RAS mm of the fixed to the moving world."""
-    full = np.linalg.inv(moving.affine) @ transform @ fixed.affine
-    n = fixed.ndim
-    return np.concatenate([full[:n, :n], full[:n, 3:]], axis=1)
 
 
 def resample(
@@ -176,8 +175,8 @@ def resample(
         (C, *fixed.shape) float32.
     """
     n = fixed.ndim
-    matrix = voxel_map(fixed, moving, np.eye(4) if transform is None else transform)
-    m = torch.as_tensor(matrix, device=image.device, dtype=torch.float32)
+    to_moving = np.linalg.inv(moving.affine) @ (np.eye(4) if transform is None else transform) @ fixed.affine
+    m = torch.as_tensor(to_moving[:n, [*range(n), 3]], device=image.device, dtype=torch.float32)
     limit = torch.tensor(moving.shape, device=image.device).view(1, n, *[1] * n)
     result = torch.empty(image.shape[0], *fixed.shape, device=image.device)
     # Slab by slab: coordinates of a whole volume would take several times the memory of the field.
@@ -192,8 +191,7 @@ def resample(
         part = sample(image[None].float(), coordinates, mode)[0]
         if fill is not None:
             # Half a voxel beyond the last centre still belongs to the image, as in ITK.
-            inside = ((coordinates >= -0.5) & (coordinates <= limit - 0.5)).all(dim=1)
-            part = torch.where(inside, part, torch.as_tensor(fill, dtype=part.dtype, device=part.device))
+            part.masked_fill_(~((coordinates >= -0.5) & (coordinates <= limit - 0.5)).all(dim=1), fill)
         result[:, start:stop] = part
     return result
 
@@ -206,7 +204,7 @@ def resample_map(
     The other arguments are those of :func:`resample`.
     """
     values = None
-    if np.abs(labels).max(initial=0) > EXACT:  # large numbers of an atlas; their ranks are small
+    if np.abs(labels).max(initial=0) > EXACT:  # the large numbers of an atlas are replaced by their ranks
         values = np.unique(np.append(labels, 0).astype(labels.dtype))
         labels = np.searchsorted(values, labels)
     fill = 0 if values is None else int(np.searchsorted(values, 0))

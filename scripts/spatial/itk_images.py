@@ -47,7 +47,7 @@ def channels_of(image: sitk.Image) -> tuple[NDArray, NDArray]:
 
 
 def write_itk(path: str | Path, image: sitk.Image) -> None:
-    """Writes an image in the format of its suffix, compressed, and reads it back: ITK ignores a full disk.
+    """Writes an image in the format of its suffix, compressed, and reads it back because ITK ignores a full disk.
 
     Raises:
         OSError: the file does not contain the image.

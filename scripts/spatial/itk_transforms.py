@@ -67,7 +67,7 @@ def from_itk(transform: sitk.Transform, reference: Geometry | None = None) -> li
             steps.append(field_of(part.GetDisplacementField()))
         elif reference is None:
             raise InputError(
-                f"A {part.GetName()} can only be read on a grid; name the image with --reference, or convert it to a "
+                f"A {part.GetName()} can only be read on a grid; give an image with --reference, or convert it to a "
                 "displacement field first."
             )
         else:

@@ -57,8 +57,8 @@ def read_landmark_file(
         path: ``.fcsv`` or ``.mrk.json`` of 3D Slicer, which name their own frame; or text with one landmark per row: 2
             or 3 numbers, or named columns with x, y, z (or r, a, s; l, p, s; i, j, k) and optionally a label.
         geometry: grid of the image they belong to, needed for voxel indices.
-        frame: "ras" (default), "lps" or "voxel", for text files whose column names do not tell.
-        strict: refuses a frame that contradicts the file; otherwise the file is right.
+        frame: "ras" (default), "lps" or "voxel", for text files whose column names do not imply one.
+        strict: refuses a frame that contradicts the file; otherwise the frame of the file is used.
     """
     if frame is not None and frame not in FRAMES:
         raise InputError(f"Landmark frame must be one of {', '.join(FRAMES)}, got {frame!r}.")
@@ -74,7 +74,7 @@ def read_landmark_file(
     if not np.isfinite(points).all():
         raise InputError(f"{path} has landmarks that are NaN or infinite.")
     if frame == "voxel" and geometry is None:
-        raise InputError(f"{path} holds voxel indices; name the image they belong to.")
+        raise InputError(f"{path} holds voxel indices; give the image they belong to.")
     if frame == "voxel":
         points = apply_affine(geometry.affine, points)
     elif frame == "lps":

@@ -1,11 +1,11 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Displacement fields in the format of the Learn2Reg challenges.
 
-A field lives on the fixed grid and holds voxels of the moving image: the label of fixed voxel i is read at moving voxel
-``i + disp[i]`` (``scipy.ndimage.map_coordinates``), whatever the headers say. Files are named
-``disp_FFFF_MMMM`` after the fixed and the moving case. NIfTI and, in the present evaluation code, npz hold
-(X, Y, Z, 3); the npz of the 2020 and 2021 challenges held (3, X, Y, Z) in half precision, often at half resolution with
-displacements in voxels of the full one.
+A field is on the fixed grid, in voxels of the moving image: the label of fixed voxel i is read at moving voxel
+``i + disp[i]`` (``scipy.ndimage.map_coordinates``), regardless of the headers. Files are named ``disp_FFFF_MMMM``
+after the fixed and the moving case. NIfTI and, in the present evaluation code, npz hold (X, Y, Z, 3); the npz of the
+2020 and 2021 challenges held (3, X, Y, Z) in half precision, often at half resolution with displacements in voxels of
+the full one.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from scipy import ndimage
 
 from ..common.errors import InputError
 from ..common.files import existing
-from .chain import Field, GridMap, Step
+from .chain import Field, GridMap, Step, displacements
 from .fields import check_finite
 from .files import check_size, load_array, readable
-from .geometry import LPS, Geometry
+from .geometry import Geometry, displacement_component
 
 LAYOUTS = ("last", "first")
 
 
-def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = None) -> Field:
+def read_learn2reg(path: str | Path, fixed: Geometry | None, moving: Geometry | None = None) -> Field:
     """Reads ``disp_*.npz`` or ``disp_*.nii.gz``.
 
     Args:
@@ -37,8 +37,10 @@ def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = 
         moving: grid of the moving image; None takes the fixed one, as after the preprocessing of the challenge.
 
     Raises:
-        InputError: another kind of file, or another grid.
+        InputError: no fixed grid, another kind of file, or another grid.
     """
+    if fixed is None:
+        raise InputError(f"{path} is a Learn2Reg field; give the fixed image with --reference.")
     disp = disp_array(path)
     if disp.ndim != 4 or 3 not in (disp.shape[0], disp.shape[-1]):
         raise InputError(f"{path} has shape {disp.shape}; a Learn2Reg field is (3, X, Y, Z) or (X, Y, Z, 3).")
@@ -53,7 +55,7 @@ def read_learn2reg(path: str | Path, fixed: Geometry, moving: Geometry | None = 
             return displaced(full, fixed, moving or fixed)
     raise InputError(
         f"{path} has shape {disp.shape}, which is neither the fixed grid {fixed.shape} nor half of it; "
-        "name the fixed image it belongs to."
+        "give the fixed image it belongs to."
     )
 
 
@@ -71,14 +73,9 @@ def disp_array(path: str | Path) -> NDArray:
 
 def displaced(disp: NDArray, fixed: Geometry, moving: Geometry) -> Field:
     """World field of ``moving index = fixed index + disp``, with ``disp`` (3, *fixed.shape) in moving voxels."""
-    u = np.empty((*fixed.shape, 3), np.float32)
-    rest = (moving.affine - fixed.affine) @ np.array([0, 0, 0, 1.0])
-    for k in range(fixed.shape[2]):
-        index = np.stack(np.meshgrid(*[np.arange(s) for s in fixed.shape[:2]], [k], indexing="ij"), axis=-1)[:, :, 0]
-        shift = np.moveaxis(disp[..., k], 0, -1) @ moving.affine[:3, :3].T
-        apart = index @ (moving.affine - fixed.affine)[:3, :3].T + rest[:3]
-        u[:, :, k] = (shift + apart) @ LPS[:3, :3]
-    return Field(u, fixed)
+    to_moving = moving.affine @ np.linalg.inv(fixed.affine)  # takes a fixed voxel to the moving voxel of the same index
+    parts = (displacement_component(disp, fixed, to_moving, c).astype(np.float32) for c in range(3))
+    return Field(np.stack(list(parts), axis=-1), fixed)
 
 
 def write_learn2reg(
@@ -97,15 +94,9 @@ def write_learn2reg(
     if layout not in LAYOUTS:
         raise InputError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
     if fixed.ndim != 3 or moving.ndim != 3:
-        raise InputError("Learn2Reg fields are three-dimensional; both images must be, too.")
-    places = GridMap(steps, fixed, moving)
-    disp = np.empty((3, *fixed.shape), np.float32)
-    axes = [np.arange(s, dtype=np.float32) for s in fixed.shape]
-    for k in range(fixed.shape[2]):
-        index = places(k, k + 1).numpy()[:, 0]
-        disp[0, :, :, k] = index[0].T - axes[0][:, None]
-        disp[1, :, :, k] = index[1].T - axes[1]
-        disp[2, :, :, k] = index[2].T - k
+        raise InputError("Learn2Reg fields are three-dimensional, so both images must be.")
+    voxels = Geometry(fixed.shape, np.eye(4))
+    disp = displacements(GridMap(steps, fixed, moving), GridMap([], voxels, voxels))
     check_finite(disp)
     path = Path(path)
     if path.suffix.lower() == ".npz":

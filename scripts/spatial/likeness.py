@@ -115,9 +115,9 @@ class Likeness:
     """How well a transform fits.
 
     Attributes:
-        information: mutual information over the mean entropy, in [0, 1], where either body is and both images look.
-        outlines: Dice of the bodies where both images look.
-        covered: share of the smaller body that meets the other.
+        information: mutual information over the mean entropy, in [0, 1], in the union of the bodies within both images.
+        outlines: Dice of the bodies within both images.
+        covered: share of the smaller body that overlaps the other.
         regions: mean Dice of the pairs of regions; None without.
     """
 
@@ -171,7 +171,7 @@ def likeness(fixed: Matched, moving: Matched, transform: sitk.Transform, determi
 def shared_information(joint: NDArray) -> float:
     """Mutual information over the mean of both entropies, in [0, 1], of a joint histogram of counts.
 
-    Few voxels share information by chance; its expectation is subtracted (Miller 1955, "Note on the bias of information
+    The information that a few voxels share by chance is subtracted (Miller 1955, "Note on the bias of information
     estimates").
     """
     count = max(joint.sum(), 1)

@@ -41,7 +41,7 @@ def refine(fixed: Matched, moving: Matched, matrix: NDArray, similar: bool, shri
     method.SetMetricAsMattesMutualInformation(32)
     method.SetMetricSamplingStrategy(method.REGULAR)
     voxels = fixed.image.GetNumberOfPixels()
-    # Regular samples are jittered, too; without a seed the result would change from run to run.
+    # Even regular samples are jittered; without a seed the result would change from run to run.
     method.SetMetricSamplingPercentagePerLevel([min(1.0, SAMPLES * s**n / voxels) for s in shrink], SEED)
     method.SetMetricFixedMask(fixed.body)
     method.SetMetricMovingMask(moving.body)
@@ -65,7 +65,7 @@ def refine(fixed: Matched, moving: Matched, matrix: NDArray, similar: bool, shri
 def translation_peaks(fixed: Matched, moving: Matched) -> list[NDArray]:
     """Translations (mm, LPS) at the highest peaks of the masked correlation over all shifts of the moving image.
 
-    The peaks of either sign count, because the contrast of one image may be inverted.
+    Peaks of either sign count, because the contrast of one image may be inverted.
     """
     # The search needs both images on one grid, so the moving image is first resampled to the fixed axes and spacing.
     ends = [(0.0, n - 1.0) for n in moving.image.GetSize()]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .geometry import LPS, Geometry, reordered
 from .warp import resize_ddf
 
-STRAIGHT = np.cos(np.deg2rad(30))  # axes closer than this to those of the patient are named after them
+STRAIGHT = np.cos(np.deg2rad(30))  # an axis within this angle of a patient axis takes its place
 THICK = 1.5  # a voxel side this many times longer than the others is the slice distance
 
 

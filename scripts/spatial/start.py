@@ -27,7 +27,7 @@ SIDE = {2: 96, 3: 32}  # voxels along the longest side of the coarse grid, by di
 TURNS_DEG, SIZES = (-20.0, 0.0, 20.0), (0.87, 1.0, 1.15)
 REFINED, FINALISTS = 5, 2  # initialisations that are refined on the coarse grid, and of these on the fine grid
 CLOSE = 0.15  # two transforms differ if they bring some corner of the body apart by this share of its size
-MIRRORED_GAIN, TURNED_GAIN = 1.15, 1.05  # factors by which such candidates must beat every upright one
+MIRRORED_GAIN, TURNED_GAIN = 1.15, 1.05  # factors by which mirrored and turned candidates must beat every upright one
 MIN_OUTLINES = 0.5  # below it the images probably show different parts of the body
 
 
@@ -104,11 +104,11 @@ def search(fixed: Scan, moving: Scan) -> tuple[Found, list[str]]:
 
 
 def choose(finals: Iterable[Found], still: Iterable[Found]) -> tuple[Found, list[str]]:
-    """The best plausible candidate, and sentences about what was refused or is doubtful.
+    """The best plausible candidate, and sentences about refused candidates and doubts.
 
     Args:
         finals: refined candidates.
-        still: those that are plausible without any check, as scanned first.
+        still: candidates that need no check, "as scanned" first.
     """
     finals, still, notes = list(finals), list(still), []
     ranked = sorted(finals, key=lambda f: f.score, reverse=True)
@@ -123,7 +123,7 @@ def choose(finals: Iterable[Found], still: Iterable[Found]) -> tuple[Found, list
         place = "the images stay as scanned" if chosen is still[0] else "only the centres of the bodies are aligned"
         notes.append(f"No affine alignment fits better than none, so {place}; check the result.")
     elif refused and notes:
-        notes.append(f"Instead the next best {chosen.kind} alignment is used.")
+        notes.append(f"The next best {chosen.kind} alignment is used instead.")
     if chosen.mirrored is not None:
         notes.append(
             f"The header of the moving image seems to be mirrored along array axis {chosen.mirrored}: mirrored, the "
@@ -146,7 +146,7 @@ def implausible(found: Found) -> str | None:
         if not SCALES[0] <= size <= SCALES[1]:
             return f"it changes sizes {size:.2f} times, and {SCALES[0]:g} to {SCALES[1]:g} is plausible"
     if found.fit.covered < MIN_OVERLAP:
-        return f"only {100 * found.fit.covered:.0f} % of the smaller body meets the other"
+        return f"only {100 * found.fit.covered:.0f} % of the smaller body overlaps the other"
     return None
 
 
@@ -207,7 +207,7 @@ def _refined(look: _Look, rough: list[Found]) -> list[Found]:
 
 
 def _different(look: _Look, found: list[Found], most: int) -> list[Found]:
-    """The best candidates that are not nearly the same."""
+    """The best candidates without near duplicates."""
     fixed = look.fine[0].image
     ends = [(0.0, n - 1.0) for n in fixed.GetSize()]
     corners = np.array([fixed.TransformContinuousIndexToPhysicalPoint(c) for c in itertools.product(*ends)])

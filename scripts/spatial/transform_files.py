@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from ..common.errors import InputError
 from ..common.files import there
 from ..common.staging import complete_result
-from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step
+from .chain import SAME_GRID_VOX, Field, GridMap, Linear, Step, displacements
 from .fields import VECTOR, check_finite, read_field, write_field
 from .files import load_itk_transform, load_numbers, read_itk
 from .geometry import FARTHEST_MM, LPS, Geometry, same_grid, usable
@@ -62,7 +62,7 @@ def read_chain(
     """
     names = transform_names(transforms)
     if not names:
-        raise InputError("No transform was given; name a displacement field, an affine or a result folder.")
+        raise InputError("No transform was given; give a displacement field, an affine or a result folder.")
     steps: list[Step] = []
     for name in names:
         found = _read(_file(name.removeprefix(INVERSE)), fixed, moving, learn2reg)
@@ -80,11 +80,8 @@ def as_field(steps: Sequence[Step], grid: Geometry) -> Field:
     if len(steps) == 1 and isinstance(steps[0], Field) and same_grid(steps[0].grid, grid, SAME_GRID_VOX):
         return steps[0]
     millimetres = Geometry((1, 1, 1), LPS)  # a grid whose voxels are LPS mm
-    there, here = GridMap(steps, grid, millimetres), GridMap([], grid, millimetres)
-    u = np.empty((3, *reversed(grid.shape)), np.float32)
-    for k in range(grid.shape[-1]):
-        u[:, k : k + 1] = (there(k, k + 1) - here(k, k + 1)).numpy()
-    return Field(u.transpose(*reversed(range(u.ndim))), grid)
+    u = displacements(GridMap(steps, grid, millimetres), GridMap([], grid, millimetres))
+    return Field(np.moveaxis(u, 0, -1), grid)
 
 
 def write_chain(
@@ -116,7 +113,7 @@ def write_chain(
         write_itk_transform(path, [Linear(matrix)])
         return
     if grid is None:
-        raise InputError(f"{path.name}: a field needs a grid; name an image with --reference.")
+        raise InputError(f"{path.name}: a field needs a grid; give an image with --reference.")
     if kind == ".npz":
         write_learn2reg(path, steps, grid, moving or grid, layout)
         return
@@ -135,7 +132,7 @@ def suffix_of(path: str | Path, known: Sequence[str]) -> str:
     name = Path(path).name.lower()
     fitting = [s for s in known if name.endswith(s)]
     if not fitting:
-        raise InputError(f"{path} ends in none of {', '.join(known)}; the suffix says what to write.")
+        raise InputError(f"{path} ends in none of {', '.join(known)}; the suffix determines the format.")
     return max(fitting, key=len)
 
 
@@ -153,8 +150,6 @@ def _file(name: str) -> Path:
 def _read(path: Path, fixed: Geometry | None, moving: Geometry | None, learn2reg: bool) -> list[Step]:
     kind = suffix_of(path, WRITABLE)
     if kind == ".npz":
-        if fixed is None:
-            raise InputError(f"{path} is a Learn2Reg field without a grid; name the fixed image with --reference.")
         return [read_learn2reg(path, fixed, moving)]
     if kind in NIFTI:
         return [_read_nifti(path, fixed, moving, learn2reg)]
@@ -175,8 +170,6 @@ def _read_nifti(path: Path, fixed: Geometry | None, moving: Geometry | None, lea
         raise
     except ValueError as error:
         if learn2reg:
-            if fixed is None:
-                raise InputError(f"{path} is a Learn2Reg field; name the fixed image with --reference.") from error
             return read_learn2reg(path, fixed, moving)
         raise InputError(str(error)) from error
 
@@ -187,7 +180,7 @@ def _check(steps: Sequence[Step], name: str) -> None:
         if isinstance(step, Field) and not step.u_lps.size:
             raise InputError(f"{name} is a field of shape {step.u_lps.shape}, which has no voxel.")
         if not usable(step.matrix if isinstance(step, Linear) else step.grid.affine):
-            raise InputError(f"{name} has an affine that is not finite, or cannot be inverted; correct its header.")
+            raise InputError(f"{name} has an affine that is not finite or cannot be inverted; correct its header.")
         if isinstance(step, Field) and not -FARTHEST_MM < step.u_lps.min() <= step.u_lps.max() < FARTHEST_MM:
             raise InputError(f"{name} holds displacements that are NaN, infinite or beyond {FARTHEST_MM:g} mm.")
 
@@ -196,7 +189,7 @@ def _read_vector_image(path: Path) -> Field:
     image = read_itk(path)
     if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
         raise InputError(
-            f"{path} has {image.GetNumberOfComponentsPerPixel()} components per voxel; a displacement field of "
-            f"{image.GetDimension()} dimensions has as many components."
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} components per voxel; a displacement field in "
+            f"{image.GetDimension()} dimensions has {image.GetDimension()}."
         )
     return field_of(image)

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")
-KEPT_VOXELS = 10_000_000  # the coordinates of larger grids are not kept, because they take hundreds of MB
+KEPT_VOXELS = 10_000_000  # the coordinates of larger grids, hundreds of MB, are not kept
 
 
 def identity_grid(shape: list[int], device: torch.device, dtype: torch.dtype) -> Tensor:

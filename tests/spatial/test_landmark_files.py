@@ -95,7 +95,7 @@ def test_columns_by_name(tmp_path):
         ("p.csv", "x,y,z\n1,2\n", None, "line 2: '1,2' has no numbers for x, y, z"),
         ("p.csv", "1 2 3 4\n", None, "line 1"),
         ("p.csv", "x,y,z\n1,2,nan\n", None, "NaN"),
-        ("p.csv", "i,j,k\n1,2,3\n", None, "holds voxel indices; name the image"),
+        ("p.csv", "i,j,k\n1,2,3\n", None, "holds voxel indices; give the image"),
         ("p.fcsv", FCSV.format(frame="MNI", a="1,2,3", b="1,2,3"), None, "coordinate system 'MNI'"),
         ("p.fcsv", "# columns = id,label\n1,a\n", None, "x, y and z are needed"),
         ("p.mrk.json", "{}", None, "not a markups file"),

@@ -174,7 +174,7 @@ def test_unreadable_files(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             read_chain(tmp_path / name, FIXED)
-    with pytest.raises(InputError, match="name the fixed image"):
+    with pytest.raises(InputError, match="give the fixed image"):
         read_chain(tmp_path / "d.npz")
     with pytest.raises(InputError, match="only affines can be inverted here"):
         read_chain(f"inverse:{tmp_path / 'f.nii.gz'}")
