@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Exact regions moved by a registration, and how well the regions of a pair overlap then."""
+"""Exact regions moved by a registration, and their overlap in both images afterwards."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from .region_pairs import RegionPairs
 
 
 def move_regions(regions: Segmentation, grid: Geometry, steps: Sequence[Step]) -> tuple[Segmentation, float]:
-    """Takes the regions of the moving image to another grid: nearest voxel, overlaps kept.
+    """Resamples the regions of the moving image to another grid: nearest voxel, overlaps kept.
 
     ``steps`` lead from the world of the grid to that of the moving image. Also returns the share of the grid's voxels
-    that lie in the moving image.
+    inside the moving image.
     """
     layers, inside = resample_image(regions.layers, regions.geometry, grid, steps, interpolation="nearest")
     return Segmentation(layers, grid, regions.segments), inside
@@ -31,9 +31,7 @@ def region_dice(pairs: RegionPairs, stages: Mapping[str, Sequence[Step]]) -> dic
     result = {}
     for stage, steps in stages.items():
         moved, _ = move_regions(pairs.moving, pairs.fixed.geometry, steps)
-        scores = {}
-        for k in range(len(pairs)):
-            both = torch.from_numpy(moved.mask(k)), torch.from_numpy(pairs.fixed.mask(k))
-            scores[k + 1] = dice(*both, [1])[1]
+        both = (map(torch.from_numpy, (moved.mask(k), pairs.fixed.mask(k))) for k in range(len(pairs)))
+        scores = {k: dice(*masks, [1])[1] for k, masks in enumerate(both, start=1)}
         result[stage] = scores | {"mean": mean_known(scores.values())}
     return {"region_dice": result}

@@ -2,9 +2,9 @@
 """Whether a stage improved a registration, judged by two measures of the images.
 
 Two measures compare the images: the mutual information of all intensities, and the mean difference of their
-self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. One that makes both slightly worse or
-one of them clearly, separates the matched regions, folds, or changes volumes implausibly is kept, and a sentence tells
-the user so.
+self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. A field is kept but reported to the user
+if it makes both slightly worse or one of them clearly, separates the matched regions, folds, or changes volumes
+implausibly.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from .result import Registration
 
 SIDE = 72  # voxels along the longest side of the grid on which images are compared
 TOLERANCE = 0.003  # relative loss that counts as unchanged
-WORSE = 0.02  # relative loss of both measures that discards a field
-CLEAR = 0.05  # relative loss of one measure that is worth a sentence
-SMOOTH = 3  # voxels; a warped image is blurred by interpolation, so both are, or noise would favour the field before
+WORSE = 0.02  # relative loss of both measures above which a field is discarded
+CLEAR = 0.05  # relative loss of one measure above which the user is told
+SMOOTH = 3  # voxels; both images are blurred, because interpolation blurs the warped one, which noise would penalise
 FOLDS, VOLUMES = 1.0, (0.2, 5.0)  # percent of voxels; plausible changes of volume (1st and 99th percentile)
 
 
 @dataclass(frozen=True)
 class Measures:
-    """What a field achieves.
+    """The quality of a field.
 
     Attributes:
         information: mutual information over the mean entropy of the images, in [0, 1]; higher is better.
         structure: mean difference of the self-similarity of the images, in [0, 1]; lower is better.
         regions: mean Dice of the matched regions; None without regions.
         folds_percent: of the voxels.
-        volumes: 1st and 99th percentile of the change of volume.
+        volumes: 1st and 99th percentile of the Jacobian determinant.
     """
 
     information: float
@@ -57,7 +57,7 @@ class Verdict:
     """Whether the field of a stage is kept.
 
     Attributes:
-        kept: False if the field before is better.
+        kept: False if the previous field is better.
         doubts: sentences for the user.
         before: measures without the stage.
         after: measures with it.
@@ -97,7 +97,7 @@ class Referee:
         kernel = [SMOOTH if n > SMOOTH and d < 1.5 * finest else 1 for d, n in zip(self.spacing, self.shape)]
         self.moving, self.fixed = local_mean(self._small(grey)[None], kernel)[0].split(1)
         looks = torch.ones_like(grey) if weight is None else weight.to(grey)
-        # A voxel counts if no part of it is excluded.
+        # A voxel counts only if no part of it is excluded.
         self.looks = (self._small(looks) > 0.999).float()
         self.fixed_mind = mind(self.fixed[None], spacing=self.spacing)
 
@@ -110,8 +110,8 @@ class Referee:
 
         Args:
             field: (1, n, *shape) voxels of the working grid.
-            where: bool, the voxels of the referee's grid that are compared, see :meth:`seen`.
-            masks: moving and fixed (K, *the referee's grid) coverage of the matched regions.
+            where: bool, the voxels of the referee's grid to compare, see :meth:`seen`.
+            masks: coverage of the matched regions, moving and fixed, (K, *grid of the referee).
         """
         moved = warp(self.moving[None], resize_ddf(field, self.shape))
         information = structure = 0.0
@@ -143,8 +143,8 @@ class Referee:
         """
         after = after.detach().to(self.moving)
         before = torch.zeros_like(after) if before is None else before.detach().to(after)
-        where = self.seen(before) & self.seen(after)  # the same voxels, or a smaller field of view would decide
-        if masks is not None and len(masks[0]):  # at full resolution this would take longer than the dense field
+        where = self.seen(before) & self.seen(after)  # the same voxels for both, whatever each moves out of view
+        if masks is not None and len(masks[0]):  # full resolution would take longer than the dense field
             masks = tuple(torch.cat([self._small(mask[None].float()) for mask in side]) for side in masks)
         old, new = (self.measure(field, where, masks) for field in (before, after))
         lost = _loss(old.information, new.information), _loss(1 - old.structure, 1 - new.structure)
@@ -153,7 +153,7 @@ class Referee:
             f"difference of structure {old.structure:.3f} and {new.structure:.3f}"
         )
         if min(lost) > WORSE:
-            sentence = f"{stage} was discarded, because the images agree less with it than without ({numbers})."
+            sentence = f"{stage} was discarded, because the images agree less with it than without it ({numbers})."
             return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
         notes = []
         if min(lost) > TOLERANCE or max(lost) > CLEAR:
@@ -171,13 +171,13 @@ class Referee:
 
 
 def keep_better(result: Registration, referee: Referee | None, stage: str, before: Tensor | None = None) -> None:
-    """Puts the field before a stage back into the result if the stage made it worse; notes doubts and measures.
+    """Restores the field before a stage if the stage made the result worse; records doubts and measures.
 
     Args:
         result: with the field of the stage.
         referee: of the same images; None keeps every field.
         stage: its name, e.g. "the dense field".
-        before: (1, n, *shape) voxels; None is the initial alignment alone.
+        before: the field before the stage, (1, n, *shape) voxels; None for the initial alignment alone.
     """
     if referee is None:
         return
@@ -207,5 +207,5 @@ def overlap(ddf: Tensor, masks: tuple[Tensor, Tensor] | None) -> float | None:
 
 
 def _loss(before: float, after: float) -> float:
-    """Relative loss of a measure of which more is better."""
+    """Relative loss of a measure where higher is better."""
     return (before - after) / max(before, 1e-6)

@@ -12,9 +12,9 @@ from ..metrics.overlap import bounding_box
 
 
 class RegionMasks(Sequence):
-    """The masks of K regions, of which only the boxes around them are kept: whole, those of a CT fill 1.5 GB.
+    """The masks of K regions, each stored as the box around it; whole masks of a CT would take 1.5 GB.
 
-    Items are whole masks (*shape), made when they are read.
+    Items are whole masks (*shape), built when they are read.
 
     Args:
         masks: (K, *shape) coverage.
@@ -22,8 +22,7 @@ class RegionMasks(Sequence):
 
     def __init__(self, masks: Tensor) -> None:
         self.shape, self.dtype = tuple(masks.shape), masks.dtype
-        nowhere = (slice(0, 0),) * (masks.ndim - 1)
-        boxes = [bounding_box(mask > 0, margin=0) if mask.any() else nowhere for mask in masks]
+        boxes = [bounding_box(mask > 0, margin=0) for mask in masks]
         self.parts = [(box, mask[box].clone()) for box, mask in zip(boxes, masks)]
 
     def __len__(self) -> int:

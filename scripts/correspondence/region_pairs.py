@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Exact region pairs: every region whole on the grid of its image, though regions overlap and contain each other."""
+"""Exact region pairs: every region whole on the grid of its image, even where regions overlap or are nested."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def segment(
 
 
 def native_masks(masks: Sequence[Tensor], working: Geometry, target: Geometry, transform: NDArray) -> Iterator[NDArray]:
-    """Regions on the grid of an image, one after the other: (*target.shape) bool.
+    """Regions on the grid of an image, one by one: (*target.shape) bool.
 
     A voxel belongs to a region that covers at least half of it.
 
@@ -86,18 +86,17 @@ def native_masks(masks: Sequence[Tensor], working: Geometry, target: Geometry, t
     to_target = np.linalg.inv(target.affine) @ np.linalg.inv(transform) @ working.affine
     for mask in masks:
         found = np.zeros(target.shape, bool)
-        if mask.any():
-            box = bounding_box(mask > 0, margin=1)
-            place = _box_around(box, to_target, target.shape)
-            if all(s.start < s.stop for s in place):
-                part = mask[box][None].float()
-                part = resample(part, _crop(working, box), _crop(target, place), transform, fill=0.0)[0]
-                found[place] = (part >= 127.5).numpy()
+        box = bounding_box(mask > 0, margin=1)
+        place = _box_around(box, to_target, target.shape)
+        if mask.any() and all(s.start < s.stop for s in place):
+            part = mask[box][None].float()
+            part = resample(part, working.cropped(box), target.cropped(place), transform, fill=0.0)[0]
+            found[place] = (part >= 127.5).numpy()
         yield found
 
 
 def quick_view(regions: Segmentation) -> NDArray:
-    """One label map of all regions, (*shape): region k has the value k + 1, and small regions cover large ones."""
+    """One label map of all regions, (*shape): region k has the value k + 1; small regions cover large ones."""
     count = len(regions.segments) + 1
     # Plane by plane, because numpy counts and compares in 64 bits.
     sizes = sum(np.bincount(p.ravel(), minlength=count) for layer in regions.layers for p in layer)
@@ -119,9 +118,3 @@ def _box_around(box: tuple[slice, ...], to_target: NDArray, shape: tuple[int, ..
     reached = apply_affine(to_target, corners([(s.start - 1.0, s.stop) for s in box]))[:, :n]
     low, high = np.floor(reached.min(axis=0)).astype(int), np.ceil(reached.max(axis=0)).astype(int) + 1
     return tuple(slice(max(0, a), min(s, b)) for a, b, s in zip(low, high, shape))
-
-
-def _crop(grid: Geometry, box: tuple[slice, ...]) -> Geometry:
-    move = np.eye(4)
-    move[: grid.ndim, 3] = [s.start for s in box]
-    return Geometry(tuple(s.stop - s.start for s in box), grid.affine @ move)

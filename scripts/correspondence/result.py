@@ -28,12 +28,12 @@ class Registration:
         matches: which of these regions correspond.
         moving_masks: K masks (*shape) uint8, coverage 0..255 of the matched regions, best pair first.
         fixed_masks: the same, mask k corresponds to moving mask k.
-        ddf: (1, n, *shape) voxels of the working grid, or None when no dense field was asked for or could be found.
-        confidence: (1, 1, *shape) in [0, 1], how sure the field is at every voxel; None if it was not asked for.
+        ddf: (1, n, *shape) voxels of the working grid, or None if no dense field was requested or found.
+        confidence: (1, 1, *shape) in [0, 1], of the field at every voxel; None if it was not requested.
         motion_mm: (K,) mean displacement of the field in each fixed region, mm; None without a field.
         warnings: complete sentences for the user.
         doubts: sentences about whether the result can be trusted, see :mod:`scripts.correspondence.referee`.
-        discarded: whether a stage made the images agree less, so that its field is not the result.
+        discarded: whether the field of a stage was discarded because the images agree less with it.
         seconds: wall time by stage.
         details: other values for the record.
     """

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Cutting a working image into the slices that SAM sees, and putting maps on slices back on the grid."""
+"""Cuts a working image into the slices that SAM sees, and returns maps on slices to the grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..spatial.geometry import Geometry
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """Which slices SAM sees, and how they are turned.
+    """Which slices SAM sees, and their orientation.
 
     Attributes:
         axis: slice axis of the volume, None for a 2-D image.
@@ -79,7 +79,7 @@ def plan_slices(working: Geometry, axis: int | str = "auto", spacing_mm: float =
 
     Args:
         working: grid of the image.
-        axis: slice axis 0, 1 or 2, or "auto": the axis of the thickest voxels, the superior one among equals.
+        axis: slice axis 0, 1 or 2, or "auto": the axis of the thickest voxels, or the superior axis among equals.
         spacing_mm: least distance between the slices shown; maps on the others are interpolated. 0 shows all.
     """
     codes = nib.aff2axcodes(working.affine)
@@ -99,7 +99,7 @@ def plan_slices(working: Geometry, axis: int | str = "auto", spacing_mm: float =
 
 
 def _between(indices: tuple[int, ...], count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """For each of ``count`` slices: shown slices below and above, weight of the upper one, whether one is near."""
+    """For each of ``count`` slices: the shown slices below and above, the weight of the upper one, and nearness."""
     known = torch.tensor(indices, dtype=torch.float32)
     where = torch.arange(count, dtype=torch.float32)
     high = torch.searchsorted(known, where).clamp_max(len(known) - 1)

@@ -14,12 +14,12 @@ from torch import Tensor
 from ..spatial.warp import check_ddf, sample, warp
 from .pair import LossPair
 
-THICK = 2.5  # an axis whose voxels are this many times longer than the shortest is the normal of a stack of slices
+THICK = 2.5  # an axis whose voxels are this many times as long as the shortest is the normal of a stack of slices
 BAND = 4.0  # signed distances are clamped here, in voxels; a contour needs no more
 
 
 def contour_axes(spacing: Sequence[float]) -> list[int]:
-    """Axes along which contours are looked for: all, or those in the plane of a stack of thick slices.
+    """Axes along which contours are located: all, or those in the plane of a stack of thick slices.
 
     Across thick slices most "contour" voxels are the interiors of the end caps, which are not outlines.
     """
@@ -73,7 +73,7 @@ def moved_contour(
         ddf: (1, n, *shape) voxels.
         distance: (*crop) signed distance of the moving structure in a part of the moving image.
         corner: index of the first voxel of that part.
-        axes: along which the contour is looked for.
+        axes: along which the contour is located.
         window: part of the fixed grid that contains the moved structure.
         max_points: largest number of points.
 
@@ -128,8 +128,8 @@ def chamfer(a: Tensor, b: Tensor) -> Tensor:
 class Contour:
     """Chamfer distance of the moved and the fixed contours in mm squared; a :class:`scripts.losses.pair.Term`.
 
-    The contours are compared where the result is: on the fixed grid. Mean over the structures with a contour in both
-    images, 0 if there are none. A structure that the field moves out of the image costs as much as without a field.
+    The contours are compared on the fixed grid. Mean over the structures with a contour in both images, 0 if there are
+    none. A structure that the field moves out of the image costs as much as without a field.
 
     Attributes:
         weight: in the loss.
@@ -147,22 +147,17 @@ class Contour:
         windows = find_objects(moved.int().cpu().numpy(), pair.structures)
         losses = []
         for number, (distance, corner) in distances(pair, axes).items():
-            still, target = (_middles(x.round() == number, axes, self.max_points) for x in pair.labels)
+            # Contour points halfway between a voxel inside and one outside.
+            still, target = (sum(crossings(x.round() == number, axes, self.max_points)) / 2 for x in pair.labels)
             if not len(still) or not len(target):
                 continue
             found, window = still[:0], windows[number - 1]
             if window is not None:
-                # Labels of the nearest voxel and the distance disagree by less than a voxel.
+                # The nearest-voxel labels and the distance disagree by less than a voxel.
                 window = tuple(slice(max(0, w.start - 2), min(s, w.stop + 2)) for w, s in zip(window, moved.shape))
                 found = moved_contour(ddf, distance.to(ddf), corner, axes, window, self.max_points)
             losses.append(chamfer((found if len(found) else still) * spacing, target * spacing))
         return torch.stack(losses).mean() if losses else ddf.sum() * 0
-
-
-def _middles(inside: Tensor, axes: Sequence[int], max_points: int | None) -> Tensor:
-    """Contour points (P, n) of a mask, halfway between a voxel inside and one outside."""
-    before, after = crossings(inside, axes, max_points)
-    return (before + after) / 2
 
 
 def distances(pair: LossPair, axes: Sequence[int]) -> dict[int, tuple[Tensor, list[int]]]:

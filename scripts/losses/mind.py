@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""MIND-SSC: each voxel described by the self-similarity around it, which changes of contrast leave alone."""
+"""MIND-SSC: each voxel described by the self-similarity around it, which does not depend on contrast."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ THICK = 3.0  # an axis whose voxels are this many times as long as the shortest 
 def neighbour_pairs(
     dilation: int, spacing: Sequence[float], shape: Sequence[int]
 ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The two offsets in voxels that each channel compares: every two neighbours that are not opposite.
+    """The two offsets in voxels that each channel compares: all pairs of neighbours that are not opposite.
 
     Args:
-        dilation: distance of a neighbour in voxels of the axis with the shortest ones.
+        dilation: distance of a neighbour, in voxels of the axis with the shortest voxels.
         spacing: size of a voxel along each axis.
         shape: an axis of one voxel has no neighbours, nor has one along which voxels are ``THICK`` times as long.
     """
@@ -38,17 +38,17 @@ def neighbour_pairs(
 def mind(image: Tensor, radius: int = 1, dilation: int = 2, spacing: Sequence[float] | None = None) -> Tensor:
     """Self-similarity context of the modality-independent neighbourhood descriptor (MIND-SSC).
 
-    Two neighbours lie along each axis around a voxel. The patches around every two of them that are not opposite have
-    a mean squared difference D; the descriptor is ``exp(-(D - min D) / V)`` with the mean V of ``D - min D`` over the
-    channels, at least a thousandth of its mean over the image.
+    A voxel has two neighbours along each axis. For each pair of them that are not opposite, D is the mean squared
+    difference of the patches around them. The descriptor is ``exp(-(D - min D) / V)``, where V is the mean of
+    ``D - min D`` over the channels, at least a thousandth of its mean over the image.
 
     Args:
         image: (B, C, H, W[, D]); the differences of several colours are averaged.
         radius: half width of the patches in voxels.
         dilation: distance of the neighbours in voxels.
         spacing: mm along each axis; None for cubic voxels. Along longer voxels radius and dilation are shorter, and an
-            axis with voxels at least three times as long as the shortest takes no part: thick slices are described
-            one by one.
+            axis with voxels at least three times as long as the shortest is ignored, so thick slices are described one
+            by one.
 
     Returns:
         (B, 12, H, W, D) in [0, 1]; (B, 4, H, W[, D]) for images and for stacks of thick slices.

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What a loss term gets: one pair of images with everything about it that the field does not change."""
+"""The input of a loss term: one pair of images with everything about it that the field does not change."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class LossPair:
             coarse; empty if the network computes none.
         feature_labels: (2, *padded) labels over the extent of the features.
         name: of the pair, for messages.
-        valid: (2, *shape) weight of the voxels of the moving and the fixed image, 0 where they are excluded; None looks
-            everywhere.
+        valid: (2, *shape) weight of the voxels of the moving and the fixed image, 0 where they are excluded; None
+            excludes nothing.
         logits: (K + 1, *padded) of the background and each structure of the fixed image; None without a segmentation
             head.
-        inverse: (1, n, *shape) voxels, the field of the fixed image as moving one; None if it was not predicted.
+        inverse: (1, n, *shape) voxels, the field that moves the fixed image; None if it was not predicted.
         distances: of the moving structures, filled by :func:`scripts.losses.contour.distances`.
     """
 
@@ -57,7 +57,7 @@ class LossPair:
 
     @cached_property
     def masks(self) -> tuple[Tensor, Tensor]:
-        """Moving and fixed masks, (K, *shape) each; the structures that are missing in either image are left out."""
+        """Moving and fixed masks, (K, *shape) each; structures that are missing in either image are left out."""
         moving, fixed = (structure_masks(x, self.structures) for x in self.labels)
         both = moving.flatten(1).any(dim=1) & fixed.flatten(1).any(dim=1)
         return moving[both], fixed[both]

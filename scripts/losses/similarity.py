@@ -17,7 +17,7 @@ from .pair import LossPair
 def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
     """Mean of (B, C, H, W[, D]) over a box around each voxel; at the border, over the part inside the image.
 
-    One pass per axis, so the cost grows with the sum of the odd ``kernel`` sizes instead of their product.
+    One pass per axis, so the cost grows with the sum of the (odd) ``kernel`` sizes instead of their product.
     """
     pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
     for axis, k in enumerate(kernel):
@@ -25,7 +25,7 @@ def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
             size = [k if a == axis else 1 for a in range(len(kernel))]
             if x.shape[2 + axis] >= k:
                 x = pool(x, size, stride=1, padding=[s // 2 for s in size], count_include_pad=False)
-            else:  # torch refuses an axis that is shorter than the window, whatever the padding
+            else:  # torch refuses an axis that is shorter than the window, even with padding
                 edge = [end for s in reversed(size) for end in (s // 2, s // 2)]
                 inside = F.pad(torch.ones_like(x[:1, :1]), edge)
                 x = pool(F.pad(x, edge), size, stride=1) / pool(inside, size, stride=1)

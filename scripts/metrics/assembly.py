@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The one assembly of all numbers of a registered pair, stage by stage.
+"""All metrics of a registered pair, stage by stage.
 
-A new measure of label maps is a function in :mod:`scripts.metrics.overlap` and a line in ``LABEL_METRICS``.
+A new metric of label maps is a function in :mod:`scripts.metrics.overlap` and a line in ``LABEL_METRICS``.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def common_values(moving: NDArray, fixed: NDArray) -> list[int]:
 def label_metrics(
     moved: Iterable[tuple[str, NDArray]], fixed: NDArray, values: Sequence[int], spacing: Sequence[float]
 ) -> dict[str, dict]:
-    """Every measure of ``LABEL_METRICS``, by measure, stage and label value, with the "mean" over the values.
+    """Every metric of ``LABEL_METRICS``, by metric, stage and label value, with the "mean" over the values.
 
     Args:
         moved: name of each stage and the moving labels on the fixed grid at that stage.
@@ -69,7 +69,7 @@ def label_metrics(
 def landmark_metrics(moved: Iterable[tuple[str, NDArray]], moving: NDArray) -> dict[str, dict]:
     """Landmark error in mm by stage, under "tre_mm".
 
-    ``moved`` has the name of each stage and (L, 3) mm, the fixed landmarks mapped into the moving image at that stage;
+    ``moved`` gives the name of each stage and the fixed landmarks (L, 3) mm mapped into the moving image at that stage;
     ``moving`` (L, 3) mm are their true positions there.
     """
     result = {}
@@ -88,7 +88,7 @@ def landmark_metrics(moved: Iterable[tuple[str, NDArray]], moving: NDArray) -> d
 def field_metrics(ddf: Tensor, spacing: Sequence[float], margin: int = 0) -> dict[str, dict]:
     """Regularity and length of a field (1, n, *shape) in voxels of ``spacing`` mm, under "field".
 
-    ``margin`` is that of :func:`scripts.metrics.jacobian.regularity`.
+    For ``margin`` see :func:`scripts.metrics.jacobian.regularity`.
     """
     scale = torch.tensor(spacing, device=ddf.device, dtype=ddf.dtype).view(1, -1, *[1] * len(spacing))
     total, longest = 0.0, 0.0
@@ -115,5 +115,5 @@ def plain(value: Any) -> Any:
 
 
 def _whole(labels: NDArray) -> Tensor:
-    """Labels as a tensor, in a type that torch compares and holds all of their values."""
+    """Labels as a tensor, in a type that torch can compare and that holds all their values."""
     return torch.from_numpy(labels if labels.dtype in (np.uint8, np.int16, np.int32) else labels.astype(np.int64))

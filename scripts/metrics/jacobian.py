@@ -60,7 +60,7 @@ def _sd(total: float, squares: float, count: int) -> float:
 
 
 def _slabs(ddf: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Determinants (B, slab, ...) of one slab of the first axis after the other."""
+    """Determinants (B, slab, ...) slab by slab along the first axis."""
     check_ddf(ddf)
     n, length = ddf.shape[1], ddf.shape[2]
     wide = [i for i in range(n) if ddf.shape[2 + i] > 1]
@@ -80,7 +80,7 @@ def _slabs(ddf: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
 
 
 def _determinant(rows: list[list[Tensor | float]]) -> Tensor:
-    """Of a matrix 2 x 2 or 3 x 3 of volumes; torch.linalg.det takes ten times as long."""
+    """Determinant of a 2 x 2 or 3 x 3 matrix of volumes; torch.linalg.det takes ten times as long."""
     if len(rows) == 2:
         (a, b), (c, d) = rows
         return a * d - b * c

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from numpy.typing import NDArray
+from scipy.ndimage import find_objects
 from torch import Tensor
 
 
@@ -55,7 +56,7 @@ def centroid_error(a: Tensor, b: Tensor, values: Sequence[int], spacing: Sequenc
 
 
 def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> NDArray:
-    """Distance in mm of (L, 3) fixed landmarks mapped into the moving image from the true ones there.
+    """Distance (L,) in mm between fixed landmarks (L, 3) mapped into the moving image and the true ones (L, 3) there.
 
     Raises:
         ValueError: different numbers of landmarks.
@@ -86,11 +87,9 @@ def _per_label(
     return distances
 
 
-def bounding_box(mask: Tensor, margin: int = 2) -> tuple[slice, ...]:
-    """The smallest box around the true voxels of a mask that contains some, widened by ``margin`` voxels."""
-    box = []
-    for axis, size in enumerate(mask.shape):
-        used = mask.any(dim=[d for d in range(mask.ndim) if d != axis]) if mask.ndim > 1 else mask
-        first, last = used.nonzero()[[0, -1], 0].tolist()
-        box.append(slice(max(0, first - margin), min(size, last + 1 + margin)))
-    return tuple(box)
+def bounding_box(mask: Tensor | NDArray, margin: int = 2) -> tuple[slice, ...]:
+    """The smallest box around the true voxels of a bool mask, widened by ``margin`` voxels; empty for an empty mask."""
+    box = find_objects(torch.as_tensor(mask).cpu().numpy().view(np.uint8), 1)[0]
+    if box is None:
+        return (slice(0, 0),) * mask.ndim
+    return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape))

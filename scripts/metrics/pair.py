@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Metrics of a registered pair in memory, the initial value beside the final one."""
+"""Metrics of a registered pair in memory, initial values beside final ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .overlap import dice
 
 
 def pair_metrics(pair: Pair, ddf: Tensor | None) -> dict:
-    """Overlap, surface distance, landmark error and regularity, as far as labels and landmarks are given.
+    """Overlap and surface distance of the labels, landmark error, and regularity of the field; each if available.
 
     Args:
         pair: the images with their labels and landmarks.

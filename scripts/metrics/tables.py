@@ -15,7 +15,7 @@ def flat_metrics(metrics: Mapping[str, Any], names: Mapping[str, str] | None = N
     """Metrics of a pair by keys such as "dice/mean/initial", "hd95_mm/2/final" and "field/sdlogj".
 
     A pair without a field keeps its last stage as the final one: leaving it out would flatter the mean. Unknown values
-    are left out, and so is the Dice of single region pairs, whose numbers mean something else in every pair.
+    are left out, as is the Dice of single region pairs, whose numbers have no meaning across pairs.
 
     Args:
         metrics: of :func:`scripts.metrics.pair.pair_metrics`.
