@@ -175,7 +175,7 @@ def test_larger_models(bundle, here, monkeypatch):
     path = here / "models" / build.RELEASED["vit_b"][0]
     path.parent.mkdir()
     torch.save(small_vit().state_dict(), path)
-    released = (path.name, "", hashlib.sha256(path.read_bytes()).hexdigest())
+    released = (path.name, hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setitem(sam_model_registry, "vit_b", small_vit)
     monkeypatch.setattr(build, "MODELS", path.parent)
     monkeypatch.setitem(build.RELEASED, "vit_b", released)

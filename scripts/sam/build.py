@@ -1,12 +1,12 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The registry of Segment Anything models, and the one builder of them all.
 
-Registration asks four things of a model: to encode slices, to propose objects, to draw the mask of a prompt, and to
-describe a mask by the embedding under it. :func:`scripts.sam.everything.encode`, everything mode
-(:class:`~scripts.sam.everything.EverythingMode` for models that take points, :class:`~scripts.sam.boxes.BoxEverything`
-for those that take boxes only), :class:`~scripts.sam.prompts.EncodedSlices` and
-:func:`scripts.roi.regions.slice_prototypes` do so for any :class:`segment_anything.modeling.Sam` with the attributes
-that :func:`build_sam` sets. A new model is a function that returns one, and a line in ``SAMS``.
+Registration needs four operations of a model: encoding slices (:func:`scripts.sam.everything.encode`), proposing
+objects (:class:`~scripts.sam.everything.EverythingMode` for models that take points,
+:class:`~scripts.sam.boxes.BoxEverything` for those that take boxes only), drawing the mask of a prompt
+(:class:`~scripts.sam.prompts.EncodedSlices`), and describing a mask by the embedding under it
+(:func:`scripts.roi.regions.slice_prototypes`). They work for any :class:`segment_anything.modeling.Sam` with the
+attributes that :func:`build_sam` sets. A new model is a function that returns one, and a line in ``SAMS``.
 """
 
 from __future__ import annotations
@@ -31,26 +31,13 @@ from .lite_medsam import MARGIN, SHA256, fuse, lite_medsam, weights_path
 from .proposals import proposal_head
 from .vit import save_memory
 
-_SERVER = "https://dl.fbaipublicfiles.com/segment_anything/"
-# File, address and SHA-256 of the released weights; the list of large files names the same (tested).
+SERVER = "https://dl.fbaipublicfiles.com/segment_anything/"
+# File and SHA-256 of the released weights; the list of large files has the same (tested).
 RELEASED = {
-    "vit_b": (
-        "sam_vit_b_01ec64.pth",
-        _SERVER + "sam_vit_b_01ec64.pth",
-        "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
-    ),
-    "vit_l": (
-        "sam_vit_l_0b3195.pth",
-        _SERVER + "sam_vit_l_0b3195.pth",
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    "vit_h": (
-        "sam_vit_h_4b8939.pth",
-        _SERVER + "sam_vit_h_4b8939.pth",
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-    # The hash of MedSAM's file was never published.
-    "medsam": ("medsam_vit_b.pth", "the repository bowang-lab/MedSAM", None),
+    "vit_b": ("sam_vit_b_01ec64.pth", "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"),
+    "vit_l": ("sam_vit_l_0b3195.pth", "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622"),
+    "vit_h": ("sam_vit_h_4b8939.pth", "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e"),
+    "medsam": ("medsam_vit_b.pth", None),  # its hash was never published
 }
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -62,8 +49,8 @@ class Kind:
     Attributes:
         build: called with the model's name, a checkpoint or None, the expected SHA-256 ("released" for the published
             one) and further options; returns the model with its weights.
-        prompts: the kinds of prompts that it understands: "point", "box", "mask".
-        no_grid: why everything mode must not ask it with a grid of points; None where it may.
+        prompts: the kinds of prompts that it accepts: "point", "box", "mask".
+        no_grid: why everything mode must not prompt it with a grid of points; None if it may.
     """
 
     build: Callable[..., Sam]
@@ -83,16 +70,16 @@ def build_sam(
     Args:
         model: a name in ``SAMS``: "compact" (bundled), "lite_medsam" (from its package), "vit_b", "vit_l", "vit_h" or
             "medsam" (from downloaded files).
-        checkpoint: weights file; None takes the released or bundled one. The ``last.pt`` of a training of the compact
-            model stands for its averaged weights.
+        checkpoint: weights file; None takes the released or bundled one. From the ``last.pt`` of a training of the
+            compact model the averaged weights are read.
         sha256: hash the file must have: "released" for the published file, None for your own fine-tuned weights.
         precision: of the image encoder: "float32", "bfloat16", "float16", or "auto": bfloat16 where the hardware
-            multiplies in it.
+            supports it.
         options: of the model, e.g. those of :func:`scripts.sam.compact.compact_sam` for a compact model trained at
             another size. Its widths are read from the weights; the number of tokens is not in them.
 
     Returns:
-        The model in evaluation mode on the CPU, with the attributes ``name``, ``prompts`` (the kinds it understands),
+        The model in evaluation mode on the CPU, with the attributes ``name``, ``prompts`` (the kinds it accepts),
         ``no_grid`` (why it takes no grid of points, or None) and ``encoder_dtype``.
 
     Raises:
@@ -122,9 +109,10 @@ def _compact(name: str, checkpoint: str | None, sha256: str | None, **options: A
 
 
 def _released(name: str, checkpoint: str | None, sha256: str | None) -> Sam:
-    file, address, known = RELEASED[name]
+    file, known = RELEASED[name]
     path = Path(checkpoint or MODELS / file)
     if not path.exists():
+        address = "the repository bowang-lab/MedSAM" if name == "medsam" else SERVER + file
         raise InputError(
             f"The weights of SAM {name} are not at {path}; get them from {address}, or run with --sam compact, "
             "which needs no download."
@@ -155,7 +143,7 @@ SAMS = {
     "lite_medsam": Kind(
         _lite_medsam,
         ("point", "box"),
-        "LiteMedSAM draws boxes, not points; for everything mode add the overlay configs/sam/lite_medsam.json, which "
+        "LiteMedSAM takes boxes, not points; for everything mode add the overlay configs/sam/lite_medsam.json, which "
         "proposes boxes.",
     ),
     "vit_b": Kind(_released),
@@ -172,11 +160,11 @@ NAMES = tuple(SAMS)
 
 
 def check_hash(path: Path, expected: str | None, name: str) -> None:
-    """Raises :class:`InputError` where a file does not have the expected SHA-256; None accepts any file."""
+    """Raises :class:`InputError` if a file does not have the expected SHA-256; None accepts any file."""
     if expected and file_sha256(path) != expected:
         raise InputError(
-            f"{path} does not have the SHA-256 of SAM {name} ({expected[:12]}...): it is truncated or another file; "
-            "get it again, or give --network_def#sha256 None for weights of your own."
+            f"{path} does not have the SHA-256 of SAM {name} ({expected[:12]}...): it is truncated or another file. "
+            "Get it again, or give --network_def#sha256 None for weights of your own."
         )
 
 

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What a SAM computes is kept on disk: an image seen before is neither segmented nor encoded again."""
+"""Results of a SAM kept on disk: an image seen before is neither segmented nor encoded again."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class CachedEverything:
     """Everything mode with a bounded store of embeddings and masks on disk.
 
     The key is a hash of the slices as the model gets them, the weights, the settings of everything mode, the precision,
-    the kind of device and the version of PyTorch, so a hit is bitwise identical to a computed result. Whatever comes
-    after (filter, linking, matching, dense field) is not part of the key and may change between runs.
+    the kind of device and the version of PyTorch, so a hit is bitwise identical to a computed result. Later steps
+    (filter, linking, matching, dense field) are not part of the key and may change between runs.
 
     Args:
         everything: finds the masks.
@@ -37,7 +37,7 @@ class CachedEverything:
         self, everything: EverythingMode | BoxEverything, folder: str | Path | None = None, max_gb: float = 4.0
     ) -> None:
         self.everything = everything
-        # Private: where entries are kept is not a setting that decides a result.
+        # Private, because the place of the entries does not affect a result.
         self._store = DiskCache(folder, max_gb, SUFFIX)
         self._key = SliceKey()
         self._counts = {"computed": 0, "reused": 0}
@@ -66,7 +66,7 @@ class CachedEverything:
 class CachedEncoder:
     """:func:`scripts.sam.everything.encode` with a bounded store of embeddings on disk.
 
-    A second click in the same images is answered without encoding them again. A hit is bitwise identical.
+    A second click in the same images does not encode them again. A hit is bitwise identical.
 
     Args:
         folder: where embeddings are kept; None keeps nothing.
@@ -87,7 +87,7 @@ class CachedEncoder:
 
 
 class SliceKey:
-    """Hash of everything that decides what a model finds in slices; the hash of the last model is remembered."""
+    """Hash of everything that determines what a model finds in slices; the hash of the last model is kept."""
 
     def __init__(self) -> None:
         self._model: tuple[Sam, str] | None = None
@@ -101,6 +101,6 @@ class SliceKey:
 
 
 def _plain(masks: SliceMasks) -> dict:
-    """The fields of a slice, on the CPU; clones, because a view is written with all that it is a view of."""
+    """The fields of a slice on the CPU, cloned because torch.save writes the whole storage of a view."""
     values = {f.name: getattr(masks, f.name) for f in fields(masks)}
     return {k: v.detach().cpu().clone() if isinstance(v, Tensor) else v for k, v in values.items()}

@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Compact SAM: a small convolution-attention encoder under segment_anything's prompt encoder and mask decoder.
 
-The cost of everything mode on a CPU is the number of image tokens that the decoder attends to, not the parameters of
-the encoder, so the token grid is a separate parameter (``tokens``), independent of the strides of the encoder.
+The time of everything mode on a CPU depends on the number of image tokens that the decoder attends to, not on the
+encoder, so the token grid is a separate parameter (``tokens``), independent of the strides of the encoder.
 """
 
 from __future__ import annotations
@@ -70,15 +70,9 @@ class CompactEncoder(nn.Module):
         if img_size % 16:
             raise ValueError(f"img_size must be a multiple of 16, got {img_size}.")
         self.img_size, self.tokens = img_size, tokens
-        widths = [3, *channels]
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(
-                    ResidualBlock(widths[i] if d == 0 else channels[i], channels[i], 2 if d == 0 else 1)
-                    for d in range(n)
-                )
-            )
-            for i, n in enumerate(depths)
+            nn.Sequential(ResidualBlock(entry, width, 2), *(ResidualBlock(width, width) for _ in range(depth - 1)))
+            for entry, width, depth in zip((3, *channels), channels, depths)
         )
         self.position = nn.Parameter(torch.zeros(1, (img_size // 16) ** 2, channels[-1]))
         nn.init.trunc_normal_(self.position, std=0.02)
@@ -104,7 +98,7 @@ class CompactEncoder(nn.Module):
 
 
 def to_grid(x: Tensor, tokens: int) -> Tensor:
-    """Resizes maps (B, C, H, W) to (B, C, tokens, tokens): by averaging where they shrink, so that nothing is lost."""
+    """Resizes maps (B, C, H, W) to (B, C, tokens, tokens), by averaging if they shrink."""
     if x.shape[-1] >= tokens:
         return F.adaptive_avg_pool2d(x, (tokens, tokens))
     return F.interpolate(x, (tokens, tokens), mode="bilinear", align_corners=False)
@@ -121,14 +115,15 @@ def compact_sam(img_size: int = 256, tokens: int = 24, embed_dim: int = 128, mlp
         encoder: further arguments of :class:`CompactEncoder`.
     """
     return Sam(
-        image_encoder=CompactEncoder(img_size, tokens, embed_dim, **encoder),
-        prompt_encoder=PromptEncoder(
-            embed_dim=embed_dim,
-            image_embedding_size=(tokens, tokens),
-            input_image_size=(img_size, img_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
+        CompactEncoder(img_size, tokens, embed_dim, **encoder), *prompt_and_mask(img_size, tokens, embed_dim, mlp_dim)
+    )
+
+
+def prompt_and_mask(img_size: int, tokens: int, embed_dim: int, mlp_dim: int) -> tuple[PromptEncoder, MaskDecoder]:
+    """segment_anything's prompt encoder and mask decoder; the arguments are those of :func:`compact_sam`."""
+    return (
+        PromptEncoder(embed_dim, (tokens, tokens), (img_size, img_size), mask_in_chans=16),
+        MaskDecoder(
             num_multimask_outputs=3,
             transformer=TwoWayTransformer(depth=2, embedding_dim=embed_dim, mlp_dim=mlp_dim, num_heads=8),
             transformer_dim=embed_dim,

@@ -50,7 +50,7 @@ def decode_tokens(decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, spa
 def decode_grouped(
     decoder: MaskDecoder, embedding: Tensor, image_pe: Tensor, sparse: Tensor, least: float, group: int, few: int
 ) -> Iterator[tuple[Tensor, DecodedTokens]]:
-    """Like :func:`decode_tokens` for many prompts of one embedding, but only for those of sufficient quality.
+    """:func:`decode_tokens` for many prompts of one embedding, restricted to those of sufficient quality.
 
     Args:
         decoder: the decoder of any Segment Anything model.
@@ -99,7 +99,7 @@ def draw_masks(decoder: MaskDecoder, tokens: DecodedTokens, size: tuple[int, int
     first, norm, activate, second, activate_last = decoder.output_upscaling
     larger = F.layer_norm(quartered(first, tokens.image), norm.weight.shape, norm.weight, norm.bias, norm.eps)
     larger = activate_last(quartered(second, activate(larger)))
-    masks = larger.flatten(1, 3) @ weights  # before the rearrangement: few channels are left to move
+    masks = larger.flatten(1, 3) @ weights  # before the rearrangement, which then moves few channels
     masks = masks.view(len(masks), *size, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
     return masks.reshape(*masks.shape[:2], 4 * size[0], 4 * size[1])
 

@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Everything mode: all masks of a stack of slices, at the decoder's low resolution until something needs more.
 
-The stages and thresholds are those of ``segment_anything.SamAutomaticMaskGenerator``; what differs is the order of
-work. Slices are encoded in batches and their embeddings kept; masks are drawn only for prompts that pass the quality
-threshold; scores, boxes and suppression are computed on the low-resolution logits; only what survives is ever
+The stages and thresholds are those of ``segment_anything.SamAutomaticMaskGenerator``; the order of work differs.
+Slices are encoded in batches and their embeddings kept; masks are drawn only for prompts that pass the quality
+threshold; scores, boxes and suppression are computed on the low-resolution logits; only masks that survive are
 upsampled.
 """
 
@@ -31,7 +31,7 @@ FIRST_READING = 256  # prompts whose first attention to the image is computed to
 
 
 class EverythingMode:
-    """Segments everything in a stack of slices with a grid of points; the defaults suit the compact SAM.
+    """Segments everything in a stack of slices with a grid of points.
 
     The defaults suit the compact SAM; those for the released models are in ``configs/sam/``.
 
@@ -192,7 +192,7 @@ def encode(sam: Sam, slices: Tensor) -> tuple[Tensor, tuple[int, int]]:
     side = sam.image_encoder.img_size
     scaled = ResizeLongestSide.get_preprocess_shape(*slices.shape[2:], side)
     resized = F.interpolate(slices.to(sam.device).float(), scaled, mode="bilinear", align_corners=False, antialias=True)
-    # Whole intensities, as the package resizes: of two masks almost equally good suppression then keeps the same one.
+    # Whole intensities, as in the package, so that suppression keeps the same one of two nearly equal masks.
     dtype = getattr(sam, "encoder_dtype", torch.float32)
     with torch.autocast(resized.device.type, dtype, enabled=dtype != torch.float32):
         return sam.image_encoder(sam.preprocess(resized.round())).float(), scaled
@@ -209,11 +209,9 @@ def without_small_regions(logits: Tensor, threshold: float, min_area: float) -> 
     """Fills holes and removes islands smaller than ``min_area`` cells, as the package does with OpenCV."""
     from skimage.morphology import remove_small_holes, remove_small_objects
 
-    cleaned = logits.clone()
-    for k, mask in enumerate((logits > threshold).cpu().numpy()):
+    cleaned, on = logits.clone(), logits > threshold
+    for k, mask in enumerate(on.cpu().numpy()):
         whole = remove_small_objects(remove_small_holes(mask, max_size=min_area - 1), max_size=min_area - 1)
         whole = torch.from_numpy(whole).to(logits.device)
-        cleaned[k] = torch.where(whole, logits[k].clamp_min(threshold + 1), logits[k].clamp_max(threshold - 1))
-        same = whole == (logits[k] > threshold)
-        cleaned[k] = torch.where(same, logits[k], cleaned[k])
+        cleaned[k, whole & ~on[k]], cleaned[k, on[k] & ~whole] = threshold + 1, threshold - 1
     return cleaned

@@ -27,7 +27,7 @@ OUTSIDE = -6.0  # logit of a cell outside a given mask; inside it is the opposit
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What is known about one object on a slice of H x W pixels.
+    """The prompts for one object on a slice of H x W pixels.
 
     Attributes:
         points: (N, 2) x, y pixels, N may be 0.
@@ -43,15 +43,15 @@ class Prompt:
 
     @property
     def kinds(self) -> list[str]:
-        """Which of "point", "box", "mask" it consists of."""
+        """Which of "point", "box", "mask" it contains."""
         given = {"point": len(self.points) > 0, "box": self.box is not None, "mask": self.mask is not None}
         return [kind for kind, present in given.items() if present]
 
 
 class EncodedSlices:
-    """A stack of slices (N, 3, H, W) in 0..255; the embedding of each is made when first needed and then kept.
+    """A stack of slices (N, 3, H, W) in 0..255; each is encoded when first needed, and its embedding kept.
 
-    ``encoder`` makes them; :class:`scripts.sam.cache.CachedEncoder` also keeps them on disk.
+    ``encoder`` computes the embeddings; :class:`scripts.sam.cache.CachedEncoder` also keeps them on disk.
     """
 
     def __init__(self, sam: Sam, stack: Tensor, encoder: Encoder = encode) -> None:
@@ -97,7 +97,7 @@ class EncodedSlices:
             parts = [torch.cat([getattr(m, name) for m in found]) for name in ("logits", "predicted_iou", "stability")]
             return found[0].with_masks(*parts, torch.zeros(2))
         empty = self.empty(position)
-        scale = empty.embedding.new_tensor([empty.scaled[1] / self.size[1], empty.scaled[0] / self.size[0]]).repeat(2)
+        scale = empty.to_input.repeat(2)
         asked = boxes.to(scale) * scale
         more = propose(self.sam.proposals, empty.embedding, empty.scaled).boxes
         more = more[(box_iou(more, asked) > NEAR).any(dim=1)][:MOST_NEAR]
@@ -106,23 +106,23 @@ class EncodedSlices:
 
     @torch.no_grad()
     def masks(self, position: int, prompt: Prompt) -> SliceMasks:
-        """Masks for one prompt on a slice, best first: several for a single point, one for anything more definite.
+        """Masks for one prompt on a slice, best first: several for a single point, otherwise one.
 
         Raises:
-            InputError: a kind of prompt that the model does not understand, or a box that is empty or outside.
+            InputError: a kind of prompt that the model does not accept, or a box that is empty or outside.
         """
-        understood = getattr(self.sam, "prompts", ("point", "box", "mask"))
+        accepted = getattr(self.sam, "prompts", ("point", "box", "mask"))
         for kind in prompt.kinds:
-            if kind not in understood:
+            if kind not in accepted:
                 raise InputError(
-                    f"SAM {self.sam.name} does not understand a {kind} as a prompt, only a {' or a '.join(understood)}."
+                    f"SAM {self.sam.name} does not accept a {kind} as a prompt, only a {' or a '.join(accepted)}."
                 )
         box = None if prompt.box is None else checked_box(prompt.box, self.size)
         empty = self.empty(position)
-        scale = torch.tensor([empty.scaled[1] / self.size[1], empty.scaled[0] / self.size[0]]).to(empty.embedding)
+        scale = empty.to_input
         points, labels = prompt.points.to(scale) * scale, prompt.labels.to(scale)
         box = None if box is None else box.to(scale) * scale.repeat(2)
-        if "mask" in understood:
+        if "mask" in accepted:
             logits, iou = self._answers(empty, points, labels, box, prompt.mask)
         else:
             logits, iou = self._through_boxes(empty, points, labels, box)
@@ -151,16 +151,13 @@ class EncodedSlices:
         return logits, tokens.iou[0, outputs]
 
     def _through_boxes(self, empty: SliceMasks, points: Tensor, labels: Tensor, box: Tensor | None):
-        """Logits and quality of the masks of a box-only model; for a click, the boxes proposed at its place."""
-        sam, scores = self.sam, None
-        if box is None:
+        """Logits and quality of the masks of a box-only model; for a click, those of the boxes proposed there."""
+        sam, scores, boxes = self.sam, None, None if box is None else box[None]
+        if boxes is None:
             if not hasattr(sam, "proposals"):
                 raise InputError(f"SAM {sam.name} needs a box as a prompt; give a box, or choose --sam compact.")
             inside = points[labels > 0] if (labels > 0).any() else points
-            found = boxes_at(sam.proposals, empty.embedding, inside[0], empty.scaled)
-            boxes, scores = found.boxes, found.scores
-        else:
-            boxes = box[None]
+            boxes, scores = boxes_at(sam.proposals, empty.embedding, inside[0], empty.scaled)
         logits, iou = draw_boxes(sam, empty.embedding, enlarged(sam, boxes, empty.scaled))
         rows, columns = empty.logits.shape[1:]
         logits = logits[:, :rows, :columns]
@@ -181,9 +178,9 @@ class EncodedSlices:
 
 
 def checked_box(box: Tensor, size: tuple[int, int]) -> Tensor:
-    """The box (4,) with its corners in order, cut off at the borders of a slice of ``size`` (rows, columns).
+    """The box (4,) with its corners in order, clipped to a slice of ``size`` (rows, columns).
 
-    A box without area, or outside the slice, raises :class:`InputError`.
+    Raises :class:`InputError` for a box without area, or outside the slice.
     """
     corners = box.float().view(2, 2)
     low, high = corners.amin(dim=0), corners.amax(dim=0)

@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """Boxes of objects from the embedding of a frozen SAM, for everything mode and clicks with a box-only model.
 
-A small dense detector in the manner of FCOS (Tian et al. 2019, "FCOS: fully convolutional one-stage object detection"):
-every place of a grid predicts, for each of four ranges of size, the box of the object it lies in and a score. One pass
-gives the proposals of a whole slice; the boxes of one place answer a click.
+A small dense detector after FCOS (Tian et al. 2019, "FCOS: fully convolutional one-stage object detection"): every cell
+of a grid predicts, for each of four ranges of size, a score and the box of the object that contains it. One pass gives
+the proposals of a whole slice; the boxes of one cell answer a click.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class SliceMasks:
         embedding: (C, e, e) image embedding of the whole slice.
         inner: (e_h, e_w) part of the embedding that shows the slice; the rest is padding.
         scaled: (H', W') pixels of the model's input that show the crop; the rest is padding.
-        stride: pixels of the model's input to a cell of the logits.
+        stride: pixels of the model's input per cell of the logits.
         size: (H, W).
         threshold: logit above which a pixel belongs to a mask.
     """
@@ -73,8 +73,13 @@ class SliceMasks:
 
     @property
     def cells(self) -> tuple[float, float]:
-        """Rows and columns of the logits that show the crop; the last ones may do so in part."""
+        """Rows and columns of the logits that show the crop; the last ones may show it in part."""
         return self.scaled[0] / self.stride, self.scaled[1] / self.stride
+
+    @property
+    def to_input(self) -> Tensor:
+        """Factors (2,) from x, y in pixels of the slice to pixels of the model's input."""
+        return self.embedding.new_tensor([self.scaled[1] / self.size[1], self.scaled[0] / self.size[0]])
 
     @classmethod
     def empty(
@@ -111,12 +116,12 @@ def upsample(logits: Tensor, scaled: tuple[int, int], stride: float, size: tuple
     """Logits (K, h, w) as (K, *size), by the two bilinear maps of ``Sam.postprocess_masks``.
 
     The first leads to the pixels of the model's input that show the picture, ``scaled``, without its padding; the
-    second to the size asked for. A size below that of the cells, ``stride`` input pixels each, is reached directly.
+    second to ``size``. A size below that of the cells, ``stride`` input pixels each, is reached directly.
     """
     cells = scaled[0] / stride, scaled[1] / stride
     through = scaled if size[0] > cells[0] and size[1] > cells[1] else size
     scale = through[0] / cells[0], through[1] / cells[1]
-    # The last row may be computed and cut off: what counts is that the scale is exact.
+    # The last row may be computed only to be cut off: the scale must be exact.
     larger = F.interpolate(logits[:, None].float(), scale_factor=scale, mode="bilinear", align_corners=False)
     larger = larger[..., : through[0], : through[1]]
     if size != through:

@@ -23,7 +23,7 @@ def keep_distinct(masks: Tensor, threshold: float, measure: str = "iou") -> Tens
     """Chooses masks (K, h, w), best first: (K,) bool, those that overlap no mask chosen before beyond the threshold."""
     beats = (pairwise_overlap(masks, masks, measure) > threshold).triu(1)
     keep = torch.ones(len(masks), dtype=torch.bool, device=masks.device)
-    while True:  # reaches the greedy answer after as many rounds as the longest chain of suppressions
+    while True:  # reaches the greedy answer in as many rounds as the longest chain of suppressions
         settled = ~(beats & keep[:, None]).any(dim=0)
         if bool((settled == keep).all()):
             return keep

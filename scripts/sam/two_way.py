@@ -4,9 +4,9 @@
 A prompt has a handful of tokens, the image hundreds or thousands. The package projects every image token to queries,
 keys and values again for every prompt. In the first layer all prompts share one image, so its projections are computed
 once. In later layers the projections move to the side of the few tokens (``q . (W x) = (W' q) . x``), so image tokens
-are only multiplied with (tokens x heads) vectors. In the final attention to the image each token is independent, so it
+are only multiplied by (tokens x heads) vectors. In the final attention to the image each token is independent, so it
 is computed only for the tokens that are needed. Tested against ``TwoWayTransformer.forward``; docs/results.md compares
-the seconds of everything mode with those of the package (``python -m scripts.benchmarks.speed.everything``).
+the times of everything mode with those of the package (``python -m scripts.benchmarks.speed.everything``).
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def two_way(
         tokens: (B, T, C) output and prompt tokens.
         early: how many of the first tokens of every prompt are finished at once.
         group: prompts whose tokens are processed together.
-        few: prompts of a group whose image tokens are processed together, best as many as fit the cache.
+        few: prompts of a group whose image tokens are processed together, ideally as many as fit the cache.
 
     Yields:
         groups of b <= group prompts; ``tokens(slice(None))`` and ``image`` are what the transformer returns.
@@ -115,10 +115,8 @@ def two_way(
     first, *later = transformer.layers
     to_tokens = first.cross_attn_image_to_token
     first_q = heads(to_tokens.q_proj(keys_pe), to_tokens)[0]
-    first_value, to_token = (
-        image_to_token(to_tokens).value,
-        [image_to_token(x.cross_attn_image_to_token) for x in later],
-    )
+    first_value = image_to_token(to_tokens).value
+    to_token = [image_to_token(x.cross_attn_image_to_token) for x in later]
     to_image = [token_to_image(layer.cross_attn_token_to_image) for layer in later]
     to_image.append(token_to_image(transformer.final_attn_token_to_image))
 
@@ -180,10 +178,7 @@ def heads(x: Tensor, attention: Attention) -> Tensor:
 
 def attend(attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """What ``attention(q, k, v)`` returns, without ever holding all scores."""
-    q, k, v = (
-        heads(project(x), attention)
-        for project, x in ((attention.q_proj, q), (attention.k_proj, k), (attention.v_proj, v))
-    )
+    q, k, v = (heads(x, attention) for x in (attention.q_proj(q), attention.k_proj(k), attention.v_proj(v)))
     return attention.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 

@@ -10,15 +10,8 @@ only their own scores.
 from __future__ import annotations
 
 import torch
-from segment_anything.modeling import Sam
-from segment_anything.modeling.image_encoder import (
-    Attention,
-    Block,
-    ImageEncoderViT,
-    get_rel_pos,
-    window_partition,
-    window_unpartition,
-)
+from segment_anything.modeling import ImageEncoderViT, Sam
+from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos, window_partition, window_unpartition
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -10,14 +10,14 @@ from segment_anything.modeling import Sam
 from scripts.common.errors import InputError
 from scripts.common.fingerprint import file_sha256
 from scripts.sam import build
-from scripts.sam.build import RELEASED, build_sam
+from scripts.sam.build import RELEASED, SERVER, build_sam
 from scripts.sam.compact import compact_sam
 from scripts.sam.everything import EverythingMode
 
 
 @pytest.fixture
 def small_vit(monkeypatch):
-    """The registry with a small model in the place of ViT-B, so that real loading runs without 375 MB."""
+    """The registry with a small model as ViT-B, so that real loading runs without 375 MB."""
     monkeypatch.setitem(build.sam_model_registry, "vit_b", lambda: compact_sam(64, 8, 16, 32, channels=(8, 8, 8, 8)))
     return build.sam_model_registry["vit_b"]
 
@@ -25,7 +25,7 @@ def small_vit(monkeypatch):
 def test_released_weights_stand_in_large_files(bundle):
     listed = yaml.safe_load((bundle / "large_files.yml").read_text(encoding="utf-8"))["large_files"]
     assert {(f["path"], f["url"], f["hash_val"]) for f in listed} == {
-        (f"models/{file}", address, digest) for name, (file, address, digest) in RELEASED.items() if name != "medsam"
+        (f"models/{file}", SERVER + file, digest) for name, (file, digest) in RELEASED.items() if name != "medsam"
     }
 
 
