@@ -17,7 +17,7 @@ from .redraw import RedrawnSource
 from .sat.source import SATSource
 from .source import MaskSource
 
-# By the word before the colon; the text after it is the first argument. To add a source, add a line.
+# By the word before the colon; the text after it is the first argument. A new source is a line here.
 WITH_ARGUMENT: dict[str, Callable[..., MaskSource]] = {"bundle": BundleSource, "files": FilesSource}
 WITHOUT: dict[str, Callable[..., MaskSource]] = {"sat": SATSource}
 
@@ -31,12 +31,13 @@ def build_source(
         source: "cardiac", "abdomen", "sat", "bundle:PATH_OR_NAME" or "files:PATTERN".
         options: arguments of the source by name; None values count as not given.
         cache_dir: folder in which masks are kept; None computes them every time.
-        redraw: whether LiteMedSAM draws the masks again, see :class:`scripts.masks.redraw.RedrawnSource`.
+        redraw: whether LiteMedSAM redraws the masks, see :class:`scripts.masks.redraw.RedrawnSource`.
     """
     kind, colon, argument = str(source).partition(":")
-    if not isinstance(options or {}, Mapping) or not all(isinstance(key, str) for key in options or {}):
+    options = options or {}
+    if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
         raise InputError(f"The options of a source of masks must be given by name, got {options!r}.")
-    given = {key: value for key, value in (options or {}).items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
     if kind in NETS and not colon:
         make, arguments = BundledNet, (kind,)
     elif kind in WITHOUT and not colon:

@@ -2,7 +2,7 @@
 """The source "bundle:PATH": any MONAI segmentation bundle, run through its own ``inference.json``.
 
 **This runs the code of the bundle**, with the rights of the user. The bundle runs in a separate process and folder,
-because most bundles contain a package called ``scripts``, as this one does; that is not a protection.
+because most bundles, like this one, contain a package called ``scripts``; this is no protection.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BACKGROUND = {"background", "unlabeled", "unlabelled"}
 
 
 class BundleSource(MaskSource):
-    """Masks by a MONAI bundle, whose own code runs.
+    """Masks by a MONAI bundle, which runs its own code.
 
     Args:
         bundle: folder of a bundle, or a name in the MONAI model zoo, which is then downloaded to ``download_dir``.
@@ -43,7 +43,7 @@ class BundleSource(MaskSource):
         prompt_key: entry of the bundle's input for the requested channels (VISTA3D: "label_prompt"); None if it has
             none.
         overrides: further values of the bundle's config, by key.
-        modality: what the bundle was trained on, "ct" or "mr"; from its metadata if None.
+        modality: of the training images of the bundle, "ct" or "mr"; from its metadata if None.
         download_dir: folder for bundles of the model zoo.
         timeout_s: longest run for one image.
         trust: also runs the code of a bundle that belongs to another user of this computer.
@@ -86,10 +86,6 @@ class BundleSource(MaskSource):
         parts = [p for part in ("models", "configs", "scripts") for p in sorted((self.root / part).rglob("*"))]
         files = {str(p.relative_to(self.root)): file_sha256(p) for p in parts if p.is_file() and p.suffix != ".pyc"}
         self._identity = fingerprint("bundle", self.config.name, files, self.values, self.overrides, prompt_key)
-
-    def identity(self, volume: Volume) -> str:
-        """See :class:`MaskSource`; includes the content of every file of the bundle."""
-        return self._identity
 
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
         """See :class:`MaskSource`; bundles write label maps, so there are no probabilities."""
@@ -146,7 +142,7 @@ class BundleSource(MaskSource):
 
 
 def check_owner(root: Path) -> None:
-    """Refuses a bundle that belongs to another user; Windows has no such owner and nothing is refused."""
+    """Refuses a bundle that belongs to another user; on Windows, which has no such owner, nothing is refused."""
     if hasattr(os, "getuid") and root.stat().st_uid != os.getuid():
         raise InputError(
             f"The bundle {root} runs its own code and belongs to another user of this computer; if you trust it, add "
@@ -155,7 +151,7 @@ def check_owner(root: Path) -> None:
 
 
 def find_bundle(bundle: str, download_dir: Path) -> Path:
-    """The folder of a bundle, downloaded if it is a name of the model zoo."""
+    """The folder of a bundle; a name in the model zoo is downloaded."""
     for place in (Path(bundle), download_dir / bundle):
         if (place / "configs").is_dir():
             return place.resolve()

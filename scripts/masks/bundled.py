@@ -63,12 +63,7 @@ class BundledNet(MaskSource):
             self.spec.patch, batch, overlap, mode="gaussian", padding_mode="replicate", sigma_scale=0.125
         )
 
-    def identity(self, volume: Volume) -> str:
-        """See :class:`MaskSource`."""
-        return self._identity
-
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
-        """See :class:`MaskSource`."""
         if volume.array.shape[0] != 1:
             raise InputError(f"{volume.path} is a colour picture; the source {self.name} needs one channel.")
         if volume.geometry.ndim == 2 and self.spec.layout != "slices":
@@ -85,7 +80,7 @@ class BundledNet(MaskSource):
         scores = self._scores(resample(image, native, grid))
         channels = [0] + [1 + self.offered.index(n) for n in names]
         every = native_labels(scores, grid, native).reshape(volume.geometry.shape)
-        # The argmax is over all structures: a voxel of one that was not requested becomes background.
+        # The argmax is over all structures; voxels of those that were not requested become background.
         table = torch.zeros(1 + len(self.offered), dtype=torch.uint8, device=device)
         table[channels] = torch.arange(len(channels), dtype=torch.uint8, device=device)
         likely = None
@@ -98,11 +93,10 @@ class BundledNet(MaskSource):
         scores = self._look(image)
         if not self.spec.focus or not scores.argmax(dim=0).any():
             return scores
-        # The place with most of the organ within a window; a median could fall between the organ and a mistake.
-        density = gaussian_filter(
-            (1 - scores[0]).cpu().numpy(), [size / 6 for size in self.spec.patch], mode="constant"
-        )
-        # The organ of interest is near the middle; of two candidates, the outer one is the likelier mistake.
+        # Where a window contains most of the organ; a median could fall between the organ and a false positive.
+        width = [size / 6 for size in self.spec.patch]
+        density = gaussian_filter((1 - scores[0]).cpu().numpy(), width, mode="constant")
+        # The organ is near the middle, so the outer one of two candidates is more likely a false positive.
         for axis in self.spec.focus:
             size = density.shape[axis]
             prior = gaussian(size, MIDDLE_SD * size)
@@ -121,10 +115,8 @@ class BundledNet(MaskSource):
     @torch.no_grad()
     def _look(self, image: Tensor) -> Tensor:
         """Probabilities (K, *shape) of an image (1, *shape), window by window."""
-        views = [(), self.flips] if self.flips else [()]
-        total = 0
-        for axes in views:
+        views = []
+        for axes in dict.fromkeys(((), self.flips)):
             dims = [a + 2 for a in axes]
-            logits = self.inferer(image[None].flip(dims), self.net)
-            total = total + logits.softmax(dim=1).flip(dims)
-        return (total / len(views))[0]
+            views.append(self.inferer(image[None].flip(dims), self.net).softmax(dim=1).flip(dims)[0])
+        return sum(views) / len(views)

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks kept on disk, by the content of the image and everything that decides its masks."""
+"""Masks kept on disk, by the content of the image and everything that determines its masks."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 
 def mask_key(source: MaskSource, volume: Volume, names: tuple[str, ...], modality: str) -> str:
-    """Hash of everything that decides the masks: image and grid, source, weights and settings, names."""
+    """Hash of everything that determines the masks: image and grid, source, weights and settings, names."""
     affine = volume.geometry.affine.round(6)
     return fingerprint(volume.array, affine, source.identity(volume), list(names), modality)
 
 
 class CachedSource(MaskSource):
-    """A cache in the folder ``cache_dir``, whose files can be deleted at any time, in front of a source."""
+    """A source with a cache in the folder ``cache_dir``, whose files can be deleted at any time."""
 
     def __init__(self, source: MaskSource, cache_dir: str | Path) -> None:
         super().__init__()
@@ -37,11 +37,10 @@ class CachedSource(MaskSource):
             raise InputError(f"The cache {cache_dir} cannot be made ({error.strerror}); give another one.") from error
 
     def identity(self, volume: Volume) -> str:
-        """See :class:`MaskSource`."""
         return self.source.identity(volume)
 
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
-        """See :class:`MaskSource`. Probabilities are too large to keep and are always made."""
+        """See :class:`MaskSource`. Probabilities are too large to keep and are always computed."""
         if probabilities:
             return self.source(volume, names, modality, probabilities)
         key = mask_key(self.source, volume, names, modality)

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The source "files": label maps that the user already has."""
+"""The source "files": existing label maps."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ def read_labels(path: str | Path, volume: Volume) -> NDArray:
     Raises:
         InputError: unreadable, of other dimensions, or elsewhere in space.
     """
-    with size_limit(max(MAX_GB, volume.array.size * 4e-9)):  # a label map may be as large as its image
+    with size_limit(max(MAX_GB, volume.array.size * 4e-9)):  # a label map can be as large as its image
         label = read_volume(path, label=True)
     if label.array.shape[0] != 1 or label.geometry.ndim != volume.geometry.ndim:
         raise InputError(
-            f"{path} has the shape {label.array.shape} and its image {volume.path} the shape {volume.array.shape}; a "
-            "label map has one channel and the dimensions of its image."
+            f"{path} has the shape {label.array.shape}, and its image {volume.path} has {volume.array.shape}; a label "
+            "map needs one channel and the dimensions of its image."
         )
     if same_grid(label.geometry, volume.geometry):
         return label.array[0].astype(np.float32)
     if not overlap(label.geometry, volume.geometry, np.eye(4)):
         raise InputError(
-            f"{path} lies at {extent_text(label.geometry)} and its image at {extent_text(volume.geometry)}; give the "
-            "label map of this image."
+            f"{path} covers {extent_text(label.geometry)} and its image {extent_text(volume.geometry)}; give the label "
+            "map of this image."
         )
     values, own = as_volume(torch.from_numpy(label.array.astype(np.float32)), label.geometry)
     _, native = as_volume(torch.empty(0, *volume.geometry.shape), volume.geometry)
@@ -64,7 +64,7 @@ class FilesSource(MaskSource):
         super().__init__()
         if not values or not isinstance(values, Mapping):
             raise InputError(
-                "The source files needs the meaning of the values; give e.g. --values \"{'liver': 6, 'spleen': 1}\"."
+                "The source files needs the value of each structure, e.g. --values \"{'liver': 6, 'spleen': 1}\"."
             )
         self.pattern = pattern
         self.values = {canonical(name): int(value) for name, value in values.items()}

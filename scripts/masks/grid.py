@@ -26,8 +26,8 @@ def arranged(geometry: Geometry, layout: str) -> Geometry:
 
     Args:
         geometry: a 3-D grid.
-        layout: "slices" moves the axis of the thickest voxels to the end and flips nothing, because the header of a
-            short-axis stack says little about the heart; "RAS" and "LPS" choose the nearest axes of the patient.
+        layout: "slices" moves the axis of the thickest voxels to the end and flips nothing, because the orientation of
+            a short-axis stack does not depend on the patient's axes; "RAS" and "LPS" choose the nearest patient axes.
     """
     signs = np.ones(3)
     if layout == "slices":

@@ -59,37 +59,30 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "sacrum": (),
     "sternum": (),
     "rib": ("ribs",),
-    "left femur": ("femur left",),
-    "right femur": ("femur right",),
-    "left hip": ("hip left",),
-    "right hip": ("hip right",),
-    "left humerus": ("humerus left",),
-    "right humerus": ("humerus right",),
-    "left scapula": ("scapula left",),
-    "right scapula": ("scapula right",),
-    "left clavicle": ("left clavicula", "clavicle left"),
-    "right clavicle": ("right clavicula", "clavicle right"),
-    "left gluteus maximus": (),
-    "right gluteus maximus": (),
-    "left iliopsoas": (),
-    "right iliopsoas": (),
-}
+    **{
+        f"{side} {part}": (f"{part} {side}", *(f"{side} {other}" for other in others))
+        for part, *others in (
+            ("femur",), ("hip",), ("humerus",), ("scapula",), ("clavicle", "clavicula"), ("gluteus maximus",),
+            ("iliopsoas",),
+        )
+        for side in ("left", "right")
+    },
+}  # fmt: skip
 
 _CANONICAL = {word: name for name, others in SYNONYMS.items() for word in (name, *others)}
 NAMES = tuple(SYNONYMS)
 
 
 def canonical(word: str) -> str:
-    """The project's name for a structure, with any case, hyphens or underscores; other words are tidied up."""
+    """The project's name for a structure, whatever the case, hyphens or underscores; other words are tidied up."""
     tidy = " ".join(word.lower().replace("_", " ").replace("-", " ").split())
     return _CANONICAL.get(tidy, tidy)
 
 
 def split_names(words: str | Iterable[str]) -> tuple[str, ...]:
     """Names from a list, a tuple, or a string with commas."""
-    if isinstance(words, str):
-        words = words.split(",")
-    parts = list(words or ()) if isinstance(words or (), Iterable) else [words]
+    words = words.split(",") if isinstance(words, str) else words or ()
+    parts = list(words) if isinstance(words, Iterable) else [words]
     if not all(isinstance(p, str) for p in parts):
         raise InputError(f'Names must be words, got {parts!r}; give e.g. --names "liver,spleen".')
     names = tuple(p.strip() for p in parts if p.strip())
@@ -113,11 +106,9 @@ def resolve(words: str | Iterable[str], offered: Sequence[str], source: str) -> 
             near = difflib.get_close_matches(canonical(word), spoken, n=3, cutoff=0.5)
             options = list(dict.fromkeys(spoken[w] for w in near))
             shown = list(by_name)[:8]
-            hint = (
-                f"did you mean {' or '.join(repr(n) for n in options)}?"
-                if options
-                else f"it has {', '.join(shown)}{', ...' if len(by_name) > len(shown) else ''}."
-            )
+            hint = f"it has {', '.join(shown)}{', ...' if len(by_name) > len(shown) else ''}."
+            if options:
+                hint = f"did you mean {' or '.join(map(repr, options))}?"
             raise InputError(f"The source {source} has no structure {word!r}; {hint}")
         if name in found:
             raise InputError(f"The structure {word!r} is given twice; name it once.")

@@ -29,7 +29,7 @@ class NetSpec:
         focus: axes of a second pass on one window around the organ that the first pass found, because training patches
             are centred on the organ and the windows of a whole image are not.
         flips: axes along which the image can be mirrored (all together) and the two predictions averaged.
-        redrawn: structures that LiteMedSAM draws better than the network, on training subjects; see docs/masks.md.
+        redrawn: structures that LiteMedSAM segments better than the network on training subjects; see docs/masks.md.
     """
 
     names: tuple[str, ...]
@@ -83,7 +83,7 @@ NETS = {
 
 
 def net_spec(name: str) -> NetSpec:
-    """The description of a bundled network."""
+    """The specification of a bundled network."""
     if name not in NETS:
         raise InputError(f"There is no bundled network {name!r}; choose one of {', '.join(NETS)}.")
     return NETS[name]

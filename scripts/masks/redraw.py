@@ -1,9 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks of a source drawn again by a Segment Anything model, slice by slice, each structure from its own box.
+"""Masks of a source redrawn by a Segment Anything model, slice by slice, each structure from its own box.
 
-A network knows which structure is where; LiteMedSAM draws the outline of an object in a box better than a compact
-network does. A mask is replaced only where both agree on what it is: a ring, whose box the model answers with the
-cavity, stays as it was.
+A network names and locates structures; LiteMedSAM outlines the object in a box better than a compact network. A mask is
+replaced only if both agree. A ring stays as it is, because the model answers its box with the cavity.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from torch import Tensor
 from ..common.fingerprint import fingerprint, model_hash
 from ..data.intensity import apply_window
 from ..data.reader import Volume
-from ..sam.boxes import mask_boxes
+from ..metrics.overlap import bounding_box
+from ..sam.boxes import mask_boxes, unmasked
 from ..sam.build import build_sam
-from ..sam.everything import encode
-from ..sam.slice_masks import SliceMasks, upsample
+from ..sam.slice_masks import upsample
 from ..sam.suppress import pairwise_overlap
 from ..sam.windows import draw_boxes, enlarged
 from ..spatial.geometry import Geometry
@@ -31,18 +30,18 @@ from .grid import arranged, as_volume
 from .source import Masks, MaskSource
 
 SPACING_MM = 7.0  # least distance between redrawn slices; changes in between are interpolated
-MIN_PIXELS = 20  # a smaller mask on a slice is left alone
+MIN_PIXELS = 20  # smaller masks on a slice are not redrawn
 MARGIN = 24  # pixels around all structures within which outlines may move
 
 
 class RedrawnSource(MaskSource):
-    """A source whose masks are drawn again where a SAM agrees with them.
+    """A source whose masks are redrawn where a SAM agrees with them.
 
     Args:
-        source: makes the masks; a network of the bundle.
-        structures: names that may be redrawn; None for all. The others stay as they are.
+        source: of the masks, for example a network of the bundle.
+        structures: names that may be redrawn; None for all. The others do not change.
         agreement: least IoU of the new mask of a slice with the old one.
-        share: of the way from the old outline to the new one, in (0, 1].
+        share: how far outlines move from the old towards the new one, in (0, 1].
         sam: name of a model that takes boxes.
     """
 
@@ -62,7 +61,6 @@ class RedrawnSource(MaskSource):
         self.sam: Sam = build_sam(sam, precision="auto", everything=False).requires_grad_(False)
 
     def identity(self, volume: Volume) -> str:
-        """See :class:`MaskSource`."""
         settings = self.structures, self.agreement, self.share, SPACING_MM
         return fingerprint(self.source.identity(volume), model_hash(self.sam), *settings)
 
@@ -70,7 +68,7 @@ class RedrawnSource(MaskSource):
         """See :class:`MaskSource`. Probabilities are those of the source, and nothing is redrawn for them."""
         if probabilities:
             return self.source(volume, names, modality, probabilities)
-        # All structures of a network, because neighbours compete for a voxel; other sources may know hundreds.
+        # All structures of a network, because neighbours compete for a voxel; other sources may offer hundreds.
         masks = self.source(volume, self.offered if self.spec else names, modality)
         table = np.zeros(1 + len(masks.names), np.uint8)
         table[[1 + masks.names.index(n) for n in names]] = np.arange(1, 1 + len(names))
@@ -78,8 +76,8 @@ class RedrawnSource(MaskSource):
 
     def redrawn(self, volume: Volume, masks: Masks) -> NDArray:
         """The label map of some masks with the chosen structures redrawn, (*shape) uint8."""
-        every, wanted = enumerate(masks.names, start=1), self.structures
-        chosen = [i for i, name in every if wanted is None or name in wanted]
+        wanted = masks.names if self.structures is None else self.structures
+        chosen = [i for i, name in enumerate(masks.names, start=1) if name in wanted]
         image = apply_window(torch.from_numpy(volume.array.astype(np.float32)), self.source.modality or "auto")
         image, native = as_volume(image[:1], volume.geometry)
         axis = slice_axis(native, self.spec.layout if self.spec else "slices")
@@ -111,7 +109,7 @@ def slice_axis(geometry: Geometry, layout: str) -> int:
 
 @torch.no_grad()
 def redraw_slice(sam: Sam, picture: Tensor, labels: NDArray, values: list[int]) -> tuple[NDArray, NDArray]:
-    """Draws structures of one slice again, each from its box.
+    """Redraws structures of one slice, each from its box.
 
     Args:
         sam: the model.
@@ -125,16 +123,13 @@ def redraw_slice(sam: Sam, picture: Tensor, labels: NDArray, values: list[int]) 
     if not values:
         return np.zeros((0, *labels.shape), bool), np.zeros(0)
     device = next(sam.parameters()).device
-    # The model was trained on pictures whose rows run from front to back: the second in-plane axis.
+    # The model was trained on pictures whose rows run from front to back, along the second in-plane axis.
     old = torch.from_numpy(np.stack([labels == v for v in values])).to(device).transpose(1, 2)
-    shown = (picture.to(device) * 255).T
-    embeddings, scaled = encode(sam, shown.expand(1, 3, -1, -1))
-    size = tuple(shown.shape)
-    empty = SliceMasks.empty(embeddings[0], scaled, sam.image_encoder.img_size, size, sam.mask_threshold)
-    scale = embeddings.new_tensor([scaled[1] / size[1], scaled[0] / size[0]]).repeat(2)
-    logits, _ = draw_boxes(sam, embeddings[0], enlarged(sam, mask_boxes(old) * scale, scaled))
+    empty = unmasked(sam, (picture.to(device) * 255).T.expand(3, -1, -1))
+    boxes = mask_boxes(old) * empty.to_input.repeat(2)
+    logits, _ = draw_boxes(sam, empty.embedding, enlarged(sam, boxes, empty.scaled))
     rows, columns = empty.logits.shape[1:]
-    new = upsample(logits[:, :rows, :columns], scaled, empty.stride, size) > sam.mask_threshold
+    new = upsample(logits[:, :rows, :columns], empty.scaled, empty.stride, empty.size) > sam.mask_threshold
     agreement = pairwise_overlap(old, new, "iou").diagonal()
     return new.transpose(1, 2).cpu().numpy(), agreement.cpu().numpy()
 
@@ -149,19 +144,19 @@ def signed_distance(mask: NDArray, spacing: tuple[float, ...]) -> NDArray:
 def moved_outlines(
     stack: NDArray, shifts: dict[int, dict[int, NDArray]], plane: tuple[float, ...], step: int, kept: Sequence[int] = ()
 ) -> NDArray:
-    """A label map whose outlines are moved.
+    """Moves the outlines of a label map.
 
     Args:
         stack: (N, X, Y) labels.
-        shifts: by value and slice, what is added to the signed distance of that value, (X, Y) mm; the slices between
-            two of these that are at most ``step`` apart get their linear interpolation.
+        shifts: change of the signed distance of a value on a slice, (X, Y) mm, by value and slice; slices between two
+            of these that are at most ``step`` apart get a linear interpolation.
         plane: in-plane spacing, mm.
         step: slices.
         kept: values that neither lose nor gain a voxel.
 
     Returns:
-        (N, X, Y). Where redrawn values meet, a voxel belongs to the one that it lies deepest in; a voxel that its value
-        loses becomes the nearest of the others and the background.
+        (N, X, Y). Where redrawn values meet, a voxel takes the one in which it is deepest; a voxel that its value loses
+        takes the nearest of the others, or the background.
     """
     new = stack.copy()
     for position, labels in enumerate(stack):
@@ -169,11 +164,11 @@ def moved_outlines(
         near = {v: change for v, change in near.items() if change is not None}
         if not near:
             continue
-        cut = window_of(labels > 0)
+        cut = bounding_box(labels > 0, MARGIN)
         old = labels[cut]
         values = np.unique(np.append(old, 0))
         depth = np.stack([signed_distance(old == v, plane) for v in values])
-        # What was not redrawn here keeps a voxel only until a new outline takes it; the background takes the rest.
+        # Values that were not redrawn here keep a voxel unless a new outline takes it; the background gets the rest.
         moved = [d + near[v][cut] if v in near else np.minimum(d, 1e-3) for v, d in zip(values.tolist(), depth)]
         moved = np.stack([np.zeros(old.shape), *moved[1:]])
         lost = (moved.argmax(axis=0) == 0) & (old > 0)
@@ -181,13 +176,6 @@ def moved_outlines(
         best = np.where(lost, others.argmax(axis=0), moved.argmax(axis=0))
         new[position][cut] = np.where(np.isin(old, kept), old, values[best])
     return new
-
-
-def window_of(on: NDArray) -> tuple[slice, ...]:
-    """The box of a mask, grown by ``MARGIN`` pixels."""
-    places = np.argwhere(on)
-    low, high = places.min(axis=0) - MARGIN, places.max(axis=0) + 1 + MARGIN
-    return tuple(slice(max(0, a), b) for a, b in zip(low, high))
 
 
 def between(known: dict[int, NDArray], position: int, step: int) -> NDArray | None:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The contract of a source of masks, and what all sources share."""
+"""The interface of a source of masks, and the code that all sources share."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Masks:
 
     Attributes:
         labels: (*geometry.shape) uint8; the i-th name has the value i + 1, the background 0.
-        names: in the order of the request, in the words of the source.
+        names: in the order of the request, as the source spells them.
         geometry: native grid of the image.
-        probabilities: (N, *geometry.shape) float16 in [0, 1], one for each name, if requested and known.
+        probabilities: (N, *geometry.shape) float16 in [0, 1], one for each name, if requested and available.
     """
 
     labels: NDArray
@@ -42,30 +42,32 @@ class Masks:
 
 
 class MaskSource(nn.Module, ABC):
-    """Makes masks by anatomical name. A new source implements :meth:`identity` and :meth:`segment`.
+    """Makes masks by anatomical name. A new source implements :meth:`segment`, and :meth:`identity` or ``_identity``.
 
     Attributes:
         name: as in the option ``source``.
-        offered: names that the source knows; it also understands their synonyms.
-        modality: "ct" or "mr" if the source was trained on that alone; another image gives a warning.
-        any_name: whether it also takes names that are not in ``offered``.
+        offered: names that the source accepts; it accepts their synonyms as well.
+        modality: "ct" or "mr" if the source was trained on one of them only; another image gives a warning.
+        any_name: whether it also accepts names that are not in ``offered``.
+        _identity: what :meth:`identity` returns, if the same for all images.
     """
 
     name: str
     offered: tuple[str, ...]
     modality: str | None = None
     any_name: bool = False
+    _identity: str
 
-    @abstractmethod
     def identity(self, volume: Volume) -> str:
-        """Hash of everything that decides the masks of an image: weights, settings, files."""
+        """Hash of everything that determines the masks of an image: weights, settings, the content of files."""
+        return self._identity
 
     @abstractmethod
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
-        """The masks for names in the words of the source; arguments as for :meth:`forward`."""
+        """The masks of names as the source spells them; arguments as for :meth:`forward`."""
 
     def resolve(self, names: Sequence[str] | str) -> tuple[str, ...]:
-        """The names in the words of the source."""
+        """The names as the source spells them."""
         if self.any_name:
             wanted = tuple(dict.fromkeys(canonical(name) for name in split_names(names)))
         else:

@@ -31,7 +31,7 @@ def test_a_label_map_on_another_grid_is_brought_over(labelled, tmp_path):
 
 def test_bad_files(labelled, tmp_path):
     volume, labels = labelled
-    with pytest.raises(InputError, match="needs the meaning of the values"):
+    with pytest.raises(InputError, match="needs the value of each structure"):
         build_source(PATTERN)
     with pytest.raises(InputError, match=r"scan_other.nii.gz does not exist"):
         build_source("files:{folder}/{stem}_other.nii.gz", {"values": {"LV": 3}})(volume, "lv")

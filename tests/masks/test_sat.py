@@ -154,7 +154,7 @@ def test_bad_input(small, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"must be \(B, 3, X, Y, Z\) with sides that 32 divides"):
         source.network(torch.zeros(1, 3, 32, 32, 20), torch.zeros(1, 768))
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(InputError, match="needs the package transformers; install it"):
+    with pytest.raises(InputError, match="needs the package transformers; pip install"):
         source(volume_of(), "pancreas", "mr")
 
 

@@ -8,6 +8,7 @@ are named as in the released checkpoints; a test compares the logits with those 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ QUERY = 768  # channels of prompts and of the attention
 
 @dataclass(frozen=True)
 class SATSize:
-    """Numbers that differ between the released sizes.
+    """Parameters that differ between the released sizes.
 
     Attributes:
         features: channels of the stages of the U-Net.
@@ -132,9 +133,9 @@ class QueryLayer(nn.Module):
 class QueryDecoder(nn.Module):
     """Six layers and a norm."""
 
-    def __init__(self, layers: int = 6) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(QueryLayer() for _ in range(layers))
+        self.layers = nn.ModuleList(QueryLayer() for _ in range(6))
         self.norm = nn.LayerNorm(QUERY)
 
     def forward(self, queries: Tensor, memory: Tensor, place: Tensor) -> Tensor:
@@ -217,9 +218,5 @@ def clean_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     ``...all_modules.0`` and ``.1`` are second names of ``conv`` and ``norm``; the later entry wins, as in torch.
     """
-    clean = {}
-    for key, value in state.items():
-        key = key.removeprefix("module.")
-        key = key.replace(".all_modules.0.", ".conv.").replace(".all_modules.1.", ".norm.")
-        clean[key] = value
-    return clean
+    names = {".all_modules.0.": ".conv.", ".all_modules.1.": ".norm."}
+    return {re.sub(r"\.all_modules\.[01]\.", lambda m: names[m[0]], k.removeprefix("module.")): state[k] for k in state}

@@ -92,13 +92,8 @@ class SATSource(MaskSource):
             tuple(window), 1, overlap, mode="gaussian", sigma_scale=0.125, device=torch.device("cpu")
         )
 
-    def identity(self, volume: Volume) -> str:
-        """See :class:`MaskSource`."""
-        return self._identity
-
     @torch.no_grad()
     def segment(self, volume: Volume, names: tuple[str, ...], modality: str, probabilities: bool) -> Masks:
-        """See :class:`MaskSource`."""
         if volume.geometry.ndim != 3 or volume.array.shape[0] != 1:
             raise InputError(f"{volume.path} has the shape {volume.array.shape}; SAT needs a 3-D image of one channel.")
         kind = modality_of(volume, modality)
@@ -122,9 +117,9 @@ class SATSource(MaskSource):
 
 
 def prepare(image: Tensor, native: Geometry, modality: str) -> tuple[Geometry, Tensor]:
-    """The image (1, *native.shape), raw intensities on a 3-D grid, as in the training of SAT.
+    """Prepares an image (1, *native.shape), raw intensities on a 3-D grid, as in the training of SAT.
 
-    "ct" clips to -500..1000 HU, other images to the 0.5 and 99.5 percentiles.
+    "ct" clips to -500..1000 HU, other modalities to the 0.5 and 99.5 percentiles.
 
     Returns:
         the grid (RAS, 1 x 1 x 3 mm, cropped to the foreground) and the image there, (1, X, Y, Z), mean 0, variance 1.
@@ -136,14 +131,11 @@ def prepare(image: Tensor, native: Geometry, modality: str) -> tuple[Geometry, T
     inside = values[0] > values.min()
     box = bounding_box(inside, 0) if inside.any() else tuple(slice(0, s) for s in inside.shape)
     values = values[(slice(None), *box)]
-    shift = torch.eye(4, dtype=torch.float64)
-    shift[:3, 3] = torch.tensor([float(side.start) for side in box], dtype=torch.float64)
-    cropped = Geometry(tuple(values.shape[1:]), grid.affine @ shift.numpy())
-    return cropped, (values - values.mean()) / values.std().clamp_min(1e-6)
+    return grid.cropped(box), (values - values.mean()) / values.std().clamp_min(1e-6)
 
 
 def percentiles(values: Tensor) -> tuple[float, float]:
     """The 0.5 and 99.5 percentiles; ``torch.quantile`` refuses whole volumes."""
     flat = values.flatten()
-    ranks = [max(1, min(flat.numel(), round(p / 100 * flat.numel()))) for p in PERCENTILES]
-    return float(flat.kthvalue(ranks[0]).values), float(flat.kthvalue(ranks[1]).values)
+    ranks = (max(1, min(flat.numel(), round(p / 100 * flat.numel()))) for p in PERCENTILES)
+    return tuple(float(flat.kthvalue(rank).values) for rank in ranks)

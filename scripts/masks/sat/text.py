@@ -18,7 +18,7 @@ from .network import QUERY
 
 MODALITY_NUMBER = {"ct": 0, "mr": 1, "us": 2, "pet": 3}
 SENTENCE_ENCODER = "FremyCompany/BioLORD-2023-C"
-DROPPED = ("atlas_tower", "temperature")  # parts of its training that segmentation does not need
+DROPPED = ("atlas_tower", "temperature")  # parts that only its training needs
 
 
 class TextEncoder(nn.Module):
@@ -36,9 +36,8 @@ class TextEncoder(nn.Module):
     def forward(self, names: Sequence[str], modality: str) -> Tensor:
         """Embeds names: (N, 768)."""
         tokens = self.tokenizer(list(names), padding=True, truncation=True, max_length=64, return_tensors="pt")
-        words = self.text_tower["biolord"](
-            input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]
-        ).last_hidden_state
+        inputs = {key: tokens[key] for key in ("input_ids", "attention_mask")}
+        words = self.text_tower["biolord"](**inputs).last_hidden_state
         mask = tokens["attention_mask"][..., None].to(words)
         pooled = (words * mask).sum(dim=1) / mask.sum(dim=1).clamp_min(1e-9)
         return self.projection_layer(pooled) + self.modality_embed.weight[MODALITY_NUMBER[modality]]
@@ -53,9 +52,7 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
     try:
         from transformers import AutoConfig, AutoModel, AutoTokenizer
     except ImportError as error:
-        raise InputError(
-            "SAT's text encoder needs the package transformers; install it: pip install transformers."
-        ) from error
+        raise InputError("SAT's text encoder needs the package transformers; pip install transformers.") from error
     saved = read_checkpoint(checkpoint)
     try:
         encoder = TextEncoder(
@@ -67,20 +64,19 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
             "--text_tower."
         ) from error
     state = {key.removeprefix("module."): value for key, value in saved.get("model_state_dict", saved).items()}
-    wanted = encoder.state_dict()
-    state = {k: v for k, v in state.items() if not any(word in k for word in DROPPED)}
     # Position numbers are a buffer in some versions of transformers and absent in others.
-    numbers = [k for k in set(state) ^ set(wanted) if k.endswith("position_ids")]
-    state = {**{k: v for k, v in state.items() if k not in numbers}, **{k: wanted[k] for k in numbers if k in wanted}}
+    dropped = (*DROPPED, "position_ids")
+    state = {key: value for key, value in state.items() if not any(word in key for word in dropped)}
+    state |= {key: value for key, value in encoder.state_dict().items() if key.endswith("position_ids")}
     load_weights(encoder, state, checkpoint, "SAT's text encoder")
     return encoder.eval()
 
 
 class Prompts:
-    """Embedded names, kept on disk, so that each name needs the text encoder only once.
+    """Embedded names, kept on disk so that each name needs the text encoder only once.
 
     Args:
-        cache: a .npz file; written when the first name is embedded.
+        cache: an .npz file; written when the first name is embedded.
         checkpoint: SAT's text encoder; read only for names that are not in the file.
         tower: see :func:`load_text_encoder`.
     """
