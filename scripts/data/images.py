@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import glob
 import json
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,10 +49,11 @@ def image_items(images: str | Sequence[str] | None) -> list[dict[str, str]]:
         depth += 1
         # Without the root of the file system, which would make the name an absolute path.
         parts = [[*Path(p).absolute().parts[1:-1]][1 - depth :] for p in paths]
-        again = {n for n in names if names.count(n) > 1}
+        again = {name for name, count in Counter(names).items() if count > 1}
         names = ["_".join([*w, stem_of(p)]) if n in again else n for n, p, w in zip(names, paths, parts)]
     if len(set(names)) < len(names):
-        twice = next(p for p in paths if paths.count(p) > 1 or names.count(stem_of(p)) > 1)
+        times = Counter(names)
+        twice = next(path for path, name in zip(paths, names) if times[name] > 1)
         raise InputError(f"{twice} appears twice in the list; name each image once.")
     return [{"path": path, "case": name} for path, name in zip(paths, names)]
 

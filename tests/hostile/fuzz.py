@@ -22,6 +22,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
+import torch
 
 from scripts.__main__ import main
 from scripts.spatial.transform_files import read_chain
@@ -104,7 +105,10 @@ def judge(call: Attack, good: Path) -> Outcome:
 def run(call: Attack) -> tuple[int | None, str, str]:
     """Exit code (None after a traceback or a hang), standard output and standard error of a command line."""
     out, errors = io.StringIO(), io.StringIO()
-    with _untouched(call), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors), _time_limit():
+    with (
+        _untouched(call), _one_thread(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors),
+        _time_limit(),
+    ):  # fmt: skip
         try:
             sys.argv = ["scripts", *call.words()]
             main()
@@ -129,6 +133,17 @@ def _untouched(call: Attack) -> Iterator[None]:
         os.chdir(folder)
         root.handlers, sys.argv = handlers, argv
         root.setLevel(level)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine count as computing: four times as much of it with two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -8,10 +8,11 @@ import sys
 from collections import Counter
 
 import pytest
+import torch
 
-from .attacks import targets
+from .attacks import Attack, targets
 from .damage import damaged
-from .fuzz import one
+from .fuzz import one, run
 
 SEED = 7
 FEW, MANY = 60, 500
@@ -59,6 +60,14 @@ def test_damage_depends_on_the_seed_alone(good, tmp_path):
             damaged(good / name, place / name, random.Random(number))
             made.append(sorted((p.name, p.read_bytes()) for p in place.rglob("*") if p.is_file()))
     assert made[:5] == made[5:]
+
+
+def test_waiting_threads_do_not_count_as_computing(good, tmp_path, monkeypatch):
+    """The limit is on processor time, which threads also take while they wait for a core that is busy."""
+    seen, before = [], torch.get_num_threads()
+    monkeypatch.setattr("tests.hostile.fuzz.main", lambda: seen.append(torch.get_num_threads()))
+    assert run(Attack("", "warp", {}, good, tmp_path))[0] == 0
+    assert seen == [1] and torch.get_num_threads() == before
 
 
 @pytest.mark.slow
