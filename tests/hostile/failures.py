@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import gc
 import io
 import os
 import shutil
@@ -120,3 +121,14 @@ def killed(change: int) -> Iterator[Steps]:
         for name in ("rename", "replace", "unlink", "rmdir"):
             patch.setattr(Path, name, steps.counted(getattr(Path, name)))
         yield steps
+
+
+@contextmanager
+def quick_collection() -> Iterator[None]:
+    """Inside, ``gc.collect()`` passes over the many objects of the libraries, which were there before."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

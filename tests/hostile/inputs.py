@@ -91,6 +91,8 @@ def _write_lists(folder: Path, files: dict[str, str]) -> None:
     roles = ("moving", "fixed", "moving_label", "fixed_label", "moving_landmarks", "fixed_landmarks")
     pairs = [{"name": name, **{role: Path(files[role]).name for role in roles}} for name in ("p", "q")]
     case = {"name": "a", "transforms": "field.nii.gz", **{role: Path(files[role]).name for role in roles[2:4]}}
+    pictures = [{"name": name, **{role: f"{role}.png" for role in roles[:2]}} for name in ("p", "q")]
+    (folder / "pictures.json").write_text(json.dumps(pictures), encoding="utf-8")
     for stem, rows in (("pairs", pairs), ("cases", [case])):
         (folder / f"{stem}.json").write_text(json.dumps(rows), encoding="utf-8")
         lines = [list(rows[0]), *(list(row.values()) for row in rows)]

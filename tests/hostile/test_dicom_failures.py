@@ -15,13 +15,14 @@ import pytest
 from scripts.common.staging import complete_result
 from tests.apps.dicom_series import write_series
 
-from .failures import KilledError, full_disk, killed
+from .failures import KilledError, full_disk, killed, quick_collection
 from .inputs import QUICK
 from .test_failures import WRITTEN, Call, attempt
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fails", "steps"), [(killed, range(1, 200)), (full_disk, range(1, 2000, 9))])
+@quick_collection()
 def test_dicom_objects_belong_to_the_result_beside_them(good, tmp_path, fails, steps):
     image = nib.load(good / "fixed.nii.gz")
     positive = np.clip(np.asarray(image.dataobj), 0, None)

@@ -22,11 +22,12 @@ from scripts.spatial.transform_files import WRITABLE
 from scripts.workflow.outcome import ExitCode
 
 from .attacks import Attack
-from .failures import KilledError, full_disk, killed
+from .failures import KilledError, full_disk, killed, quick_collection
 from .fuzz import run
 from .inputs import NETWORK, QUICK
 
 VARYING = {"seconds", "peak_memory_mb", "changed_ns", "key", "files", "inputs"}
+OF_ONE_RUN = {"done_before", "slices"}  # counts that differ for a run that continued another one
 WRITTEN = (ExitCode.OK, ExitCode.NOTHING_FOUND, ExitCode.NOTHING_TRUSTED)
 FEW = (1, 2, 5, 9)  # the steps that the default suite tries
 
@@ -37,13 +38,15 @@ def folder_calls() -> dict[str, tuple[Call, dict[str, Any], str]]:
     """Commands that write a folder: the first call, the options that a second one changes, and the record."""
     pair = {"moving": "{good}/moving.nii.gz", "fixed": "{good}/fixed.nii.gz", "output_dir": "{out}"}
     labels = {f"{role}_label": f"{{good}}/{role}_label.nii.gz" for role in ("moving", "fixed")}
-    click, field = {"points": [[0, 0, 0]], "labels": [1]}, {"transforms": "{good}/field.nii.gz", "progress": False}
+    click = {"points": [[0, 0, 0]], "labels": [1], "sam": "compact"}  # the quickest model; all write the same
+    field = {"transforms": "{good}/field.nii.gz", "progress": False}
     files = {"images": pair["moving"], "names": "a,b", "source": "files:{good}/moving_label.nii.gz"}
     files |= {"output_dir": "{out}", "values": {"a": 1, "b": 2}, "progress": False}
+    pictures = {role: f"{{good}}/{role}.png" for role in ("moving", "fixed")}
     record = "correspondence.json"
     return {
         "register": (("register", pair | labels | QUICK | {"inverse": True}), {"smoothness": 3.0}, record),
-        "report": (("register", pair | QUICK | {"overview": True}), {"smoothness": 3.0}, record),
+        "report": (("register", pair | pictures | QUICK | {"overview": True}), {"smoothness": 3.0}, record),
         "network": (
             ("register", pair | NETWORK | {"method": "network", "checkpoint": "{good}/network.pt"}),
             {"window": "mr", "keep": ["ddf"]},
@@ -56,8 +59,11 @@ def folder_calls() -> dict[str, tuple[Call, dict[str, Any], str]]:
             {"moving_label": None, "fixed_label": None},
             "summary.json",
         ),
-        "summary": (("register", {"pairs": "{good}/pairs.json", "output_dir": "{out}"} | QUICK), {"smoothness": 3.0},
-                    "summary.json"),
+        "cohort": (
+            ("register", {"pairs": "{good}/pictures.json", "output_dir": "{out}"} | QUICK),
+            {"smoothness": 3.0},
+            "summary.json",
+        ),
     }  # fmt: skip
 
 
@@ -97,10 +103,8 @@ def content(place: Path) -> dict[str, Any]:
     for path in sorted(p for p in place.iterdir() if p.is_file() and not p.name.startswith(".")):
         if path.suffix == ".json":
             found[path.name] = _lasting(json.loads(path.read_text(encoding="utf-8")))
-        elif path.suffix in (".html", ".csv") and (place / "summary.json").exists():
-            found[path.name] = ""  # these contain seconds
-        elif path.suffix == ".html":
-            found[path.name] = ""
+        elif path.suffix in (".html", ".log") or path.name == "summary.csv":
+            found[path.name] = ""  # these contain times
         else:
             found[path.name] = hashlib.blake2b(path.read_bytes()).hexdigest()
     return found
@@ -108,7 +112,7 @@ def content(place: Path) -> dict[str, Any]:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _lasting(v) for k, v in value.items() if k not in VARYING and k != "done_before"}
+        return {k: _lasting(v) for k, v in value.items() if k not in VARYING | OF_ONE_RUN}
     return [_lasting(v) for v in value] if isinstance(value, list) else value
 
 
@@ -122,6 +126,14 @@ def two_results(name: str, good: Path, folder: Path) -> tuple[Call, dict, Path, 
     before, after = content(old), content(folder / "new")
     assert before != after
     return call, changes, old, before, after, record
+
+
+def check_pairs(out: Path, old: Path) -> None:
+    """Checks that each pair of a cohort is that of the old or of the new result, beside which the old one lies."""
+    for name in ("p", "q"):
+        if (out / name).exists():  # else a process was killed as it replaced the pair, which the next run brings back
+            wholes = [content(place / name) for place in (old, old.with_name("new"))]
+            assert content(out / name) in wholes, (out.name, name)
 
 
 def steps_of(every: bool) -> Any:
@@ -138,6 +150,7 @@ def fill_the_disk(name: str, good: Path, folder: Path, every: bool) -> None:
         sentences = [line for line in errors.splitlines() if line.startswith("error: ")]
         place = complete_result(out, record)
         assert place is not None and content(place) in (before, after), (name, number, errors[-500:])
+        check_pairs(out, old)
         assert not list(out.glob(".writing-*")), (name, number)
         if not steps.failed:
             assert code in WRITTEN and content(place) == after
@@ -147,6 +160,7 @@ def fill_the_disk(name: str, good: Path, folder: Path, every: bool) -> None:
         shutil.rmtree(out)
 
 
+@quick_collection()
 def kill(name: str, good: Path, folder: Path, every: bool) -> None:
     call, changes, old, before, after, record = two_results(name, good, folder)
     for number in steps_of(every):
@@ -157,6 +171,7 @@ def kill(name: str, good: Path, folder: Path, every: bool) -> None:
         gc.collect()  # frees the lock, as the system does
         place = complete_result(out, record)
         assert place is not None and content(place) in (before, after), (name, number)
+        check_pairs(out, old)
         code, errors = attempt(call, good, out, **changes)
         assert code in WRITTEN, (name, number, errors[-2000:])
         assert content(out) == after, (name, number)

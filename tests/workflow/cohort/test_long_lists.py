@@ -24,7 +24,7 @@ from scripts.workflow.masks import checked_items
 
 SCRIPTS = str(Path(sys.modules["scripts"].__file__).parent)
 SHORT, LONG = 100, 1600
-MOST = 1.25  # times as many steps a row in the long list as in the short one; with a square it is 2 to 16
+MOST = 1.1  # times as many steps a row in the long list as in the short one; with a square it is 2 to 16
 
 
 class Text(str):
@@ -78,7 +78,7 @@ def make_cohort(tmp_path, monkeypatch) -> Callable[..., Cohort]:
     """Makes a cohort whose pairs are registered by writing their records."""
 
     def make(rows: int, **options: Any) -> Cohort:
-        entries = [Entry(Text(f"p{k}"), {"moving": Text(k), "fixed": Text(k // 10)}) for k in range(rows)]
+        entries = [Entry(Text(f"p{k}"), {"moving": Text(k), "fixed": Text(k // 2)}) for k in range(rows)]
         evaluator = SimpleNamespace(inferer=None, network=None, add_event_handler=lambda *_: None)
         cohort = Cohort(entries, tmp_path / str(rows), evaluator, None, None, {}, **options)
 
