@@ -43,16 +43,18 @@ def folder_calls() -> dict[str, tuple[Call, dict[str, Any], str]]:
     files = {"images": pair["moving"], "names": "a,b", "source": "files:{good}/moving_label.nii.gz"}
     files |= {"output_dir": "{out}", "values": {"a": 1, "b": 2}, "progress": False}
     pictures = {role: f"{{good}}/{role}.png" for role in ("moving", "fixed")}
+    masks = {f"{role}_mask": f"{{good}}/{role}_label.nii.gz" for role in ("moving", "fixed")}
+    quick = QUICK | {"discrete": False}
     record = "correspondence.json"
     return {
-        "register": (("register", pair | labels | QUICK | {"inverse": True}), {"smoothness": 3.0}, record),
-        "report": (("register", pair | pictures | QUICK | {"overview": True}), {"smoothness": 3.0}, record),
+        "register": (("register", pair | labels | quick | {"inverse": True}), {"smoothness": 3.0}, record),
+        "report": (("register", pair | pictures | quick | {"overview": True}), {"smoothness": 3.0}, record),
         "network": (
-            ("register", pair | NETWORK | {"method": "network", "checkpoint": "{good}/network.pt"}),
+            ("register", pair | masks | NETWORK | {"method": "network", "checkpoint": "{good}/network.pt"}),
             {"window": "mr", "keep": ["ddf"]},
             record,
         ),
-        "correspond": (("correspond", pair | QUICK | click), {"points": [[10, 0, 0]], "epsilon": 0.5}, record),
+        "correspond": (("correspond", pair | quick | click), {"points": [[10, 0, 0]], "epsilon": 0.5}, record),
         "masks": (("masks", files), {"names": "b,a"}, "moving_masks.json"),
         "evaluate": (
             ("evaluate", field | labels | {"output_dir": "{out}"}),
@@ -60,7 +62,7 @@ def folder_calls() -> dict[str, tuple[Call, dict[str, Any], str]]:
             "summary.json",
         ),
         "cohort": (
-            ("register", {"pairs": "{good}/pictures.json", "output_dir": "{out}"} | QUICK),
+            ("register", {"pairs": "{good}/pictures.json", "output_dir": "{out}"} | quick),
             {"smoothness": 3.0},
             "summary.json",
         ),
