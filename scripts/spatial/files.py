@@ -167,11 +167,19 @@ def itk_name(path: str | Path) -> str:
 
 @contextmanager
 def quiet_itk() -> Iterator[None]:
-    """Discards what ITK itself prints to stderr, such as the call stack of HDF5 for a damaged file."""
+    """Discards what ITK itself prints to stderr, such as the call stack of HDF5 for a damaged file.
+
+    Raises:
+        MemoryError: ITK has too little memory; only the text of its own RuntimeError tells it from a damaged file.
+    """
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
         yield
+    except RuntimeError as error:
+        if "Failed to allocate memory" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
     finally:
         os.dup2(kept, 2)
         os.close(kept)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..common.errors import InputError
 from ..common.files import read_text
+from ..common.tables import plain_cell
 from .geometry import LPS, Geometry, apply_affine, contains
 from .warp import sample
 
@@ -102,6 +103,7 @@ def write_landmark_file(path: str | Path, landmarks: Landmarks, geometry: Geomet
         markups = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
         path.write_text(json.dumps({"@schema": SCHEMA, "markups": [markups]}, indent=2), encoding="utf-8")
         return
+    labels = [" ".join(label.split()) for label in labels]  # a line break would end the row
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         if path.suffix.lower() == ".fcsv":
@@ -119,7 +121,7 @@ def write_landmark_file(path: str | Path, landmarks: Landmarks, geometry: Geomet
             points = apply_affine(np.linalg.inv(geometry.affine), points)
         writer.writerow(["x", "y", "z", *(["label"] if landmarks.labels else [])])
         for k, p in enumerate(points):
-            writer.writerow([*(f"{v:.6f}" for v in p), *([landmarks.labels[k]] if landmarks.labels else [])])
+            writer.writerow([*(f"{v:.6f}" for v in p), *([plain_cell(labels[k])] if landmarks.labels else [])])
 
 
 def _read_fcsv(path: Path, text: str):

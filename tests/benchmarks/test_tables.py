@@ -9,7 +9,7 @@ import pytest
 
 from scripts.benchmarks.peers.ablation import ROWS, table_lines
 from scripts.benchmarks.tables import averages, gain, markdown, read_metrics
-from scripts.data.tables import write_csv
+from scripts.common.tables import write_csv
 
 
 def pairs(**columns) -> list[dict]:

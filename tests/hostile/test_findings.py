@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -240,6 +242,30 @@ def test_too_little_memory_is_one_sentence_in_every_command(good, tmp_path, monk
         call = words_of(good, tmp_path / "out", command)
     refused(call, "Out of memory; use")
     assert not [p for p in tmp_path.rglob("*.nii.gz") if ".cache" not in p.parts]
+
+
+READ_IN_LITTLE_MEMORY = """
+import resource, sys
+from scripts.spatial.files import read_itk
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300_000_000,) * 2)
+try:
+    read_itk(sys.argv[1])
+except MemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limit of memory")
+def test_too_little_memory_for_an_image_of_itk_is_not_called_damage(bundle, tmp_path):
+    """ITK says it in the text of a RuntimeError only. The file is sparse: 800 MB of zeros."""
+    header = b"NDims = 3\nDimSize = 1000 1000 400\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    with (tmp_path / "large.mha").open("wb") as stream:
+        stream.write(header)
+        stream.truncate(len(header) + 800_000_000)
+    words = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(tmp_path / "large.mha")]
+    done = subprocess.run(words, capture_output=True, encoding="utf-8", cwd=bundle, check=True)
+    assert "Failed to allocate memory for image" in done.stdout
 
 
 def test_a_file_without_permission_is_not_called_truncated():

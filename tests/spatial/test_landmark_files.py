@@ -72,6 +72,16 @@ def test_round_trips(tmp_path, name, frame):
     assert marks.labels == ["apex", "base, left"]
 
 
+def test_labels_are_no_formulas_and_end_no_row(tmp_path):
+    """A spreadsheet runs a cell that begins with =; Slicer shows an .fcsv as it is."""
+    marks = Landmarks(RAS, ["=cmd|' /C calc'!A0", "left\nventricle"])
+    write_landmark_file(tmp_path / "p.csv", marks)
+    lines = (tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[-1] for line in lines] == ["label", "'=cmd|' /C calc'!A0", "left ventricle"]
+    write_landmark_file(tmp_path / "p.fcsv", marks)
+    assert read_landmark_file(tmp_path / "p.fcsv").labels == ["=cmd|' /C calc'!A0", "left ventricle"]
+
+
 def test_columns_by_name(tmp_path):
     file = tmp_path / "p.csv"
     file.write_text("x,y,z,t,label\n-1,-2,3,0,apex\n4,-5.5,6,0,base\n", encoding="utf-8")  # as ANTs writes, LPS

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import fire
 
 from ...common.errors import InputError
+from ...common.tables import write_csv
 from ...common.weights import read_checkpoint
-from ...data.tables import write_csv
 from ...masks.bundled import MODELS
 from ...masks.net import NETS
 from ...workflow.outcome import plain_errors

@@ -25,7 +25,7 @@ from ...common.bundle import BUNDLE
 from ...common.errors import InputError
 from ...common.files import whole_file
 from ...common.fingerprint import fingerprint
-from ...data.tables import write_csv
+from ...common.tables import write_csv
 from ...masks.bundled import MODELS
 from ...metrics.pair import pair_metrics
 from ...metrics.tables import flat_metrics

@@ -15,7 +15,7 @@ import pandas as pd
 from ...common.errors import InputError
 from ...common.files import whole_file
 from ...common.staging import staged
-from ...data.tables import plain_cell, write_csv
+from ...common.tables import plain_cell, write_csv
 from ...metrics.assembly import STAGES
 from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page

@@ -11,7 +11,7 @@ from pathlib import Path
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 
-from ...data.tables import write_csv
+from ...common.tables import write_csv
 from ...metrics.tables import flat_metrics
 from .case import REGISTERED
 from .summary import summarise, write_summary

@@ -92,11 +92,12 @@ def test_a_folder_of_someone_else_is_not_replaced(done, tmp_path):
 
 
 def test_an_old_folder_is_replaced_whole(tmp_path):
-    for name, content in ((f"{case.RUNNING}/w/new/pair", "new"), ("pair", "old")):
+    for name, content in ((f"{case.RUNNING}/w/new/pair", "new"), ("pair", "old"), ("pair.old", "another pair")):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / f"{content}.txt").write_text(content)
     case.publish(tmp_path / case.RUNNING / "w" / "new" / "pair", tmp_path / "pair")
     assert [p.name for p in (tmp_path / "pair").iterdir()] == ["new.txt"]
+    assert [p.name for p in (tmp_path / "pair.old").iterdir()] == ["another pair.txt"]
     assert [p for p in (tmp_path / case.RUNNING).rglob("*") if p.is_file()] == []
 
 

@@ -6,7 +6,7 @@ import csv
 
 import pytest
 
-from scripts.data.tables import plain_cell, write_csv
+from scripts.common.tables import plain_cell, write_csv
 
 
 @pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
