@@ -37,15 +37,12 @@ def locked(folder: str | Path, wait_s: float = 0.0) -> Iterator[None]:
         name = "another process"
         with contextlib.suppress(OSError):
             name = holder.read_text(encoding="utf-8") or name
-        raise InputError(
-            f"{folder} is in use by {name}; wait until it has finished, or give another --output_dir."
-        ) from error
+        raise InputError(f"{folder} is in use by {name}; wait, or give another --output_dir.") from error
     except NotImplementedError:
         logger.warning("%s is on a file system without locks; make sure that only one process writes there", folder)
     except OSError as error:
-        raise InputError(
-            f"Nothing can be written to {folder} ({error.strerror or error}); give another --output_dir."
-        ) from error
+        reason = error.strerror or error
+        raise InputError(f"Nothing can be written to {folder} ({reason}); give another --output_dir.") from error
     with contextlib.suppress(OSError):  # on a full disk the lock still holds, but its holder cannot be named
         holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:

@@ -31,10 +31,7 @@ def image_of(data: Mapping[Hashable, Any], key: Hashable) -> tuple[NDArray, NDAr
     if not isinstance(array, np.ndarray):
         raise InputError(f'"{key}" is {data[key]!r}, not an array; load the image first, for example with LoadImaged.')
     if array.ndim not in (3, 4):
-        raise InputError(
-            f'"{key}" has the shape {array.shape}; it must be channel-first, (C, X, Y) or (C, X, Y, Z), and a single '
-            "frame of a time series."
-        )
+        raise InputError(f'"{key}" has the shape {array.shape}; it must be one frame, (C, X, Y) or (C, X, Y, Z).')
     return array, affine_of(meta_of(data[key]))
 
 

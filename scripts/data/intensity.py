@@ -43,7 +43,5 @@ def apply_window(image: Tensor, window: str = "auto") -> Tensor:
         return ScaleIntensityRangePercentiles(*MR_PERCENTILES, 0.0, 1.0, clip=True)(image)
     low, high = float(image.min()), float(image.max())
     if low < 0 or high > 255:
-        raise ValueError(
-            f"window 'none' needs 8-bit values or values in [0, 1], got {low:g}..{high:g}; use window mr or ct."
-        )
+        raise ValueError(f"window 'none' needs values in [0, 255] or [0, 1], got {low:g}..{high:g}; use mr or ct.")
     return image / 255 if high > 1 else image

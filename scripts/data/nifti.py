@@ -76,10 +76,7 @@ def _affine(
         return affine
     sform, qform = int(header["sform_code"]), int(header["qform_code"])
     if not sform and not qform:
-        notes.append(
-            f"{path} has no position in space (neither sform nor qform); its array axes are taken as those of the "
-            "patient."
-        )
+        notes.append(f"{path} has no position in space (neither sform nor qform); RAS array axes are assumed.")
     elif sform and qform and (apart := _apart_mm(image)) > APART_MM:
         notes.append(
             f"{path} has two affines (sform and qform) that differ by up to {apart:.3g} mm; the sform is used, but "

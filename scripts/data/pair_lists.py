@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 
@@ -43,10 +43,7 @@ def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
     """The training pairs; raises :class:`InputError` if they share a subject with the validation pairs."""
     common = subjects(training) & subjects(validation)
     if common:
-        raise InputError(
-            f"{len(common)} subjects are in both the training and the validation list, e.g. {min(common)}; "
-            "such a validation would be meaningless."
-        )
+        raise InputError(f"Training and validation share {len(common)} subjects, e.g. {min(common)}; separate them.")
     return training
 
 
@@ -119,17 +116,25 @@ def abdomen_pairs(
         every: takes every n-th pair only.
     """
     names = split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
-    folder, cache = Path(data_dir) / "abdomen_ct", Path(cache_dir) / "affine"
+    files = {name: ct_files(data_dir, name, mask_dir) for name in names}
+    return ct_pairs(files, list(permutations(names, 2))[::every], cache_dir)
+
+
+def ct_files(data_dir: str, name: str, mask_dir: str | None) -> dict[str, Path]:
+    """The files of an abdominal CT subject, by the ending of their key in a pair: "", "_label" and perhaps "_mask"."""
+    folder = Path(data_dir) / "abdomen_ct"
+    files = {"": folder / f"img{name}.nii.gz", "_label": folder / f"label{name}.nii.gz"}
+    return files | ({"_mask": mask_file(mask_dir, f"img{name}")} if mask_dir else {})
+
+
+def ct_pairs(files: Mapping[str, Mapping[str, Path]], couples: Sequence[tuple[str, str]], cache_dir: str) -> list[dict]:
+    """Pairs of CT subjects, given as (moving, fixed) names with files as in :func:`ct_files`, with affine starts."""
     pairs = []
-    for moving, fixed in tqdm(list(permutations(names, 2))[::every], desc="Affine starts"):
-        pair = {"name": f"{moving} to {fixed}"}
-        for role, number in (("moving", moving), ("fixed", fixed)):
-            pair[role] = str(folder / f"img{number}.nii.gz")
-            pair[f"{role}_label"] = str(folder / f"label{number}.nii.gz")
-            pair[f"{role}_subject"] = number
-            if mask_dir:
-                pair[f"{role}_mask"] = str(mask_file(mask_dir, f"img{number}"))
-        pairs.append({**pair, "init": affine_start(pair, cache / f"{moving}_to_{fixed}.txt")})
+    for moving, fixed in tqdm(couples, desc="Affine starts"):
+        pair = {"name": f"{moving} to {fixed}", "moving_subject": moving, "fixed_subject": fixed}
+        for role, name in (("moving", moving), ("fixed", fixed)):
+            pair |= {f"{role}{kind}": str(path) for kind, path in files[name].items()}
+        pairs.append({**pair, "init": affine_start(pair, Path(cache_dir) / "affine" / f"{moving}_to_{fixed}.txt")})
     return pairs
 
 

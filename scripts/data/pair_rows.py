@@ -104,7 +104,5 @@ def _json_rows(text: str, path: Path) -> list[Mapping[str, Any]]:
         raise InputError(f"The list of pairs {path} is not valid JSON ({str(error)[:80]}).") from error
     rows = rows.get("pairs") if isinstance(rows, dict) else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(
-            f'{path} must contain a list of objects such as [{{"moving": "a.nii.gz", "fixed": "b.nii.gz"}}].'
-        )
+        raise InputError(f'{path} must contain a list of objects such as [{{"moving": "a.nii", "fixed": "b.nii"}}].')
     return rows

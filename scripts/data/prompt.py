@@ -117,10 +117,8 @@ class PlacePrompt(Transform):
             points = apply_affine(np.linalg.inv(pair.transform), points)
         outside = ~contains(pair.working, points)
         if outside.any():
-            raise InputError(
-                f"The prompt at {points[outside][0].round(1).tolist()} mm RAS lies outside the common image; "
-                "check --points_frame."
-            )
+            place = points[outside][0].round(1).tolist()
+            raise InputError(f"The prompt at {place} mm RAS lies outside the common image; check --points_frame.")
         index = apply_affine(np.linalg.inv(pair.working.affine), points)[:, : pair.working.ndim]
         return torch.as_tensor(index, dtype=torch.float32)
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..common.files import whole_file
 from ..spatial.geometry import Geometry, resample, resample_map
-from .pair_lists import affine_start, mask_file
+from .pair_lists import ct_files, ct_pairs
 from .reader import read_volume
 from .splits import split_of
 
@@ -47,25 +47,15 @@ def learn2reg_pairs(
     Reference:
         Hering et al., IEEE TMI 42(3), 2023; section 4.1 of Xu et al., IPMI 2025.
     """
-    source, cache = Path(data_dir) / "abdomen_ct", Path(cache_dir)
     names = split_of(Path(data_dir) / "splits", split, subset)
+    cubes = Path(cache_dir) / f"cube_{side}_{spacing_mm:g}mm"
     files = {}
     for name in tqdm(names, desc="Cubes"):
-        paths = {"": source / f"img{name}.nii.gz", "_label": source / f"label{name}.nii.gz"}
-        paths |= {"_mask": mask_file(mask_dir, f"img{name}")} if mask_dir else {}
         files[name] = {
-            kind: str(
-                cube(path, cache / f"cube_{side}_{spacing_mm:g}mm" / f"{name}{kind}.nii.gz", side, spacing_mm, kind)
-            )
-            for kind, path in paths.items()
+            kind: cube(path, cubes / f"{name}{kind}.nii.gz", side, spacing_mm, kind)
+            for kind, path in ct_files(data_dir, name, mask_dir).items()
         }
-    pairs = []
-    for moving, fixed in tqdm(list(combinations(names, 2)), desc="Affine starts"):
-        pair = {"name": f"{moving} to {fixed}", "moving_subject": moving, "fixed_subject": fixed}
-        for role, name in (("moving", moving), ("fixed", fixed)):
-            pair |= {f"{role}{kind}": path for kind, path in files[name].items()}
-        pairs.append({**pair, "init": affine_start(pair, cache / "affine" / f"{moving}_to_{fixed}.txt")})
-    return pairs
+    return ct_pairs(files, list(combinations(names, 2)), cache_dir)
 
 
 def cube(source: Path, target: Path, side: int, spacing_mm: float, kind: str = "") -> Path:

@@ -111,17 +111,12 @@ def checked_volume(
     """
     notes = list(notes)
     if len(array) not in (1, 3, 4):
-        raise InputError(
-            f"{path} has {len(array)} values per voxel; an image has 1, or 3 or 4 in colour (RGB, RGBA). Save the one "
-            "to use as a separate file."
-        )
+        raise InputError(f"{path} has {len(array)} values per voxel; save one, or RGB or RGBA, as a separate file.")
     array = array[:3]  # without alpha
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if not usable(affine):
-        raise InputError(
-            f"{path} has the voxel size {np.round(spacing, 6).tolist()} mm at {affine[:3, 3].tolist()}, which is not "
-            "usable; correct its header."
-        )
+        place = f"voxel size {np.round(spacing, 6).tolist()} mm at {affine[:3, 3].tolist()}"
+        raise InputError(f"{path} has the unusable {place}; correct its header.")
     if array.shape[-1] == 1:
         array = array[..., 0]
     if min(array.shape[1:]) < 2:
@@ -163,10 +158,8 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
     bad = ~np.isfinite(array)
     if bad.any():
         if fill_nan is None:
-            raise InputError(
-                f"{volume.path} has {int(bad.sum())} NaN or infinite voxels; clean it, or replace them with "
-                "--fill_nan 0."
-            )
+            count = int(bad.sum())
+            raise InputError(f"{volume.path} has {count} NaN or infinite voxels; clean it, or add --fill_nan 0.")
         array[bad] = fill_nan
     if array.min() == array.max():
         raise InputError(f"{volume.path} has the value {array.min():g} everywhere; there is nothing to register.")

@@ -77,7 +77,7 @@ class BundleSource(MaskSource):
             values = {v: int(k) for k, v in channels.items() if str(v).lower() not in BACKGROUND}
         if not values:
             raise InputError(
-                f"The metadata of {self.root} do not name its channels; give e.g. --values \"{{'spleen': 1}}\"."
+                f"The metadata of {self.root} do not name its channels; give --values \"{{'spleen': 1}}\"."
             )
         self.values = {canonical(name): int(value) for name, value in values.items()}
         self.offered = tuple(self.values)
@@ -144,10 +144,7 @@ class BundleSource(MaskSource):
 def check_owner(root: Path) -> None:
     """Refuses a bundle that belongs to another user; on Windows, which has no such owner, nothing is refused."""
     if hasattr(os, "getuid") and root.stat().st_uid != os.getuid():
-        raise InputError(
-            f"The bundle {root} runs its own code and belongs to another user of this computer; if you trust it, add "
-            "--trust True."
-        )
+        raise InputError(f"The bundle {root} of another user runs its own code; if you trust it, add --trust True.")
 
 
 def find_bundle(bundle: str, download_dir: Path) -> Path:
@@ -163,10 +160,8 @@ def find_bundle(bundle: str, download_dir: Path) -> Path:
         download(name=bundle, bundle_dir=str(download_dir))
     except Exception as error:  # the network, the hub and missing packages raise many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"The bundle {bundle!r} is not in {download_dir} and cannot be downloaded ({reason}); give the folder of a "
-            "bundle."
-        ) from error
+        text = f"The bundle {bundle!r} is not in {download_dir} and cannot be downloaded ({reason}); give its folder."
+        raise InputError(text) from error
     return (download_dir / bundle).resolve()
 
 

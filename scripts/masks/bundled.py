@@ -48,10 +48,7 @@ class BundledNet(MaskSource):
         self.offered, self.modality = self.spec.names, self.spec.modality
         path = Path(checkpoint or MODELS / f"{name}_net.pt")
         if not path.exists():
-            raise InputError(
-                f"The network {name!r} has no weights at {path}; train them with configs/train_masks.json, or give "
-                "--checkpoint FILE."
-            )
+            raise InputError(f"{path} is missing; train with configs/train_masks.json, or give --checkpoint FILE.")
         if not 0 <= overlap < 1:
             raise InputError(f"overlap must be in [0, 1), got {overlap}.")
         self.net = build_net(name)
@@ -73,10 +70,8 @@ class BundledNet(MaskSource):
         image, native = as_volume(image.to(device), volume.geometry)
         grid = model_grid(native, self.spec.layout, self.spec.spacing_mm)
         if min(s for s, mm in zip(grid.shape, self.spec.spacing_mm) if mm is not None) < MIN_VOXELS:
-            raise InputError(
-                f"{volume.path} covers {grid_text(volume.geometry)}, too little for the source {self.name}; give an "
-                "image of the whole organ."
-            )
+            size = grid_text(volume.geometry)
+            raise InputError(f"{volume.path} ({size}) is too small for {self.name}; give an image of the whole organ.")
         scores = self._scores(resample(image, native, grid))
         channels = [0] + [1 + self.offered.index(n) for n in names]
         every = native_labels(scores, grid, native).reshape(volume.geometry.shape)

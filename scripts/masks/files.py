@@ -37,10 +37,8 @@ def read_labels(path: str | Path, volume: Volume) -> NDArray:
     if same_grid(label.geometry, volume.geometry):
         return label.array[0].astype(np.float32)
     if not overlap(label.geometry, volume.geometry, np.eye(4)):
-        raise InputError(
-            f"{path} covers {extent_text(label.geometry)} and its image {extent_text(volume.geometry)}; give the label "
-            "map of this image."
-        )
+        places = f"covers {extent_text(label.geometry)} and its image {extent_text(volume.geometry)}"
+        raise InputError(f"{path} {places}; give the label map of this image.")
     values, own = as_volume(torch.from_numpy(label.array.astype(np.float32)), label.geometry)
     _, native = as_volume(torch.empty(0, *volume.geometry.shape), volume.geometry)
     return resample(values, own, native, mode="nearest", fill=0.0)[0].reshape(volume.geometry.shape).numpy()
@@ -63,9 +61,7 @@ class FilesSource(MaskSource):
     def __init__(self, pattern: str, values: Mapping[str, int] | None = None) -> None:
         super().__init__()
         if not values or not isinstance(values, Mapping):
-            raise InputError(
-                "The source files needs the value of each structure, e.g. --values \"{'liver': 6, 'spleen': 1}\"."
-            )
+            raise InputError("The source files needs the values of structures, e.g. --values \"{'liver': 6}\".")
         self.pattern = pattern
         self.values = {canonical(name): int(value) for name, value in values.items()}
         self.offered = tuple(self.values)
@@ -75,9 +71,7 @@ class FilesSource(MaskSource):
         try:
             return Path(self.pattern.format(folder=Path(image).parent, stem=stem_of(image)))
         except (KeyError, IndexError, ValueError) as error:
-            raise InputError(
-                f"The pattern {self.pattern!r} of label maps is not understood; it may contain {{folder}} and {{stem}}."
-            ) from error
+            raise InputError(f"The pattern {self.pattern!r} may contain only {{folder}} and {{stem}}.") from error
 
     def identity(self, volume: Volume) -> str:
         """See :class:`MaskSource`; includes the content of the label map."""

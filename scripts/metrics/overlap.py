@@ -62,9 +62,7 @@ def target_registration_error(moved_points: NDArray, moving_points: NDArray) -> 
         ValueError: different numbers of landmarks.
     """
     if moved_points.shape != moving_points.shape:
-        raise ValueError(
-            f"Landmarks must come in pairs, got {len(moved_points)} fixed and {len(moving_points)} moving."
-        )
+        raise ValueError(f"Landmarks must be paired, got {len(moved_points)} fixed and {len(moving_points)} moving.")
     return np.linalg.norm(moved_points - moving_points, axis=1)
 
 

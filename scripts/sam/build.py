@@ -99,9 +99,7 @@ def build_sam(
 def _compact(name: str, checkpoint: str | None, sha256: str | None, **options: Any) -> Sam:
     path = Path(checkpoint or MODELS / "compact_sam.pt")
     if not path.exists():
-        raise InputError(
-            f"The compact SAM's weights {path} are missing; restore the file or train with configs/train_sam.json."
-        )
+        raise InputError(f"The compact SAM's weights {path} are missing; restore them, or train another model.")
     state = averaged(read_checkpoint(path))
     sam = compact_sam(**{**compact_widths(state), **options})
     load_weights(sam, state, path, "SAM compact")
@@ -113,10 +111,7 @@ def _released(name: str, checkpoint: str | None, sha256: str | None) -> Sam:
     path = Path(checkpoint or MODELS / file)
     if not path.exists():
         address = "the repository bowang-lab/MedSAM" if name == "medsam" else SERVER + file
-        raise InputError(
-            f"The weights of SAM {name} are not at {path}; get them from {address}, or run with --sam compact, "
-            "which needs no download."
-        )
+        raise InputError(f"The weights of SAM {name} are not at {path}; get them from {address}, or use --sam compact.")
     check_hash(path, known if sha256 == "released" else sha256, name)
     sam = sam_model_registry["vit_b" if name == "medsam" else name]()
     load_weights(sam, read_checkpoint(path), path, f"SAM {name}")

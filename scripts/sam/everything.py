@@ -73,10 +73,8 @@ class EverythingMode:
             if not 0 <= value <= 1:
                 raise InputError(f"{name} must lie in [0, 1], got {value}.")
         if points_per_side < 1 or points_per_batch < 0:
-            raise InputError(
-                f"points_per_side must be positive and points_per_batch not negative, got {points_per_side}, "
-                f"{points_per_batch}."
-            )
+            numbers = f"{points_per_side} and {points_per_batch}"
+            raise InputError(f"points_per_side must be at least 1 and points_per_batch at least 0, got {numbers}.")
         self.points_per_side, self.points_per_batch = points_per_side, points_per_batch
         self.slices_per_batch = slices_per_batch
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh

@@ -114,9 +114,7 @@ class EncodedSlices:
         accepted = getattr(self.sam, "prompts", ("point", "box", "mask"))
         for kind in prompt.kinds:
             if kind not in accepted:
-                raise InputError(
-                    f"SAM {self.sam.name} does not accept a {kind} as a prompt, only a {' or a '.join(accepted)}."
-                )
+                raise InputError(f"SAM {self.sam.name} takes no {kind} as a prompt, only a {' or a '.join(accepted)}.")
         box = None if prompt.box is None else checked_box(prompt.box, self.size)
         empty = self.empty(position)
         scale = empty.to_input

@@ -45,9 +45,7 @@ def readable(path: str | Path, kind: str) -> Iterator[None]:
         raise InputError(f"{path} needs more memory than this machine has; crop or resample it first.") from error
     except UNREADABLE as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} cannot be read as {kind} ({reason}); it may be truncated or another format."
-        ) from error
+        raise InputError(f"{path} cannot be read as {kind} ({reason}); it may be truncated.") from error
 
 
 @contextmanager
@@ -116,9 +114,7 @@ def read_itk(path: str | Path) -> sitk.Image:
             check_size(path, (*reader.GetSize(), reader.GetNumberOfComponents()))
             return reader.Execute()
     except (RuntimeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} is not an image that can be read (NIfTI, NRRD, MHA, PNG, JPEG, DICOM folder)."
-        ) from error
+        raise InputError(f"{path} is not a readable image (NIfTI, NRRD, MHA, PNG, JPEG, DICOM folder).") from error
 
 
 def check_data_files(path: Path) -> None:
@@ -135,9 +131,7 @@ def check_data_files(path: Path) -> None:
         if name.upper() == "LOCAL":
             return  # voxels follow; they are not text
         if Path(name).name != name or name.upper().startswith("LIST"):
-            raise InputError(
-                f"{path} takes its voxels from {name!r}; the data must be one file in the folder of the header."
-            )
+            raise InputError(f"{path} takes its voxels from {name!r}; the data must be one file beside the header.")
         # A pattern such as slice%03d.raw 1 9 1 names several files, all beside the header.
         if "%" not in name:
             existing(path.with_name(name), f"the data file of {path.name}")
@@ -150,9 +144,7 @@ def load_itk_transform(path: str | Path) -> sitk.Transform:
         with quiet_itk():
             return sitk.ReadTransform(name)
     except (RuntimeError, UnicodeDecodeError) as error:  # the second from bytes of the file in ITK's own message
-        raise InputError(
-            f"{path} cannot be read as an ITK transform; it may be damaged or another format than its name says."
-        ) from error
+        raise InputError(f"{path} cannot be read as an ITK transform; it may be damaged or misnamed.") from error
 
 
 def itk_name(path: str | Path) -> str:

@@ -66,10 +66,7 @@ def from_itk(transform: sitk.Transform, reference: Geometry | None = None) -> li
         elif isinstance(part, sitk.DisplacementFieldTransform):
             steps.append(field_of(part.GetDisplacementField()))
         elif reference is None:
-            raise InputError(
-                f"A {part.GetName()} can only be read on a grid; give an image with --reference, or convert it to a "
-                "displacement field first."
-            )
+            raise InputError(f"A {part.GetName()} can only be read on a grid; give an image with --reference.")
         else:
             return [_sampled(transform, reference)]
     return steps

@@ -183,9 +183,8 @@ def _read_rows(path: Path, text: str):
                     points, labels = _pick(path, lines[1:], names, present, separator)
                     return points, labels, COLUMN_FRAMES.get(wanted)
             if len(names) > 1:
-                raise InputError(
-                    f"{path} has the columns {', '.join(names)}; x, y, z (or r, a, s; l, p, s; i, j, k) are needed."
-                )
+                columns = ", ".join(names)
+                raise InputError(f"{path} has the columns {columns}; x, y, z (r, a, s; l, p, s; i, j, k) are needed.")
             lines = lines[1:]
     points = []
     for number, line in lines:

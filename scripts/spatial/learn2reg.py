@@ -53,10 +53,7 @@ def read_learn2reg(path: str | Path, fixed: Geometry | None, moving: Geometry | 
         if tuple(2 * s for s in candidate.shape[1:]) == fixed.shape:
             full = np.stack([ndimage.zoom(c, 2, order=2) for c in candidate])
             return displaced(full, fixed, moving or fixed)
-    raise InputError(
-        f"{path} has shape {disp.shape}, which is neither the fixed grid {fixed.shape} nor half of it; "
-        "give the fixed image it belongs to."
-    )
+    raise InputError(f"{path} is {disp.shape}, neither the fixed grid {fixed.shape} nor half of it; give its image.")
 
 
 def disp_array(path: str | Path) -> NDArray:

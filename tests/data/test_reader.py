@@ -327,7 +327,7 @@ def test_voxels_come_from_the_folder_of_the_header(tmp_path, name, header):
     (folder / "own.raw").write_bytes(bytes(range(16)))
     for data in (str(tmp_path / "secret.txt"), "../secret.txt", "LIST"):
         (folder / name).write_text(header.format(data=data))
-        with pytest.raises(InputError, match="the data must be one file in the folder of the header"):
+        with pytest.raises(InputError, match="the data must be one file beside the header"):
             read_volume(folder / name)
     (folder / name).write_text(header.format(data="gone.raw"))
     with pytest.raises(InputError, match=r"gone\.raw does not exist; give the path of the data file of a\."):

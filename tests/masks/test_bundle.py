@@ -163,7 +163,7 @@ def test_the_code_of_another_user_runs_only_if_trusted(organs, monkeypatch):
     if not hasattr(bundle_module.os, "getuid"):
         pytest.skip("folders have no owner here")
     monkeypatch.setattr(bundle_module.os, "getuid", lambda: organs.stat().st_uid + 1)
-    with pytest.raises(InputError, match=r"runs its own code and belongs to another user .* add --trust True"):
+    with pytest.raises(InputError, match=r"of another user runs its own code; .* add --trust True"):
         build_source(f"bundle:{organs}")
     assert build_source(f"bundle:{organs}", {"trust": True}).offered == ("dark organ", "spleen")
 

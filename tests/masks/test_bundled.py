@@ -117,8 +117,8 @@ def test_other_modality_warns(heart, caplog):
 @pytest.mark.parametrize(
     ("shape", "spacing", "message"),
     [
-        ((8, 40, 4), (2.0, 2.0, 9.0), "covers 8 x 40 x 4 voxels .* too little for the source cardiac"),
-        ((5, 5), (2.0, 2.0), "too little for the source cardiac"),
+        ((8, 40, 4), (2.0, 2.0, 9.0), "8 x 40 x 4 voxels .* is too small for cardiac"),
+        ((5, 5), (2.0, 2.0), "is too small for cardiac"),
     ],
 )
 def test_too_small(heart, shape, spacing, message):
@@ -138,7 +138,7 @@ def test_wrong_dimension_and_colour(untrained, heart):
 
 
 def test_wrong_weights(tmp_path, untrained):
-    with pytest.raises(InputError, match=r"has no weights at .*gone\.pt; train them with"):
+    with pytest.raises(InputError, match=r"gone\.pt is missing; train with"):
         BundledNet("cardiac", str(tmp_path / "gone.pt"))
     whole = Path(untrained["cardiac"]).read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])

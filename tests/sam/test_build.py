@@ -31,7 +31,7 @@ def test_released_weights_stand_in_large_files(bundle):
 
 @pytest.mark.parametrize("model", ["vit_b", "vit_l", "vit_h", "medsam"])
 def test_missing_checkpoint_says_where_to_get_it(model, tmp_path):
-    with pytest.raises(InputError, match=r"get them from .*, or run with --sam compact"):
+    with pytest.raises(InputError, match=r"get them from .*, or use --sam compact"):
         build_sam(model, str(tmp_path / "none.pth"))
 
 

@@ -110,7 +110,7 @@ def test_mask_suppression_drops_duplicates(bundled, picture):
 def test_bad_settings():
     with pytest.raises(InputError, match=r"pred_iou_thresh must lie in \[0, 1\], got 1.5"):
         EverythingMode(pred_iou_thresh=1.5)
-    with pytest.raises(InputError, match="got 0, 0"):
+    with pytest.raises(InputError, match="got 0 and 0"):
         EverythingMode(points_per_side=0)
 
 

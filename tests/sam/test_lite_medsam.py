@@ -107,7 +107,7 @@ def test_an_image_of_one_value_gives_finite_numbers(lite):
 
 def test_a_prompt_it_does_not_understand(lite, discs):
     mask = Prompt(*NO_POINTS, mask=torch.ones(128, 160, dtype=torch.bool))
-    with pytest.raises(InputError, match="lite_medsam does not accept a mask as a prompt, only a point or a box"):
+    with pytest.raises(InputError, match="lite_medsam takes no mask as a prompt, only a point or a box"):
         EncodedSlices(lite, discs).masks(0, mask)
     with pytest.raises(InputError, match=r"add the overlay configs/sam/lite_medsam\.json"):
         EverythingMode()(lite, discs)

@@ -59,10 +59,8 @@ def load_text_encoder(checkpoint: str | Path, tower: str = SENTENCE_ENCODER) -> 
             AutoModel.from_config(AutoConfig.from_pretrained(tower)), AutoTokenizer.from_pretrained(tower)
         )
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"The sentence encoder {tower} cannot be loaded ({str(error).splitlines()[0]}); give its folder with "
-            "--text_tower."
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{tower} cannot be loaded ({reason}); give its folder with --text_tower.") from error
     state = {key.removeprefix("module."): value for key, value in saved.get("model_state_dict", saved).items()}
     # Position numbers are a buffer in some versions of transformers and absent in others.
     dropped = (*DROPPED, "position_ids")

@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from scripts.data import protocol
+from scripts.data import pair_lists, protocol
 from scripts.data.reader import read_volume
 from tests.training.network.test_training_config import SMALL, lists, run, workflow_of  # noqa: F401 a fixture
 
@@ -73,7 +73,7 @@ def abdomens(tmp_path, monkeypatch):
         np.savetxt(path, np.eye(4))
         return str(path)
 
-    monkeypatch.setattr(protocol, "affine_start", no_start)
+    monkeypatch.setattr(pair_lists, "affine_start", no_start)
     return tmp_path
 
 
@@ -87,7 +87,7 @@ def test_cubes_of_the_learn2reg_protocol(abdomens):
     old, new = (np.asarray(s) / 2 - 0.5 for s in ((14, 12, 10), (20, 20, 20)))
     np.testing.assert_allclose(image.geometry.affine[:3, :3] @ new + image.geometry.affine[:3, 3], old * [3, 3, 4])
     assert set(np.unique(label.array)) == {0, 1, 12}  # without the gallbladder
-    # A voxel of the cube shows what lies at its place in the image.
+    # A voxel of the cube shows the voxel of the image at the same place.
     place = np.rint((image.geometry.affine[:3, :3] @ [4, 9, 9] + image.geometry.affine[:3, 3]) / [3, 3, 4]).astype(int)
     assert int(label.array[0, 4, 9, 9]) == int(
         nib.load(abdomens / "abdomen_ct" / "label0013.nii.gz").dataobj[tuple(place)]
