@@ -17,7 +17,7 @@ NAME = __name__.partition(".")[0]  # "scripts" in the bundle, "samreg" when inst
 def own_names(config: Any) -> Any:
     """The same config with ``scripts.`` replaced by the name under which this package is imported.
 
-    Another package called ``scripts`` may be loaded in the same process, so an installed package never asks for it.
+    Another package called ``scripts`` may be loaded in the same process, so an installed package never imports it.
     """
     if isinstance(config, dict):
         return {key: own_names(value) for key, value in config.items()}

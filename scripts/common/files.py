@@ -34,7 +34,7 @@ def there(path: str | Path) -> bool:
 
 
 def existing(path: str | Path, what: str, *, folder: bool = False) -> Path:
-    """The path of an input, checked before it is opened; ``~`` stands for the home folder.
+    """The path of an input, checked before it is opened; ``~`` is the home folder.
 
     Args:
         path: of a file.
@@ -61,7 +61,7 @@ def existing(path: str | Path, what: str, *, folder: bool = False) -> Path:
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The text of a UTF-8 file, with or without a byte order mark; ``what`` says in the message what it should be."""
+    """The text of a UTF-8 file, with or without a byte order mark; messages call it ``what``."""
     path = existing(path, what)
     if path.stat().st_size > TEXT_BYTES:
         raise InputError(f"{path} is larger than {TEXT_BYTES >> 20} MB, too large for {what}.")

@@ -47,7 +47,7 @@ def cosine_similarity(moving: Tensor, fixed: Tensor) -> Tensor:
 def position_prior(moving_mm: Tensor, fixed_mm: Tensor, sigma_mm: float) -> Tensor:
     """Gaussian of the distance between centroids (K_m, n) and (K_f, n) in mm, (K_m, K_f) in (0, 1].
 
-    Both lie on the common working grid, after the initial alignment; at ``sigma_mm`` the prior has fallen to 0.61.
+    Both are on the common working grid, after the initial alignment; at a distance of ``sigma_mm`` the prior is 0.61.
     """
     return torch.exp(-(torch.cdist(moving_mm.double(), fixed_mm.double()) ** 2) / (2 * sigma_mm**2)).float()
 

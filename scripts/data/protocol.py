@@ -17,7 +17,7 @@ from .pair_lists import ct_files, ct_pairs
 from .reader import read_volume
 from .splits import split_of
 
-GALLBLADDER = 4  # of the 13 organs of BTCV, the one that the protocol leaves out
+GALLBLADDER = 4  # the only one of the 13 organs of BTCV that the protocol leaves out
 
 
 def learn2reg_pairs(
@@ -31,8 +31,8 @@ def learn2reg_pairs(
 ) -> list[dict]:
     """Every unordered pair of a part of the abdominal CT subjects: 190 of 20 for training, 45 of 10 for testing.
 
-    The images are brought to a cube around their centre. Labels and masks lose the gallbladder, and the organs after it
-    move up by one. The affine alignment, which the challenge had done before, is computed once and kept.
+    The images are resampled to a cube around their centre. Labels and masks lose the gallbladder, and the values of the
+    organs after it decrease by one. The affine alignment, which the challenge provides, is computed once and kept.
 
     Args:
         data_dir: folder with ``abdomen_ct/`` and ``splits/``.

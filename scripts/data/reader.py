@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -67,8 +68,8 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
             ``frame`` refers to the series of the image.
 
     Returns:
-        The image; one with a single slice is 2-D. Pictures lie as ITK reads them: columns to the left, rows to the
-        posterior, 1 mm pixels.
+        The image; one with a single slice is 2-D. Pictures are placed as ITK reads them: columns to the left, rows to
+        the posterior, 1 mm pixels.
 
     Raises:
         InputError: the file is missing, unreadable, too large, 4-D without ``frame``, neither grey nor colour, or has
@@ -80,9 +81,7 @@ def read_volume(path: str | Path, *, frame: int | None = None, header: str = "au
     name, notes = path.name.lower(), []
     nifti: nib.Nifti1Header | None = None
 
-    def pick(count: int | None) -> int | None:
-        return _frame(path, count, frame, label)
-
+    pick = partial(_frame, path, frame, label)
     if is_dicom(path):
         array, affine = read_dicom(path, label)
     elif name.endswith(NIFTI):
@@ -166,7 +165,7 @@ def check_intensities(volume: Volume, fill_nan: float | None = None) -> NDArray:
     return array
 
 
-def _frame(path: Path, count: int | None, frame: int | None, label: bool) -> int | None:
+def _frame(path: Path, frame: int | None, label: bool, count: int | None) -> int | None:
     """The frame to take from a series of ``count`` frames; None for an image that is not a series."""
     if frame is not None and not isinstance(frame, Integral):
         raise InputError(f"The frame of {path} must be a whole number from 0, got {frame!r}.")

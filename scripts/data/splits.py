@@ -19,7 +19,7 @@ def split_of(split_dir: str | Path | None, data: str, subset: str) -> list[str]:
     which settings are chosen, and "inner_training", the others.
     """
     if split_dir is None:
-        raise InputError(f"No folder of splits was given; name the one that holds {data}.json with --split_dir.")
+        raise InputError(f"No folder of splits was given; give the folder of {data}.json with --split_dir.")
     path = Path(split_dir) / f"{data}.json"
     inner = subset.startswith("inner_")
     try:

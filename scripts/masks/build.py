@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,10 @@ def build_source(
     else:
         choices = [*NETS, *WITHOUT, "bundle:PATH", "files:PATTERN"]
         raise InputError(f"Unknown source of masks {source!r}; choose one of {', '.join(choices)}.")
-    try:
-        made = make(*arguments, **given)
-    except TypeError as error:
-        if "unexpected keyword" not in str(error):
-            raise
-        word = str(error).split("'")[1]
-        raise InputError(f"The source {source} has no option {word!r}; leave it out.") from error
+    unknown = given.keys() - inspect.signature(make).parameters
+    if unknown:
+        raise InputError(f"The source {source} has no option {min(unknown)!r}; leave it out.")
+    made = make(*arguments, **given)
     if redraw:
         if kind in NETS and not NETS[kind].redrawn:
             raise InputError(f"Redrawing improves no structure of the source {kind}; leave out --redraw.")

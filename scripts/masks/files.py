@@ -48,7 +48,7 @@ class FilesSource(MaskSource):
     """Masks from label maps on disk.
 
     Args:
-        pattern: path of the label map of an image; {folder} and {stem} stand for the folder and the name of the image,
+        pattern: path of the label map of an image, where {folder} and {stem} are the folder and the name of the image,
             e.g. "{folder}/{stem}_gt.nii.gz".
         values: value of each structure in the label maps.
 

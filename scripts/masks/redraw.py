@@ -2,7 +2,7 @@
 """Masks of a source redrawn by a Segment Anything model, slice by slice, each structure from its own box.
 
 A network names and locates structures; LiteMedSAM outlines the object in a box better than a compact network. A mask is
-replaced only if both agree. A ring stays as it is, because the model answers its box with the cavity.
+replaced only if both agree. A ring does not change, because the model fills its box with the cavity.
 """
 
 from __future__ import annotations

@@ -119,11 +119,11 @@ def joined(masks: SliceMasks, more: SliceMasks) -> SliceMasks:
 
 
 def rings(outer: SliceMasks, core: SliceMasks, picture: Tensor, most: int) -> SliceMasks:
-    """What lies between nested masks, the best and distinct ones.
+    """The best distinct regions between nested masks.
 
-    No box means a ring such as the myocardium, because its box encloses the cavity too. A ring is the difference of two
-    masks of which one encloses the other on all sides and fills between 15 and 85 % of it. It counts as much as both
-    masks are certain and its intensities differ from those of the core.
+    A box cannot denote a ring such as the myocardium, because it encloses the cavity too. A ring is the difference of
+    two masks, one of which encloses the other on all sides; the inner one fills between 15 and 85 % of the outer. Its
+    quality grows with the certainty of both masks and the contrast between ring and core.
 
     Args:
         outer: masks that may enclose a ring.

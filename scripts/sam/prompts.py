@@ -98,10 +98,10 @@ class EncodedSlices:
             return found[0].with_masks(*parts, torch.zeros(2))
         empty = self.empty(position)
         scale = empty.to_input.repeat(2)
-        asked = boxes.to(scale) * scale
+        given = boxes.to(scale) * scale
         more = propose(self.sam.proposals, empty.embedding, empty.scaled).boxes
-        more = more[(box_iou(more, asked) > NEAR).any(dim=1)][:MOST_NEAR]
-        prompts = enlarged(self.sam, torch.cat([asked, more]), empty.scaled)
+        more = more[(box_iou(more, given) > NEAR).any(dim=1)][:MOST_NEAR]
+        prompts = enlarged(self.sam, torch.cat([given, more]), empty.scaled)
         return self.described(redraw(self.sam, empty, prompts, BoxEverything()), position)
 
     @torch.no_grad()

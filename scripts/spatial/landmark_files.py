@@ -90,7 +90,7 @@ def write_landmark_file(path: str | Path, landmarks: Landmarks, geometry: Geomet
         path: ``.fcsv``, ``.json`` (Slicer markups), otherwise CSV with the columns x, y, z and, if there are labels,
             label.
         landmarks: CSV is written in their own frame; Slicer files are always in LPS.
-        geometry: grid of the image they lie in, needed for voxel indices.
+        geometry: grid of their image, needed for voxel indices.
     """
     path = Path(path)
     labels = landmarks.labels or [f"P{k + 1}" for k in range(len(landmarks.points_ras))]
@@ -117,7 +117,7 @@ def write_landmark_file(path: str | Path, landmarks: Landmarks, geometry: Geomet
             points = lps
         elif landmarks.frame == "voxel":
             if geometry is None:
-                raise InputError(f"{path.name}: voxel indices need the image that the landmarks lie in.")
+                raise InputError(f"{path.name}: voxel indices need the image of the landmarks.")
             points = apply_affine(np.linalg.inv(geometry.affine), points)
         writer.writerow(["x", "y", "z", *(["label"] if landmarks.labels else [])])
         for k, p in enumerate(points):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """Both images at both resolutions, the moving one as its header says or mirrored along an axis."""
+    """Both images at both resolutions, the moving one as in its header or mirrored along an axis."""
 
     fine: tuple[Matched, Matched]
     coarse: tuple[Matched, Matched]
@@ -66,10 +66,6 @@ class _Look:
         determinant = float(np.linalg.det(matrix[:-1, :-1]))
         fits = [likeness(*pair, as_itk(matrix), determinant) for pair in (self.coarse, self.fine)[: 1 + fine]]
         return Found(matrix, kind, float(np.mean([f.score for f in fits])), fits[-1], self.axis)
-
-    def unmirrored(self, matrix: NDArray) -> NDArray:
-        """The same transform for the moving image as its header says."""
-        return matrix if self.axis is None else reflection(self.fine[1].image, self.axis) @ matrix
 
 
 def search(fixed: Scan, moving: Scan) -> tuple[Found, list[str]]:
@@ -98,9 +94,9 @@ def search(fixed: Scan, moving: Scan) -> tuple[Found, list[str]]:
             finals += _refined(view, found)
     still = [look.rate(np.eye(ndim + 1), "as scanned"), look.rate(_shifted(look, np.eye(ndim)), "centres")]
     chosen, notes = choose(finals, still)
-    view = looks[0 if chosen.mirrored is None else chosen.mirrored + 1]
-    matrix = view.unmirrored(chosen.matrix)
-    return Found(matrix, chosen.kind, chosen.score, chosen.fit, chosen.mirrored), notes
+    if chosen.mirrored is not None:
+        chosen = replace(chosen, matrix=reflection(look.fine[1].image, chosen.mirrored) @ chosen.matrix)
+    return chosen, notes
 
 
 def choose(finals: Iterable[Found], still: Iterable[Found]) -> tuple[Found, list[str]]:

@@ -26,7 +26,7 @@ class PhantomPair:
         moving_label: anatomical labels of the moving image, uint8.
         fixed_label: anatomical labels of the fixed image, uint8.
         moving_tissue: every tissue numbered, uint8: exact masks of all visible regions.
-        fixed_tissue: likewise.
+        fixed_tissue: the same of the fixed image.
         ddf: (2 or 3, X, Y[, Z]) float32 on the fixed grid, in fixed voxels, pull convention:
             ``moving(x + ddf(x))`` is the fixed scene at x, both read in fixed voxels.
         moving_affine: (4, 4) voxel to RAS mm.
