@@ -247,7 +247,7 @@ def _descend(
             best, best_loss = displacement.detach(), loss
         # Adam's first steps may lead uphill, so a plateau is where nothing changes rather than where nothing improves.
         recent = losses[-settings.patience :]
-        if len(recent) == settings.patience and max(recent) - min(recent) <= 1e-3 * abs(loss):
+        if len(recent) == settings.patience and max(recent) - min(recent) <= 1e-3 * abs(loss) + 1e-6:
             if progress is not None:
                 progress(settings.steps - step - 1, loss)
             break

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..losses.smoothness import diffusion
 from ..spatial.warp import compose, identity_grid, integrate, resize_ddf
 from .image_terms import ImageTerm
+from .mask_grids import shrink_masks
 from .pair_loss import PairLoss
 
 ROUNDS = 10  # motions that make up a given displacement
@@ -40,7 +41,7 @@ class Level:
         self.sigmas = (sigma * self.unit).flatten().tolist()
         if valid is not None:
             valid = tuple(F.interpolate(v[None, None].float(), self.shape, mode="area")[0, 0] for v in valid)
-        self.pairs = PairLoss(*(_shrink_masks(m, self.shape) for m in masks), weights, valid)
+        self.pairs = PairLoss(*(shrink_masks(m, self.shape) for m in masks), weights, valid)
         self.images = images.at(self.shape) if images is not None and images.weight else None
 
     def displacement(self, unknown: Tensor, carry: Tensor) -> Tensor:
@@ -97,12 +98,3 @@ def gaussian_smooth(x: Tensor, sigmas: Sequence[float]) -> Tensor:
 def squarings(velocity: Tensor, longest: float = 0.5) -> int:
     """Squarings after which the first step of scaling and squaring is at most ``longest`` voxels; at least one."""
     return max(1, math.ceil(math.log2(max(float(velocity.detach().abs().max()) / longest, 1.0))))
-
-
-def _shrink_masks(masks: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Coverage (K, *shape) uint8 of masks at a level, mask by mask so that no float copy of all of them exists."""
-    if tuple(masks.shape[1:]) == shape or not len(masks):
-        return masks if len(masks) else masks.new_zeros(0, *shape)
-    return torch.cat(
-        [F.interpolate(m[None, None].float(), shape, mode="area")[0].round().to(torch.uint8) for m in masks]
-    )

@@ -1,10 +1,10 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The overlap term of equation 2 of Huang et al. 2024, each pair of masks warped only where it can overlap."""
+"""The overlap term of equation 2 of Huang et al. 2024, each pair of masks compared only where it can overlap."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,33 +13,40 @@ from torch.nn import functional as F
 from ..metrics.overlap import bounding_box
 from ..spatial.warp import identity_grid, sample
 
+BLOCK = 4  # voxels along an axis that are tried together when the voxels that reach a mask are looked for
+GROUP_VOXELS = 500_000  # of the boxes of masks that are warped together, which bounds the memory
+EPS = 1e-5  # added to both parts of the Dice quotient
+
 
 class PairLoss:
     """Sum over pairs of mean squared error and Dice loss of the warped moving and the fixed mask.
 
-    A region covers a small part of the grid, and a warped mask is zero wherever the field does not point next to its
-    box. One pair after the other is therefore warped in the window from where its box can be reached; outside it the
-    squared error is that of the fixed mask alone. The result is exact, costs a small share of warping all masks whole,
-    and the floats of one window are all the memory it takes, however many pairs there are.
+    A region covers a small part of the grid, and a warped mask is zero in every voxel that is not mapped next to its
+    box. Only the other voxels are interpolated, those of many masks in one list, with the derivative in closed form.
+    The result is exact and costs a small share of warping all masks whole.
 
     Args:
         moving: (K, *shape) uint8 coverage 0..255.
         fixed: (K, *shape) uint8, mask k corresponds to moving mask k.
         weights: (K,) of the pairs; None weights them equally.
         valid: weight (*shape) of the voxels of the moving and of the fixed image, 0 where they are excluded; both masks
-            are compared only where neither is. Every mask is then warped whole.
+            are compared only where neither is.
     """
 
     def __init__(
         self, moving: Tensor, fixed: Tensor, weights: Tensor | None = None, valid: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        self.fixed, self.valid = fixed, valid
-        self.weights = [1.0] * len(moving) if weights is None else weights.tolist()
+        self.valid = valid
+        weights = torch.ones(len(moving)) if weights is None else weights
         # An empty mask has the box of the first voxel.
         boxes = [bounding_box(m > 0, 0) if m.any() else (slice(0, 1),) * m.ndim for m in moving]
-        self.crops = [mask[box] for mask, box in zip(moving, boxes)]
-        self.boxes = [[(s.start, s.stop) for s in box] for box in boxes]
-        self.squares = [(f / 255).square().sum() for f in fixed]
+        ends = torch.cumsum(torch.tensor([math.prod(s.stop - s.start for s in box) for box in boxes]), dim=0)
+        parts = (ends // GROUP_VOXELS).tolist()
+        members = [[k for k, part in enumerate(parts) if part == p] for p in sorted(set(parts))]
+        self.groups = [
+            MaskGroup([moving[k][boxes[k]] for k in m], [boxes[k] for k in m], fixed[m], weights[m].to(fixed.device))
+            for m in members
+        ]
 
     def __call__(self, ddf: Tensor, gradient: Tensor | None = None) -> float:
         """The loss at a field.
@@ -48,41 +55,123 @@ class PairLoss:
             ddf: (1, n, *shape) voxels.
             gradient: same shape; the derivative of the loss by the field is added to it.
         """
-        shape = tuple(ddf.shape[2:])
-        reach = torch.stack([ddf[0].flatten(1).amin(dim=1), ddf[0].flatten(1).amax(dim=1)], dim=1).tolist()
-        places = identity_grid(shape, ddf.device, ddf.dtype)
-        # A border of zeros lets a mask fade out over one voxel, as it does inside the whole grid; an axis of one voxel
-        # is read at that voxel wherever the field points.
-        margin = [int(size > 1) for size in shape]
+        targets = identity_grid(ddf.shape[2:], ddf.device, ddf.dtype) + ddf.detach()
         look = None
         if self.valid is not None:
-            look = self.valid[1].to(ddf) * sample(self.valid[0].to(ddf)[None, None], ddf.detach() + places)[0, 0]
+            look = self.valid[1].to(ddf) * sample(self.valid[0].to(ddf)[None, None], targets)[0, 0]
         total = ddf.new_zeros(())
-        for box, crop, fixed, square, weight in zip(self.boxes, self.crops, self.fixed, self.squares, self.weights):
-            window = _window(box, reach, shape) if look is None else tuple(slice(0, s) for s in shape)
-            leaf = ddf[(..., *window)].detach().requires_grad_(gradient is not None)
-            mask = F.pad(crop.to(ddf)[None, None] / 255, [m for m in reversed(margin) for _ in range(2)])
-            corner = ddf.new_tensor([a - m for (a, _), m in zip(box, margin)]).view(1, -1, *[1] * len(box))
-            warped = sample(mask, leaf + (places[(..., *window)] - corner), padding="zeros")[0, 0]
-            target = fixed[window].to(ddf) / 255
-            if look is not None:
-                warped, target = warped * look, target * look
-                square = target.square().sum()
-            outside = square - target.square().sum()
-            error = ((warped - target).square().sum() + outside) / math.prod(shape)
-            both = 2 * (warped * target).sum()
-            loss = error + 1 - (both + 1e-5) / (warped.square().sum() + square + 1e-5)
-            loss = loss if weight == 1 else weight * loss
-            total += loss.detach()
-            if gradient is not None:
-                gradient[(..., *window)] += torch.autograd.grad(loss, leaf)[0]
+        for group in self.groups:
+            total += group.loss(targets[0], look, None if gradient is None else gradient[0])
         return float(total)
 
 
-def _window(box: Sequence[tuple[int, int]], reach: Sequence[Sequence[float]], shape: Sequence[int]) -> tuple:
-    """At least the voxels from which displacements within ``reach`` lead to less than one voxel from the box."""
-    window = []
-    for (a, b), (least, most), size in zip(box, reach, shape):
-        first = min(max(math.floor(a - 1 - most), 0), size - 1)
-        window.append(slice(first, min(max(math.ceil(b - least) + 1, first + 1), size)))
-    return tuple(window)
+class MaskGroup:
+    """Pairs of masks whose loss is computed at once.
+
+    Args:
+        crops: of each moving mask (K of them), uint8, to its box.
+        boxes: of the crops, a slice for each axis.
+        fixed: (K, *shape) uint8.
+        weights: (K,) of the pairs.
+    """
+
+    def __init__(self, crops: list[Tensor], boxes: list[tuple[slice, ...]], fixed: Tensor, weights: Tensor) -> None:
+        self.fixed, self.weights = fixed, weights
+        device = fixed.device
+        # A border of zeros lets a mask fade out over one voxel, as it does inside the whole grid. An axis of one voxel
+        # is read at that voxel wherever the field points.
+        self.active = [axis for axis, size in enumerate(fixed.shape[1:]) if size > 1]
+        margin = [int(axis in self.active) for axis in range(fixed.ndim - 1)]
+        padded = [F.pad(crop, [m for m in reversed(margin) for _ in range(2)]) for crop in crops]
+        self.values = torch.cat([crop.flatten() for crop in padded])
+        sizes = torch.tensor([crop.numel() for crop in padded], device=device)
+        self.starts = sizes.cumsum(dim=0) - sizes
+        # By axis: the step from one voxel of a crop to the next, the first voxel of its box and the one after the last.
+        self.strides = torch.tensor([crop.stride() for crop in padded], device=device).T.contiguous()
+        self.first = torch.tensor([[s.start for s in box] for box in boxes], device=device).T.contiguous()
+        self.stop = torch.tensor([[s.stop for s in box] for box in boxes], device=device).T.contiguous()
+        self.squares = torch.stack([(f / 255).square().sum() for f in fixed])
+
+    def loss(self, targets: Tensor, look: Tensor | None, gradient: Tensor | None) -> Tensor:
+        """The weighted loss of the group.
+
+        Args:
+            targets: (n, *shape) voxel coordinates of the moving image that every fixed voxel is mapped to.
+            look: (*shape) weight of the voxels, or None.
+            gradient: (n, *shape); the derivative by the targets is added.
+        """
+        owner, voxel = self.reaching(targets)
+        warped, slopes = self.read(owner, targets.flatten(1).index_select(1, voxel))
+        target = self.fixed.flatten().index_select(0, owner * targets[0].numel() + voxel).to(warped) / 255
+        squares = self.squares.to(warped)
+        if look is not None:
+            seen = look.flatten().index_select(0, voxel)
+            warped, target = warped * seen, target * seen
+            squares = torch.stack([(f / 255 * look).square().sum() for f in self.fixed])
+        both, own = (squares.new_zeros(len(squares)).index_add_(0, owner, warped * x) for x in (target, warped))
+        count, sums = targets[0].numel(), own + squares + EPS
+        loss = (own - 2 * both + squares) / count + 1 - (2 * both + EPS) / sums
+        if gradient is not None:
+            by_both = self.weights * (-2 / count - 2 / sums)
+            by_own = self.weights * (1 / count + (2 * both + EPS) / sums.square())
+            by_warped = by_both.index_select(0, owner) * target + 2 * by_own.index_select(0, owner) * warped
+            by_warped = by_warped if look is None else by_warped * seen
+            for axis, slope in zip(self.active, slopes):
+                gradient[axis].view(-1).index_add_(0, voxel, by_warped * slope)
+        return (self.weights * loss).sum()
+
+    def reaching(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks (P,) and flat voxels (P,) that are mapped to less than one voxel from the box of the mask.
+
+        Blocks of voxels are tried first, by the lowest and the highest coordinate they are mapped to.
+        """
+        shape, n = targets.shape[1:], len(targets)
+        pool = F.max_pool2d if n == 2 else F.max_pool3d
+        block = [min(BLOCK, size) for size in shape]
+        low, high = -pool(-targets, block, ceil_mode=True), pool(targets, block, ceil_mode=True)
+        near = torch.ones(len(self.weights), *low.shape[1:], dtype=torch.bool, device=targets.device)
+        for axis in self.active:
+            first, stop = (x[axis].view(-1, *[1] * n) for x in (self.first, self.stop))
+            near &= (high[axis] > first - 1) & (low[axis] < stop)
+        owner, *corners = near.nonzero().T
+        within = [axis.flatten() for axis in identity_grid(block, targets.device, torch.long)[0]]
+        strides = self.fixed[0].stride()
+        begin = sum(corner * (step * stride) for corner, step, stride in zip(corners, block, strides))
+        voxel, hit = begin[:, None] + sum(offset * stride for offset, stride in zip(within, strides)), None
+        for corner, step, offset, size in zip(corners, block, within, shape):
+            if size % step:  # the last block is not full
+                inside = (corner * step)[:, None] + offset < size
+                hit = inside if hit is None else hit & inside
+        voxel = voxel.flatten() if hit is None else voxel.where(hit, 0).flatten()
+        for axis in self.active:
+            place = targets[axis].flatten().index_select(0, voxel).view(len(owner), -1)
+            first, stop = (x[axis].index_select(0, owner)[:, None] for x in (self.first, self.stop))
+            found = (place > first - 1) & (place < stop)
+            hit = found if hit is None else hit & found
+        chosen = hit.flatten().nonzero()[:, 0]
+        return owner.index_select(0, chosen // len(within[0])), voxel.index_select(0, chosen)
+
+    def read(self, owner: Tensor, places: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Values (P,) in [0, 1] of the masks at places (n, P) in voxels, and their derivatives along the active axes.
+
+        Every place is less than one voxel from the box of its mask.
+        """
+        index, shares, steps = self.starts.index_select(0, owner), [], []
+        for axis in self.active:
+            local = places[axis] - (self.first[axis].index_select(0, owner) - 1)
+            cell = local.floor()
+            steps.append(self.strides[axis].index_select(0, owner))
+            index, shares = index + cell.long() * steps[-1], [*shares, local - cell]
+        corners = []
+        for bits in itertools.product((0, 1), repeat=len(steps)):
+            corner = index
+            for bit, step in zip(bits, steps):
+                corner = corner + step if bit else corner
+            corners.append(self.values.index_select(0, corner))
+        value = torch.stack(corners).to(places).div_(255).view(*[2] * len(steps), -1)
+        slopes: list[Tensor] = []
+        for share in shares:
+            slope = value[1] - value[0]
+            slopes = [s[0] + share * (s[1] - s[0]) for s in slopes] + [slope]
+            value = value[0] + share * slope
+        return value, slopes

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..spatial.warp import compose, resize_ddf, warp
 from .discrete import SearchSettings, search
 from .image_terms import ImageTerm
+from .mask_grids import shrink_masks
 
 Stage = tuple[float, int]  # cell and reach, see SearchSettings
 STAGES: tuple[Stage, ...] = ((4.0, 4), (2.0, 3))
-MASK_VOXELS = 200_000  # masks are compared on cells, so they are kept on a grid of at most so many voxels
+MASK_VOXELS = 100_000  # masks are compared on cells, so they are kept on a grid of at most so many voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,4 +87,4 @@ def _small(masks: Tensor, spacing: Sequence[float]) -> Tensor:
     shape = tuple(masks.shape[1:])
     shrink = max(1.0, (math.prod(shape) / MASK_VOXELS) ** (1 / sum(s > 16 for s in shape) if max(shape) > 16 else 1))
     fewer = tuple(max(1, round(s / shrink)) if s > 16 else s for s in shape)
-    return torch.cat([F.interpolate(m[None, None].float() / 255, fewer, mode="area")[0] for m in masks])
+    return shrink_masks(masks, fewer, torch.float32) / 255

@@ -9,6 +9,7 @@ from scripts.benchmarks.speed.dense import plain_loop, roi_dice, roi_loss
 from scripts.common.errors import InputError
 from scripts.metrics.jacobian import regularity
 from scripts.metrics.overlap import dice
+from scripts.roi import pair_loss
 from scripts.roi.centroids import fit_centroids
 from scripts.roi.dense import DenseSettings, level_shapes, roi_to_dense
 from scripts.roi.image_terms import image_term
@@ -76,8 +77,10 @@ def test_regions_that_lie_on_each_other_stay(shape):
     assert roi_to_dense(moving, moving.clone(), [1.0] * len(shape)).ddf.abs().max() < 0.01
 
 
-@pytest.mark.parametrize("shape", [(32, 30), (20, 18, 7), (24, 22, 1)])
-def test_windows_of_pairs_change_neither_loss_nor_gradient(shape):
+@pytest.mark.parametrize("group", [500_000, 1000])
+@pytest.mark.parametrize("shape", [(32, 30), (20, 18, 7), (24, 22, 1), (3, 40)])
+def test_a_list_of_the_voxels_that_reach_a_mask_has_the_loss_and_gradient_of_whole_masks(shape, group, monkeypatch):
+    monkeypatch.setattr(pair_loss, "GROUP_VOXELS", group)  # all pairs at once, and in several groups
     generator = torch.Generator().manual_seed(1)
     moving = (torch.rand(4, *shape, generator=generator) * 255).to(torch.uint8)
     fixed = (torch.rand(4, *shape, generator=generator) * 255).to(torch.uint8)
@@ -88,10 +91,11 @@ def test_windows_of_pairs_change_neither_loss_nor_gradient(shape):
     moving[3] = 0  # an empty mask
     ddf = torch.randn(1, len(shape), *shape, generator=generator) * 4 - 2
     gradient = torch.zeros_like(ddf)
-    found = PairLoss(moving, fixed)(ddf, gradient)
+    weights = torch.tensor([1.0, 0.5, 2.0, 1.0])
+    found = PairLoss(moving, fixed, weights)(ddf, gradient)
     leaf = ddf.clone().requires_grad_()
     warped = warp(moving[None].float() / 255, leaf, padding="zeros")[0]
-    whole = roi_loss(warped, fixed / 255).sum()
+    whole = (weights * roi_loss(warped, fixed / 255)).sum()
     whole.backward()
     assert found == pytest.approx(whole.item(), rel=1e-5)
     torch.testing.assert_close(gradient, leaf.grad, atol=1e-6, rtol=1e-4)
@@ -155,7 +159,7 @@ def test_a_first_step_uphill_does_not_end_the_search():
     moving = torch.stack([disc(shape, c, 3.0) for c in centres])
     shifts = (torch.rand(25, 2, generator=generator) * 6 - 3).tolist()
     fixed = torch.stack([disc(shape, [c + d for c, d in zip(cs, ds)], 3.0) for cs, ds in zip(centres, shifts)])
-    settings = DenseSettings(smoothness=1.0, learning_rate=1.5, patience=4)
+    settings = DenseSettings(smoothness=1.0, learning_rate=2.0, patience=4)
     coarse = roi_to_dense(moving, fixed, (1, 1), settings).history[0]
     assert min(coarse[1 : settings.patience + 1]) > coarse[0]  # uphill for as long as the patience
     assert min(coarse) < coarse[0]
