@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -114,12 +116,45 @@ def test_files_are_short_and_quiet(path):
             assert any(k.arg == "weights_only" for k in node.keywords), f"torch.load in {path.name}"
 
 
-def test_requirements_and_metadata_name_the_same_packages():
+def listed_requirements() -> set[str]:
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    listed = {line.split(">")[0].split("=")[0].strip().lower() for line in lines if line and not line.startswith("#")}
+    return {re.split("[<>=]", line)[0].strip().lower() for line in lines if line and not line.startswith("#")}
+
+
+def needed_packages(path: Path) -> set[str]:
+    """The packages that a module imports, but for those whose absence it handles."""
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    handled: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Try) and any("ImportError" in ast.unparse(h) for h in node.handlers):
+            handled |= {inner for part in node.body for inner in ast.walk(part)}
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and node not in handled:
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node not in handled and not node.level:
+            names.add(str(node.module))
+    return (
+        {name.split(".")[0] for name in names}
+        - sys.stdlib_module_names
+        - set(re.findall(r'find_spec\("(\w+)"\)', text))
+    )
+
+
+def test_nothing_is_imported_that_requirements_do_not_list():
+    """The apps and the benchmarks of other programs have requirements of their own."""
+    providers, listed = packages_distributions(), listed_requirements()
+    for path in sources():
+        for name in set() if floor_of(path) in ("apps", "benchmarks") else needed_packages(path):
+            found = {provider.lower() for provider in providers.get(name, [name])}
+            assert found & listed, f"{path.name} imports {name}, which requirements.txt lacks"
+
+
+def test_requirements_and_metadata_name_the_same_packages():
     metadata = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     named = {name.lower() for name in metadata["required_packages_version"]} | {"monai", "torch", "numpy"}
-    assert listed == named
+    assert listed_requirements() == named
 
 
 def test_every_shipped_weight_is_small_and_logged():
