@@ -34,6 +34,8 @@ def transform_names(transforms: str | Path | Sequence[str | Path]) -> list[str]:
         return [name.strip().strip("[]'\" ") for name in transforms.split(",") if name.strip("[]'\" ")]
     if isinstance(transforms, (str, Path)):
         return [str(transforms)]
+    if not isinstance(transforms, Sequence) or not all(isinstance(name, (str, Path)) for name in transforms):
+        raise InputError(f"Transforms must be files, got {transforms!r}.")
     return [str(name) for name in transforms]
 
 

@@ -105,6 +105,8 @@ class Command:
         argument = self.arguments.get(name)
         kind = argument.kind if argument else KINDS.get(name, "value")
         value = read_value(text, kind)
+        if value is None and argument and not argument.may_be_none:
+            raise InputError(f"--{name} cannot be None; {self.program} --help shows what it takes.")
         check_value(name, value, argument.default if argument else self.config.get(name), kind)
         return value
 

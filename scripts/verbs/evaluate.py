@@ -154,6 +154,8 @@ def _names(names: str | dict | None) -> dict[str, str]:
             raise
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{names} is not a JSON file of structure names by label value.") from error
+    if not isinstance(names or {}, dict):
+        raise InputError(f"names must be a dictionary of structure names by label value, got {names!r}.")
     return {str(k): str(v) for k, v in (names or {}).items()}
 
 

@@ -24,6 +24,7 @@ class Argument:
         default: None also where the argument is required.
         required: it has no default.
         by_position: it may be given without its name.
+        may_be_none: its annotation allows None.
         help: from the docstring.
     """
 
@@ -32,6 +33,7 @@ class Argument:
     default: Any
     required: bool
     by_position: bool
+    may_be_none: bool
     help: str
 
 
@@ -55,10 +57,11 @@ def read_signature(module: Path, function: str) -> Signature:
     values += [missing if d is None else ast.literal_eval(d) for d in spec.kw_defaults]
     arguments = []
     for position, (item, value) in enumerate(zip([*spec.args, *spec.kwonlyargs], values)):
-        kind, required = _kind(ast.unparse(item.annotation)), value is missing
+        annotation, required = ast.unparse(item.annotation), value is missing
+        default, by_position = None if required else value, position < len(spec.args)
         line = lines.get(item.arg, "")
         arguments.append(
-            Argument(item.arg, kind, None if required else value, required, position < len(spec.args), line)
+            Argument(item.arg, _kind(annotation), default, required, by_position, "None" in annotation, line)
         )
     return Signature(tuple(arguments), text.split("\n\n")[0].replace("\n", " "), spec.kwarg is not None)
 

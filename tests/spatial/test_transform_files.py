@@ -182,6 +182,9 @@ def test_unreadable_files(tmp_path):
         write_chain(tmp_path / "f.xyz", [affine_step()], None)
     with pytest.raises(InputError, match="a field needs a grid"):
         write_chain(tmp_path / "g.nii.gz", [affine_step()], None)
+    for wrong in (None, 5, {"a.h5": 1}, ["a.h5", None]):
+        with pytest.raises(InputError, match="Transforms must be files, got"):
+            read_chain(wrong)
     with pytest.raises(InputError, match="No transform"):
         read_chain("")
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from importlib import import_module
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_signatures_are_those_of_the_functions(name):
     read = {a.name: inspect.Parameter.empty if a.required else a.default for a in Command(name, "x").arguments.values()}
     assert read == found
     assert all(a.help and "``" not in a.help for a in Command(name, "x").arguments.values())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_none_is_refused_where_the_function_does_not_take_it(name):
+    """Also for an argument with a default, such as the output folder of evaluate."""
+    function = getattr(import_module(f"scripts.{module_of(name)}"), name)
+    hints, arguments = get_type_hints(function), Command(name, "x").arguments
+    for argument in arguments:
+        words = [name, *(f"--{other}=1" for other, a in arguments.items() if a.required and other != argument)]
+        if type(None) in get_args(hints[argument]):
+            assert parse([*words, f"--{argument}=None"], "x")[1][argument] is None
+        else:
+            with pytest.raises(InputError, match=f"--{argument} cannot be None; x {name} --help"):
+                parse([*words, f"--{argument}=None"], "x")
 
 
 def test_help_is_grouped_with_defaults_and_loads_nothing_heavy(bundle):

@@ -235,6 +235,7 @@ def test_what_is_refused(cases, heart_files, tmp_path):
         (["task.json"], {"fields": str(tmp_path)}, "has none of eval_pairs"),
         (["nowhere.csv"], {}, "does not exist"),
         ([], {}, "Nothing to evaluate"),
+        ([], {"transforms": field, "names": 5}, "names must be a dictionary of structure names .*, got 5"),
         ([], {"transforms": field, "moving_label": label}, "only the moving_label is named"),
         ([], {"transforms": field, "fixed_landmarks": str(few), "moving_landmarks": heart_files["moving_landmarks"]},
          "1 fixed and 24 moving landmarks"),
