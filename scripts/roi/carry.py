@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""A region carried from one slice to another by the features of single places.
+"""A region carried from one slice to another by the features of single cells of the embedding.
 
-Every place of the other slice takes the mask value of the places of the first that are most like it. The background
-competes for every place, so the answer has the outline of the region and not only its middle. This is the label
-propagation of Jabri et al. 2020, "Space-time correspondence as a contrastive random walk", section 4.1.
+Every cell of the other slice takes the mask value of the most similar cells of the first. The background competes for
+every cell, so the result has the outline of the region, not only its middle. This is the label propagation of Jabri et
+al. 2020, "Space-time correspondence as a contrastive random walk", section 4.1.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from ..sam.slice_masks import SliceMasks
 from .regions import cell_coverage
 
-NEIGHBOURS = 8  # places of the first slice that decide about one of the other
+NEIGHBOURS = 8  # cells of the first slice that vote for one of the other
 TEMPERATURE = 0.07  # of the cosine similarity
-LEVELS = (0.35, 0.6)  # of the highest value: outlines that become boxes
+LEVELS = (0.35, 0.6)  # shares of the highest value, whose outlines become boxes
 
 
 def cells(masks: SliceMasks) -> tuple[Tensor, Tensor]:
@@ -37,10 +37,10 @@ def carried(begin: SliceMasks, target: SliceMasks, sigma_px: float) -> Tensor:
     Args:
         begin: a slice with exactly one mask.
         target: a slice of the same size, described by the same model.
-        sigma_px: standard deviation of the prior that places stay where they are, pixels.
+        sigma_px: standard deviation of the prior that cells keep their place, pixels.
 
     Returns:
-        (e, e) in [0, 1], 0 where the cell shows nothing of the slice.
+        (e, e) in [0, 1], 0 in cells of the padding.
     """
     shown, places = cells(begin)
     features = [F.normalize(m.embedding.float().flatten(1), dim=0)[:, shown] for m in (begin, target)]

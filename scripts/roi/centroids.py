@@ -13,15 +13,15 @@ def fit_centroids(
     """Ridge-regularised, outlier-resistant affine fit, fixed to moving.
 
     Minimises ``sum_k w_k |B x_k + t - y_k|^2 + ridge * W * extent^2 |B - I|^2``: one pair gives a translation, many
-    pairs spread over the image an affine map, everything between a compromise. Three rounds of Huber reweighting take
-    the influence from wrong pairs.
+    pairs spread over the image give an affine map, and cases between give a compromise. Three rounds of Huber
+    reweighting reduce the influence of wrong pairs.
 
     Args:
         moving_mm: (K, n) centroids, mm from the corner of the working grid, K >= 1.
         fixed_mm: (K, n).
         weights: (K,) positive.
-        extent_mm: scale of the image, mm; with ``ridge`` it decides how much spread the pairs need to be trusted.
-        ridge: strength of the pull towards a pure translation.
+        extent_mm: size of the image, mm; with ``ridge`` it sets the spread from which the pairs are trusted.
+        ridge: strength of the penalty on all but a translation.
 
     Returns:
         (n, n + 1) matrix [B | t].

@@ -16,15 +16,15 @@ from .staged_search import Found
 def confidence(displacement: Tensor, found: Found, spacing: Sequence[float], tolerance_mm: float) -> Tensor:
     """Confidence of a field.
 
-    A voxel is mapped to the moving image by the final field and back by the backward field of the search. Where it
-    misses its place by d, the agreement is ``1 / (1 + (d / tolerance)^2)``. It is multiplied by 1 minus the width of
-    the minimum of the costs: among equally good displacements the choice is a guess.
+    A voxel is mapped to the moving image by the final field and back by the backward field of the search. If it misses
+    its place by d, the agreement is ``1 / (1 + (d / tolerance)^2)``. It is multiplied by 1 minus the width of
+    the minimum of the costs, because a choice among equally good displacements is a guess.
 
     Args:
         displacement: (1, n, *shape) voxels, the final field before the linear start.
-        found: of the search.
+        found: the result of the search.
         spacing: mm.
-        tolerance_mm: miss at which the agreement is one half.
+        tolerance_mm: distance d at which the agreement is one half.
 
     Returns:
         (1, 1, *shape) in [0, 1].

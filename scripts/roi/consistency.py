@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""How far a pair of regions agrees with the pairs around it: wrong pairs bend the field, so they count less.
+"""How well a pair of regions agrees with the pairs around it: wrong pairs bend the field, so they count less.
 
-Neighbouring structures move similarly, in the same slice and in the slices next to it. So the motion of each pair is
-compared with what its neighbours predict without it, and with a robust affine fit of all pairs; the smaller error, in
-units of the usual one of the whole set, gives the weight of Geman and McClure, as in Zhou et al. 2016, "Fast global
+Neighbouring structures move similarly, in the same slice and in the next ones. So the motion of each pair is compared
+with the prediction of its neighbours and with a robust affine fit of all pairs. The smaller error, divided by the usual
+error of the whole set, gives the weight of Geman and McClure, as in Zhou et al. 2016, "Fast global
 registration", section 3.
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .centroids import fit_centroids
 
-NEIGHBOURS = 6  # pairs that predict the motion of one
-FLOOR_MM = 2.0  # disagreement that raises no doubt, whatever the others do
+NEIGHBOURS = 6  # pairs that predict the motion of another
+FLOOR_MM = 2.0  # smaller disagreement never raises a doubt
 
 
 def certainty(
@@ -27,13 +27,13 @@ def certainty(
         moving_mm: (K, n) centroids, mm.
         fixed_mm: (K, n) centroids of their partners, mm.
         weights: (K,) positive weights of the pairs as predictors.
-        radius_mm: (K,) radius of the fixed regions, mm; the centroid of a large region moves with its outline and may
+        radius_mm: (K,) radius of the fixed regions, mm; the centroid of a large region follows its outline and may
             disagree by a quarter of its radius.
-        strictness: 0 trusts all pairs; 2 halves the disagreement that is allowed.
+        strictness: 0 trusts all pairs; 2 halves the allowed disagreement.
 
     Returns:
-        (K,) 1 where a pair moves as its neighbours do, 0.25 at the disagreement that is just allowed. All ones where
-        there are fewer than four pairs, because a wrong one cannot be told from the others.
+        (K,) 1 for a pair that moves as its neighbours do, 0.25 at the allowed disagreement. All ones for fewer than
+        four pairs, among which a wrong one cannot be identified.
     """
     count = len(fixed_mm)
     if count < 4 or strictness == 0:
@@ -67,7 +67,7 @@ def cycle_consistent(score: Tensor, rows: Tensor, columns: Tensor, margin: float
         score: (K_m, K_f) score of every two regions.
         rows: (K,) moving regions of the pairs.
         columns: (K,) fixed regions of the pairs.
-        margin: by which another choice may be better.
+        margin: by how much another choice may be better.
     """
     if not len(rows):
         return torch.zeros(0, dtype=torch.bool)

@@ -2,10 +2,10 @@
 """ROI-to-dense: a displacement field from corresponding regions and the images, equation 2 of Huang et al. 2024.
 
 The reference takes 10,000 Adam steps on the voxels of the full grid. Here a search over displacements and a closed-form
-linear map give the start. Then every level from coarse to fine adds a small smooth motion, with steps that fade out,
-stops where nothing changes any more, and keeps its best state. The objective is the paper's: the sum over pairs of mean
-squared error and Dice, plus the gradient of the field (of what it adds to the linear start). An image term joins it
-unless its weight is 0.
+linear map give the start. Then every level from coarse to fine adds a small smooth motion with decaying steps, stops
+when the objective no longer changes, and keeps its best state. The objective is the paper's: the sum over pairs of mean
+squared error and Dice, plus the gradient of the field (without the linear start). An image term is added unless its
+weight is 0.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .image_terms import TERMS, ImageTerm, image_term, with_channels
 from .level import Level
 from .staged_search import STAGES, Found, Stage, mask_weights, staged_search
 
-TOLERANCE = 2.0  # voxels of the finest level by which both directions may disagree at half the confidence
+TOLERANCE = 2.0  # voxels of the finest level; this disagreement of both directions halves the confidence
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class DenseSettings:
         region_weight: factor of the terms of all region pairs; 1 is the paper's objective.
         named_weight: weight in the objective of each structure that is known by name.
         image_weight: weight of the image term; 0 is the paper's objective, more makes a hybrid.
-        image_term: "mind", the mean squared difference of the self-similarity of the images, which a difference of
-            contrast leaves alone, or "lncc", 1 - LNCC.
+        image_term: "mind", the mean squared difference of the self-similarity of the images, which does not depend on
+            their contrast, or "lncc", 1 - LNCC.
         intensity_weight: weight of the squared difference of the intensities beside that of MIND, in the search and in
             the objective; ignored for images of different contrast, see :func:`scripts.roi.image_terms.image_term`.
         discrete: begins with a search over displacements.
@@ -56,7 +56,7 @@ class DenseSettings:
         patience: steps without change that end a level.
         max_feature_voxels: the images are described on a grid of at most so many voxels.
         max_voxels: the finest level has at most so many voxels.
-        max_work: the finest level has at most so many voxels times pairs, which bounds the time whatever K is.
+        max_work: the finest level has at most so many voxels times pairs, which bounds the time for any K.
     """
 
     smoothness: float = 12.0
@@ -104,7 +104,7 @@ class DenseResult:
     Attributes:
         ddf: (1, n, *shape) voxels of the working grid.
         history: objective of every step, one list per level, coarse to fine.
-        start_used: whether the centroid fit beat the identity.
+        start_used: whether the centroid fit was better than the identity.
         confidence: (1, 1, *shape) in [0, 1], see :func:`scripts.roi.confidence.confidence`; None without a search.
     """
 
@@ -137,7 +137,8 @@ def roi_to_dense(
         settings: see :class:`DenseSettings`.
         weights: (K,) of the pairs in the objective; None weights them equally.
         named: moving and fixed masks (S, *shape) uint8 of structures known by name; they join the pairs.
-        start: (n, n + 1) linear map, fixed to moving, mm from the grid's corner; used if it beats the identity.
+        start: (n, n + 1) linear map, fixed to moving, mm from the grid's corner; used if it is better than the
+            identity.
         images: moving and fixed image (C, *shape) in [0, 1], for the search and the image term.
         valid: moving and fixed weight (*shape) of the voxels in [0, 1]; images are compared where both are positive.
         embeddings: moving and fixed channels (C, *any grid over the same box) that the search compares, too.
@@ -186,7 +187,7 @@ def roi_to_dense(
             chosen, start_used = start, True
     found = None
     if settings.discrete and compared:
-        # The search compares descriptors, whatever the refinement compares.
+        # The search always compares descriptors, even if the refinement compares intensities.
         seen = term if term is not None and term.kind == "mind" else None
         seen = image_term(images, spacing, "mind", 1.0, *described) if seen is None else seen
         if embeddings is not None and settings.embedding_weight:
@@ -232,7 +233,7 @@ def _descend(
 ) -> tuple[Tensor, list[float]]:
     """Adam with fading steps until the plateau; the best displacement (voxels) and the objective of every step."""
     unknown = torch.zeros_like(carry, requires_grad=True)
-    # Few steps, so the averages are short.
+    # The averages are short, because the steps are few.
     optimiser = torch.optim.Adam([unknown], lr=settings.learning_rate, betas=(0.8, 0.95))
     fade = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     best, best_loss, losses = carry, float("inf"), []
@@ -245,7 +246,7 @@ def _descend(
             progress(1, loss)
         if loss < best_loss:
             best, best_loss = displacement.detach(), loss
-        # Adam's first steps may lead uphill, so a plateau is where nothing changes rather than where nothing improves.
+        # Adam's first steps may go uphill, so a level ends when nothing changes, not when nothing improves.
         recent = losses[-settings.patience :]
         if len(recent) == settings.patience and max(recent) - min(recent) <= 1e-3 * abs(loss) + 1e-6:
             if progress is not None:
@@ -259,7 +260,7 @@ def _descend(
 def level_shapes(
     shape: Sequence[int], spacing: Sequence[float], settings: DenseSettings, pairs: int = 1
 ) -> list[tuple[int, ...]]:
-    """Grids from coarse to fine; coarsening makes voxels more nearly cubic, so thick slices are halved last."""
+    """Grids from coarse to fine; coarsening makes voxels more cubic, so thick slices are halved last."""
     most = max(8 ** len(shape), min(settings.max_voxels, settings.max_work // max(pairs, 1)))
     finest = min(spacing)
     while math.prod(coarser(shape, spacing, finest, 8)) > most:

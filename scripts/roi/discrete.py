@@ -1,9 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """A displacement found by search: every cell of a coarse grid tries all displacements of a window.
 
-Descent from the identity ends in the nearest minimum; a search does not. The cost of every displacement is known, and
-two problems that are easy alone are solved in turn: the best displacement of each cell, and a smooth field near those.
-The pull between them grows, so both end at one field. Both directions are searched and made inverse to each other.
+Descent from the identity ends in the nearest minimum; a search does not. The costs of all displacements are computed,
+then two simple problems are solved in turn: the best displacement of each cell, and a smooth field close to these. The
+coupling between them grows until both agree. Both directions are searched and made inverse to each other.
 
 References:
     Steinbrücker et al., ICCV 2009, "Large displacement optical flow computation without warping"; Heinrich et al.,
@@ -36,8 +36,8 @@ class SearchSettings:
         cell: side of a cell in voxels of the features, along the axis with the shortest ones; cells are cubic in mm
             unless a voxel is longer than that.
         reach: half width of the window in cells, in mm the same along every axis.
-        couplings: pull of each round towards the smooth field, in cost per cell squared.
-        rounds: of making both directions inverse to each other.
+        couplings: weight of the distance to the smooth field in each round, cost per cell squared.
+        rounds: iterations that make both directions inverse to each other.
         max_costs: most numbers in the table of costs, which bounds the memory; larger grids get larger cells.
     """
 
@@ -59,8 +59,8 @@ class Searched:
     Attributes:
         forward: (1, n, *cells) displacement from the fixed to the moving image, in cells.
         backward: (1, n, *cells) from the moving to the fixed image.
-        width: (1, 1, *cells) in [0, 1], how wide the minimum of the costs is: 0 where one displacement is far better
-            than all others, 1 where all are equal.
+        width: (1, 1, *cells) in [0, 1], width of the minimum of the costs: 0 where one displacement is far better than
+            all others, 1 where all are equal.
     """
 
     forward: Tensor
@@ -103,7 +103,7 @@ def search(
         masks: moving and fixed masks (K, *any grid) that correspond, uint8 0..255 or float in [0, 1]; the squared
             difference of each is added with its weight.
         weights: (K,) of the masks; 1 if None.
-        valid: moving and fixed weight (*shape) in [0, 1]; a cell costs nothing where either image is not valid.
+        valid: moving and fixed weight (*shape) in [0, 1]; the cost is 0 where either image is not valid.
 
     Raises:
         ValueError: features of different shapes.
@@ -212,7 +212,7 @@ def _couple(costs: Tensor, reach: Sequence[int], couplings: Sequence[float]) -> 
     for pull in (0.0, *couplings):
         best = torch.full_like(costs[0], torch.inf)
         index = torch.zeros_like(best, dtype=torch.int32)
-        # The penalty is a sum over axes, so it is known for every step along each of them.
+        # The penalty is a sum over axes, so it is computed once for every step along each of them.
         steps = None
         if smooth is not None:
             steps = [[pull * (smooth[0, a] - step).square() for step in range(-r, r + 1)] for a, r in enumerate(reach)]

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""The embeddings of a Segment Anything model as channels of the search: places that are alike attract each other."""
+"""The embeddings of a Segment Anything model as channels of the search, which matches similar places."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CHANNELS = 8
 def embedding_channels(moving: SliceRegions, fixed: SliceRegions, count: int = CHANNELS) -> tuple[Tensor, Tensor]:
     """The main components of both images' embeddings.
 
-    The vectors of all cells are scaled to length 1 and projected on their first principal components, which both images
-    share.
+    The vectors of all cells are scaled to length 1 and projected onto their first principal components, which are those
+    of both images together.
 
     Args:
         moving: regions of the moving image, which hold the embeddings of its slices.
@@ -28,7 +28,7 @@ def embedding_channels(moving: SliceRegions, fixed: SliceRegions, count: int = C
 
     Returns:
         moving and fixed channels (count, *shape) with a mean variance of 1. Axes are those of the working grid; in the
-        plane of the slices there is one value a cell of the embedding.
+        plane of the slices there is one value for each cell of the embedding.
     """
     stacks = [_embeddings(regions) for regions in (moving, fixed)]
     cells = torch.cat([stack.movedim(1, -1).flatten(0, -2) for stack in stacks])

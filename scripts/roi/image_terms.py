@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What the dense field sees of the images beside the regions: self-similarity (MIND) or local correlation (LNCC).
+"""The image term of the dense field beside the regions: self-similarity (MIND) or local correlation (LNCC).
 
-Two images of one contrast say more than their self-similarity does: blood stays bright from one phase of a heart to the
-other. Their intensities then join the descriptors as one more channel.
+Two images of the same contrast hold more information than their self-similarity: blood is bright in both phases of a
+heart. Their intensities are then one more channel beside the descriptors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..spatial.geometry import coarser
 from ..spatial.warp import warp
 
 TERMS = ("mind", "lncc")
-ALIKE = 0.7  # correlation of two images before registration from which their intensities are compared, too
+ALIKE = 0.7  # least correlation of two images before registration for their intensities to be compared too
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class ImageTerm:
     valid: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, ddf: Tensor, gradient: Tensor | None = None) -> float:
-        """The weighted term at a field (1, n, *shape) in voxels; its derivative is added to ``gradient``."""
+        """The weighted term for a field (1, n, *shape) in voxels; its derivative is added to ``gradient``."""
         leaf = ddf.detach().requires_grad_(gradient is not None)
         look = None if self.valid is None else self.valid[1] * warp(self.valid[0], ddf.detach())
         moved = warp(self.moving, leaf)
@@ -80,9 +80,9 @@ def image_term(
         kind: "mind" or "lncc".
         weight: of the term.
         valid: moving and fixed weight (*shape) of the voxels.
-        max_voxels: larger images are averaged down first; thick slices stay.
+        max_voxels: larger images are averaged down first; thick slices are kept.
         intensity: weight of the squared difference of the intensities beside that of MIND, which is the mean over its
-            channels. It counts only if the images correlate by at least ``ALIKE`` before registration.
+            channels. It is ignored unless the images correlate by at least ``ALIKE`` before registration.
     """
     whole = fewer = tuple(images[0].shape[1:])
     side = min(spacing)

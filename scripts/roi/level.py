@@ -45,7 +45,7 @@ class Level:
         self.images = images.at(self.shape) if images is not None and images.weight else None
 
     def displacement(self, unknown: Tensor, carry: Tensor) -> Tensor:
-        """Displacement in voxels: what coarser levels found, ``carry``, read through the small motion of this level."""
+        """Displacement in voxels: that of the coarser levels, ``carry``, composed with the small motion of this level."""
         motion = gaussian_smooth(unknown, self.sigmas) * self.unit
         if self.diffeomorphic:
             motion = integrate(motion, squarings(motion))
@@ -70,7 +70,7 @@ class Level:
         return carry
 
     def objective(self, displacement: Tensor, start: Tensor, backward: bool = True) -> float:
-        """Equation 2 at a displacement (voxels) before the start map; adds its gradient to what led there."""
+        """Equation 2 at a displacement (voxels) before the start map; with ``backward`` also its gradients."""
         ddf = self.ddf(displacement, start)
         gradient = torch.zeros_like(ddf) if backward else None
         total = self.pairs(ddf.detach(), gradient)
@@ -88,7 +88,7 @@ def gaussian_smooth(x: Tensor, sigmas: Sequence[float]) -> Tensor:
         radius = round(3 * sigma)
         if size > 1 and radius:
             weights = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, device=x.device, dtype=x.dtype) / sigma) ** 2)
-            # As a matrix: several times faster on a CPU than convolutions of many short lines.
+            # A matrix product is several times as fast on a CPU as convolutions of many short lines.
             impulses = F.pad(torch.eye(size, device=x.device, dtype=x.dtype)[None], (radius, radius), mode="replicate")
             matrix = impulses[0].unfold(1, 2 * radius + 1, 1) @ (weights / weights.sum())
             x = torch.tensordot(x, matrix, ([axis], [0])).movedim(-1, axis)

@@ -25,7 +25,7 @@ class Matcher:
         max_pairs: keeps only this many of the best pairs; None keeps all.
         position_sigma_mm: standard deviation of the prior that regions keep their place; 0 for none, as in the paper.
             None takes a share of the image's diagonal that suits images that were aligned before.
-        strictness: how fast pairs that disagree with their neighbours lose weight; 0 trusts all pairs, as the paper
+        strictness: how quickly pairs that disagree with their neighbours lose weight; 0 trusts all pairs, as the paper
             does. See :func:`scripts.roi.consistency.certainty`.
         least_certainty: pairs below it are dropped.
         cycle: keeps only pairs of regions that are each other's best choice, or nearly so.

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Masks of corresponding structures, and how far a field moves them."""
+"""Masks of corresponding structures, and the motion of each pair under a field."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def structure_pairs(labels: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Coverage (S, *shape) uint8 0 or 255 of the structures that both label maps (2, *shape) have; None without any."""
+    """Coverage (S, *shape) uint8 0 or 255 of the structures in both label maps (2, *shape); None if there are none."""
     labels = labels.round()
     common = [v for v in labels[0].unique().tolist() if v > 0 and (labels[1] == v).any()]
     if not common:
@@ -19,14 +19,14 @@ def structure_pairs(labels: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 def pair_motion(ddf: Tensor, fixed_masks: Sequence[Tensor], spacing: Sequence[float]) -> Tensor:
-    """How far the field moves each pair: mean length of the displacement in the fixed region, (K,) mm.
+    """Mean length of the displacement in the fixed region of each pair, (K,) mm.
 
     Args:
         ddf: (1, n, *shape) voxels.
-        fixed_masks: K masks (*shape), coverage.
+        fixed_masks: coverage (*shape) of K masks.
         spacing: mm.
     """
-    if not len(fixed_masks):  # the images alone led to the field
+    if not len(fixed_masks):  # the field was found from the images alone
         return torch.zeros(0)
     length = (ddf[0] * ddf.new_tensor(spacing).view(-1, *[1] * len(spacing))).norm(dim=0)
     masks = (mask.to(length.device) for mask in fixed_masks)

@@ -2,9 +2,9 @@
 """Prompted correspondence: a point, box or mask in one image, and the same region found in the other.
 
 The prompt gives a region on one slice. Its mask is carried to the slices of the other image by the features of single
-places (:mod:`scripts.roi.carry`); on the slices where that looks most like the region, boxes around what was carried
-become prompts. Of the masks drawn there the answer is the one that agrees best in prototype and outline, and whose mask
-carried back gives the region again.
+cells (:mod:`scripts.roi.carry`). On the slices where the carried mask is most like the region, boxes around it become
+prompts. The answer is the mask drawn there that agrees best in prototype and outline, and that gives the region again
+when it is carried back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Found:
         position: slice number.
         masks: that slice with exactly one mask.
         prototype: (C,) mean embedding under the mask.
-        similarity: cosine similarity with the prototype that was sought; 1 in the source image.
+        similarity: cosine similarity with the prototype of the prompt; 1 in the source image.
     """
 
     position: int
@@ -55,9 +55,9 @@ class PromptedCorrespondence:
     """A MONAI inferer that finds one region in both images of a pair.
 
     Args:
-        search_mm: standard deviation of the prior that the region lies at the same place in both images.
+        search_mm: standard deviation of the prior that the region is at the same place in both images.
         search_slices: slices to either side that are compared, at least 7 mm apart.
-        tried_slices: of these the most promising, on which masks are drawn.
+        tried_slices: number of the most promising of these, on which masks are drawn.
         propagate: follows the region through neighbouring slices in both images.
         slice_axis: 0, 1, 2 or "auto".
         epsilon: similarity under which the answer is doubtful and the region is not followed any further, in [0, 1].
@@ -81,7 +81,7 @@ class PromptedCorrespondence:
             raise InputError(f"epsilon must lie in [0, 1], got {epsilon}.")
         self.search_mm, self.search_slices, self.tried_slices = search_mm, search_slices, tried_slices
         self.propagate, self.slice_axis, self.epsilon = propagate, slice_axis, epsilon
-        self._encoder = encoder  # private: where embeddings are kept is not a setting that decides a result
+        self._encoder = encoder  # private, because the place of the embeddings does not affect a result
 
     def __call__(self, inputs: Tensor, network: Sam, prompt: WorkingPrompt) -> Registration:
         """Finds the region.
@@ -129,12 +129,12 @@ class PromptedCorrespondence:
         return result
 
     def region(self, source: EncodedSlices, prompt: WorkingPrompt, plan: SlicePlan) -> Found:
-        """The region that the user means, on one slice.
+        """The region of the prompt, on one slice.
 
         Args:
             source: the image of the prompt.
             prompt: on the working grid.
-            plan: how that grid was cut.
+            plan: how that grid was cut into slices.
 
         Raises:
             InputError: the prompt gives no region.
@@ -167,19 +167,19 @@ class PromptedCorrespondence:
         return Found(position, masks, prototype, 1.0)
 
     def _given(self, source: EncodedSlices, mask: Tensor, plan: SlicePlan) -> list[Found]:
-        """A mask that the user gave, on every slice that it touches; without propagation on the fullest one."""
+        """A given mask on every slice that it touches; without propagation, on the slice with most of it."""
         stack = plan.cut(mask[None].float())[:, 0] > 127
         area = stack.flatten(1).sum(dim=1)
         positions = area.nonzero()[:, 0] if self.propagate else area.argmax()[None]
         return [Found(p, source.given(p, stack[p]), torch.zeros(0), 1.0) for p in positions.tolist()]
 
     def partner(self, target: EncodedSlices, begin: Found, plan: SlicePlan, working: Geometry) -> Found:
-        """The region of the other image that is most like the one sought, in kind, outline and place.
+        """The region of the other image that is most like the given one in prototype, outline and position.
 
         Args:
             target: the other image.
-            begin: the region sought.
-            plan: how the working grid was cut.
+            begin: the given region.
+            plan: how the working grid was cut into slices.
             working: that grid.
 
         Raises:
@@ -217,13 +217,13 @@ class PromptedCorrespondence:
         return best
 
     def _positions(self, begin: int, count: int, slice_mm: float) -> list[int]:
-        """The slices that are compared: ``search_slices`` to either side, at least ``STEP_MM`` apart."""
+        """The slices to compare: ``search_slices`` to either side, at least ``STEP_MM`` apart."""
         step = max(1, round(STEP_MM / slice_mm))
         reach = self.search_slices * step
         return [p for p in range(begin - reach, begin + reach + 1, step) if 0 <= p < count]
 
     def _follow(self, slices: EncodedSlices, begin: Found) -> list[Found]:
-        """The region on its own slice and, one by one, on the neighbouring slices as long as it stays itself."""
+        """The region on its own slice and, one by one, on the neighbouring slices until it changes too much."""
         chain = [begin]
         if not self.propagate:
             return chain
@@ -247,7 +247,7 @@ class PromptedCorrespondence:
 
 
 def likeness(begin: Found, features: SliceMasks, shares: Tensor) -> float:
-    """How far what was carried to a slice is like the region: in its prototype, and in its area."""
+    """Likeness of a region and what was carried to another slice, in prototype and in area."""
     prototype = (shares * features.embedding).sum(dim=(1, 2))
     area, wanted = float(shares.sum()), float(cell_coverage(begin.masks).sum())
     similarity = float(F.cosine_similarity(prototype, begin.prototype, dim=0))

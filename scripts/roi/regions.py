@@ -25,8 +25,9 @@ class SliceRegions(Regions):
 
     Attributes:
         members: for each region the (position in ``slices``, mask number) pairs of its slice masks.
-        slices: the masks of every planned slice, at low resolution; after a second look those of every slice again.
-        looks: (K,) in which look each region was found, 0 or 1. Prototypes of different looks are not comparable.
+        slices: the masks of every planned slice, at low resolution; after a second look followed by those of the window
+            in every slice.
+        looks: (K,) the look in which each region was found, 0 or 1. Prototypes of different looks are not comparable.
     """
 
     members: list[list[tuple[int, int]]]
@@ -58,9 +59,9 @@ class RegionFilter:
     Attributes:
         min_area: least share of the slice; the paper's 200 pixels of a 200 x 200 image.
         max_area: largest share; the paper's 7000 pixels.
-        max_overlap: of two masks that share more than this, the one of lower quality is removed.
-        overlap: what is shared: "smaller" is the intersection over the smaller mask, the paper's ratio, which drops
-            nested masks; "iou" keeps them and drops only duplicates.
+        max_overlap: of two masks that overlap by more than this, the one of lower quality is removed.
+        overlap: its measure: "smaller" is the intersection over the smaller mask, the paper's ratio, which drops nested
+            masks; "iou" keeps them and drops only duplicates.
         max_border: largest share of the slice's border that a mask may cover.
     """
 
@@ -79,7 +80,7 @@ class RegionFilter:
             )
 
     def __call__(self, masks: SliceMasks) -> SliceMasks:
-        """The masks that stay, best first."""
+        """The masks that pass, best first."""
         if not len(masks):
             return masks
         on = masks.masks(low_size(masks))
@@ -95,7 +96,7 @@ class RegionFilter:
 
 
 def edge_coverage(logits: Tensor, threshold: float) -> Tensor:
-    """Masks with a one-pixel soft edge: 0.5 on the contour, where a hard threshold would lose sub-pixel position."""
+    """Masks with a soft edge of one pixel, 0.5 on the contour; a hard threshold would lose the sub-pixel position."""
     gradient = torch.stack(torch.gradient(logits, dim=(-2, -1))).norm(dim=0).clamp_min(1e-3)
     return ((logits - threshold) / gradient + 0.5).clamp(0, 1)
 
@@ -112,7 +113,7 @@ def cell_coverage(masks: SliceMasks) -> Tensor:
 def slice_prototypes(masks: SliceMasks) -> tuple[Tensor, Tensor]:
     """Prototypes (K, C) and their weights (K,), the mask areas in embedding cells.
 
-    The mask is averaged onto the embedding, so a region smaller than a cell still has a prototype; an empty mask has
+    The mask is averaged onto the embedding, so a region smaller than a cell has a prototype too. An empty mask has
     weight 0 and a prototype of zeros, which the caller must drop.
 
     Reference:
@@ -139,14 +140,14 @@ def find_regions(
 
     Args:
         slices: masks of every planned slice.
-        plan: where the slices lie.
+        plan: where the slices are.
         keep: the filter; None keeps everything.
         link: joins masks of neighbouring slices into 3-D regions; otherwise each slice mask is a separate region.
         link_overlap: least IoU of two masks of neighbouring slices.
         link_similarity: least cosine similarity of their prototypes.
-        min_slices: regions on fewer slices are dropped (where there are that many slices).
-        corner: x, y of the first pixel of the slices, where they are windows of larger ones.
-        size: of those larger ones (rows, columns); None where the slices are whole.
+        min_slices: regions on fewer slices are dropped, unless the image has fewer.
+        corner: x, y of the first pixel of the slices, if they are windows of larger ones.
+        size: of those larger ones (rows, columns); None if the slices are whole.
     """
     slices = slices if keep is None else [keep(masks) for masks in slices]
     described = [slice_prototypes(masks) for masks in slices]
@@ -220,7 +221,7 @@ def joined(whole: SliceRegions, closer: SliceRegions) -> SliceRegions:
 
 
 def outside(masks: SliceMasks, window: tuple[int, int, int, int], most: float = 0.8) -> SliceMasks:
-    """The masks of a whole slice whose boxes lie in a window (x0, y0, x1, y1) by at most the share ``most``."""
+    """The masks of a whole slice of whose boxes at most the share ``most`` is inside a window (x0, y0, x1, y1)."""
     low, high = masks.boxes[:, :2], masks.boxes[:, 2:] + 1
     limit = masks.boxes.new_tensor(window)
     common = (torch.minimum(high, limit[2:]) - torch.maximum(low, limit[:2])).clamp_min(0).prod(dim=1)
@@ -228,7 +229,7 @@ def outside(masks: SliceMasks, window: tuple[int, int, int, int], most: float = 
 
 
 def visible(masks: SliceMasks, look: Tensor, least: float = 0.5) -> SliceMasks:
-    """The masks of a slice that lie at least to the share ``least`` where the weight ``look`` (rows, columns) is 1."""
+    """The masks of a slice of which at least the share ``least`` is where the weight ``look`` (rows, columns) is 1."""
     size = low_size(masks)
     on = masks.masks(size).flatten(1).float()
     seen = F.interpolate(look[None, None].to(on), size, mode="area").flatten()
@@ -252,7 +253,7 @@ def link_slices(
     """Runs of masks through neighbouring slices, by the one-to-one assignment of highest IoU + similarity.
 
     Returns:
-        one list of (position, mask number) a region; masks without a partner are runs of one.
+        one list of (position, mask number) for each region; masks without a partner are runs of one.
     """
     runs: list[list[tuple[int, int]]] = []
     tail: dict[int, list[tuple[int, int]]] = {}

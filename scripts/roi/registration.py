@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """SAMReg: segment everything in both images, match the regions, and on request turn the pairs into a dense field.
 
-Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; docs/reproduce.md lists what differs.
+Section 4 of Huang et al. 2024, "One registration is worth two segmentations"; docs/reproduce.md lists the differences.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from .matcher import Matcher
 from .pairs import pair_motion, structure_pairs
 from .regions import RegionFilter, SliceRegions, find_regions, joined, outside, visible
 
-ENLARGED = 1.5  # a model that sees the slices this much enlarged gains nothing by a second look
-THICK = 3.0  # slices that are thicker than this many pixels are matched one by one
+ENLARGED = 1.5  # a model that sees the slices enlarged by this factor gains nothing from a second look
+THICK = 3.0  # slices thicker than this many pixels are matched one by one
 
 
 class ROIRegistration:
@@ -41,15 +41,15 @@ class ROIRegistration:
         settings: of the dense field.
         matcher: which regions correspond; None takes its defaults.
         linking: "link" joins slice masks into 3-D regions, "slice" matches slice masks only within the same slice,
-            "auto" takes "slice" where slices are so thick that a structure changes its outline from one to the next.
+            "auto" takes "slice" if slices are so thick that a structure changes its outline from one to the next.
         slice_axis: 0, 1, 2 or "auto".
         slice_spacing_mm: least distance of slices shown to SAM; between them regions are interpolated. 0 shows all.
         min_slices: linked regions on fewer slices are dropped.
-        second_look: where the images differ in one place and the model does not see the slices enlarged, that window is
-            segmented once more, at a finer resolution, and its regions replace those of the whole slices in it.
+        second_look: if the images differ in one place and the model does not see the slices enlarged, a window around
+            it is segmented once more at a finer resolution. Its regions replace those of the whole slices there.
         dense: also finds the dense field.
-        check: keeps the field only if the images agree better with it, see :mod:`scripts.correspondence.referee`.
-        confidence: also keeps how sure the field is at every voxel; needs ``settings.discrete``.
+        check: keeps the field only if the images agree no less with it, see :mod:`scripts.correspondence.referee`.
+        confidence: also keeps the confidence of the field at every voxel; needs ``settings.discrete``.
         progress: shows progress bars.
 
     Raises:
