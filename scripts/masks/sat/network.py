@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-QUERY = 768  # channels of prompts and of the attention
+QUERY, LAYERS = 768, 6  # channels of prompts and of the attention; layers of the prompt decoder
 
 
 @dataclass(frozen=True)
@@ -103,18 +103,6 @@ class Decoder(nn.Module):
         return x
 
 
-class Backbone(nn.Module):
-    """U-Net without an output head."""
-
-    def __init__(self, size: SATSize) -> None:
-        super().__init__()
-        self.encoder, self.decoder = Encoder(size), Decoder(size)
-
-    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        maps = self.encoder(x)
-        return maps, self.decoder(maps)
-
-
 class QueryLayer(nn.Module):
     """Prompts attend to the image, then a feed-forward layer; pre-norm. ``norm1`` is unused but in the checkpoints."""
 
@@ -130,20 +118,6 @@ class QueryLayer(nn.Module):
         return queries + self.linear2(F.relu(self.linear1(self.norm3(queries))))
 
 
-class QueryDecoder(nn.Module):
-    """Six layers and a norm."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(QueryLayer() for _ in range(6))
-        self.norm = nn.LayerNorm(QUERY)
-
-    def forward(self, queries: Tensor, memory: Tensor, place: Tensor) -> Tensor:
-        for layer in self.layers:
-            queries = layer(queries, memory, place)
-        return self.norm(queries)
-
-
 class SAT(nn.Module):
     """SAT without its text encoder.
 
@@ -156,11 +130,12 @@ class SAT(nn.Module):
         super().__init__()
         sizes = SIZES[size]
         self.query_batch = query_batch
-        self.backbone = Backbone(sizes)
+        self.backbone = nn.ModuleDict({"encoder": Encoder(sizes), "decoder": Decoder(sizes)})
         self.projection_layer = nn.Sequential(
             nn.Linear(sum(sizes.features), sizes.memory), nn.GELU(), nn.Linear(sizes.memory, QUERY), nn.GELU()
         )
-        self.transformer_decoder = QueryDecoder()
+        layers = nn.ModuleList(QueryLayer() for _ in range(LAYERS))
+        self.transformer_decoder = nn.ModuleDict({"layers": layers, "norm": nn.LayerNorm(QUERY)})
         self.mask_embed_proj = nn.Sequential(
             nn.Linear(QUERY, sizes.mask), nn.GELU(), nn.Linear(sizes.mask, sizes.features[0]), nn.GELU()
         )
@@ -180,7 +155,8 @@ class SAT(nn.Module):
         """
         if image.ndim != 5 or image.shape[1] != 3 or any(s % REDUCTION for s in image.shape[2:]):
             raise ValueError(f"image must be (B, 3, X, Y, Z) with sides that 32 divides, got {tuple(image.shape)}.")
-        maps, fine = self.backbone(image)
+        maps = self.backbone["encoder"](image)
+        fine = self.backbone["decoder"](maps)
         pooled = [F.avg_pool3d(m, REDUCTION >> n) if n < 5 else m for n, m in enumerate(maps)]
         memory = self.projection_layer(torch.cat(pooled, dim=1).movedim(1, -1))
         place = position_code(memory.shape[1:4], QUERY).to(memory).flatten(0, 2)[:, None]
@@ -188,8 +164,10 @@ class SAT(nn.Module):
         parts = []
         for some in queries.to(memory.dtype).split(self.query_batch):
             some = some[:, None].expand(-1, len(image), -1)
-            decoded = self.transformer_decoder(some, memory, place)
-            parts.append(torch.einsum("nbc,bcxyz->bnxyz", self.mask_embed_proj(decoded), fine))
+            for layer in self.transformer_decoder["layers"]:
+                some = layer(some, memory, place)
+            embedded = self.mask_embed_proj(self.transformer_decoder["norm"](some))
+            parts.append(torch.einsum("nbc,bcxyz->bnxyz", embedded, fine))
         return torch.cat(parts, dim=1)
 
 
