@@ -45,7 +45,7 @@ class Level:
         self.images = images.at(self.shape) if images is not None and images.weight else None
 
     def displacement(self, unknown: Tensor, carry: Tensor) -> Tensor:
-        """Displacement in voxels: that of the coarser levels, ``carry``, composed with the small motion of this level."""
+        """Displacement in voxels: that of the coarser levels, ``carry``, composed with the motion of this level."""
         motion = gaussian_smooth(unknown, self.sigmas) * self.unit
         if self.diffeomorphic:
             motion = integrate(motion, squarings(motion))
