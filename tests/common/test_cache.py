@@ -54,7 +54,7 @@ def test_the_folder_is_bounded_and_the_longest_unused_go_first(tmp_path):
     for k in range(3):
         cache.write(f"{k}", torch.full((1000, 10), k, dtype=torch.uint8))
         os.utime(next(tmp_path.glob(f"{k}.*")), (k, k))
-    assert cache.read("0") is not None  # now the most recently used
+    assert cache.read("0") is not None  # is now the most recently used
     cache.write("3", torch.zeros(1000, 10, dtype=torch.uint8))
     assert [cache.read(str(k)) is not None for k in range(4)] == [True, False, True, True]
     assert sum(p.stat().st_size for p in entries(tmp_path)) <= 35_000

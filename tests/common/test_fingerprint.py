@@ -41,7 +41,7 @@ def test_models_count_by_weights():
 
 
 def test_a_fingerprint_is_the_hash_of_sorted_json():
-    """Nothing of the process is in it, such as the order of a dict or the address of an object."""
+    """It contains nothing of the process, such as the order of a dict or the address of an object."""
     text = '[{"a": {"\\u00fc": 2.5}, "b": 1}, [null, true]]'
     assert fingerprint({"b": 1, "a": {"ü": 2.5}}, (None, True)) == hashlib.sha256(text.encode()).hexdigest()
 

@@ -16,7 +16,7 @@ RESULTS = {"old": {"a.txt", "b.txt", "c.txt", RECORD}, "new": {"b.txt", "c.txt",
 
 
 class KilledError(BaseException):
-    """Stands for SIGKILL."""
+    """Simulates SIGKILL."""
 
 
 def write(folder: Path, version: str) -> None:
@@ -25,7 +25,7 @@ def write(folder: Path, version: str) -> None:
 
 
 def result_in(folder: Path) -> tuple[str, set[str]]:
-    """What every file of a result says, and their names."""
+    """The content of every file of a result, and their names."""
     files = {p.name: p.read_text(encoding="utf-8") for p in folder.iterdir() if p.name in KNOWN | {RECORD}}
     said = set(files.values())
     assert len(said) == 1, f"a mixture: {files}"

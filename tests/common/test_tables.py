@@ -1,4 +1,4 @@
-"""Tables that a spreadsheet shows and does not run."""
+"""Tables that a spreadsheet shows but does not evaluate."""
 
 from __future__ import annotations
 

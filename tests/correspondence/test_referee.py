@@ -81,7 +81,7 @@ def test_a_field_that_separates_regions_is_doubted(image, truth):
     assert overlap(shift, (disc, disc)) == pytest.approx(0.5)
     assert overlap(shift, None) is None
     alike = image[1:].expand(2, -1, -1)
-    flat = torch.zeros_like(alike)  # images that say nothing, so the regions decide
+    flat = torch.zeros_like(alike)  # uninformative images, so the regions decide
     said = Referee(flat, SPACING).judge("the field", None, shift, (disc, disc)).doubts
     assert said == ["The field lowers the Dice of the matched regions from 1.00 to 0.50."]
 

@@ -1,4 +1,4 @@
-"""Exclusion masks: what is marked has no influence on anything that a method sees."""
+"""Exclusion masks: excluded voxels have no influence on the input of a method."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def test_intensities_inside_the_masks_change_nothing(heart, init):
     assert "weight" not in plain
     assert one_pair([results[0]])["weight"].shape == (1, 2, *heart.fixed.shape)
     assert float((results[0]["image"] - plain["image"]).abs().max()) > 0.1
-    np.testing.assert_array_equal(results[1]["pair"].fixed.array[0][hidden == 1], 5000)  # what is written stays
+    np.testing.assert_array_equal(
+        results[1]["pair"].fixed.array[0][hidden == 1], 5000
+    )  # the image to write is unchanged
 
 
 def test_a_mask_on_another_grid_is_refused(heart, heart_files):

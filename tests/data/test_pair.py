@@ -62,7 +62,7 @@ def test_optional_parts(heart_files):
 
 
 def test_labels_of_a_series(tmp_path, heart, heart_files):
-    """Frame 0 is a frame, and a label map of the one frame is as good as a series of them."""
+    """Frame 0 counts as a frame, and a label map of that one frame is accepted like a series."""
     image, label = (np.asarray(nib.load(heart_files[k]).dataobj) for k in ("moving", "moving_label"))
     series = {
         "moving": save(tmp_path / "m.nii.gz", np.stack([image, image[::-1]], -1), heart.moving_affine),
@@ -143,7 +143,7 @@ def test_an_affine_is_found_on_coarse_images(tmp_path, monkeypatch):
     shapes = []
     monkeypatch.setattr(pair, "align", lambda *a: shapes.extend([a[0].image.shape, a[1].image.shape]) or align(*a))
     found = LoadPair(init="affine")(paths)["pair"].transform
-    assert all(max(shape) <= 101 and shape[2] == 60 for shape in shapes)  # 4 mm is as fine as it needs
+    assert all(max(shape) <= 101 and shape[2] == 60 for shape in shapes)  # 4 mm is fine enough
     corners = np.array([[x, y, z] for x in (60, 300) for y in (60, 240) for z in (40, 200)])
     errors = np.linalg.norm(apply_affine(found, corners) - apply_affine(truth, corners), axis=1)
     assert errors.max() < 0.5

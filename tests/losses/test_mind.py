@@ -1,4 +1,4 @@
-"""MIND-SSC against a naive implementation, and what it must and must not notice."""
+"""MIND-SSC against a naive implementation, and the changes it must and must not notice."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def scene(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def organs(tmp_path_factory):
-    """The folder of the bundle; its network saw eight scenes forty times."""
+    """The folder of the bundle; its network was trained on eight scenes forty times."""
     root = tmp_path_factory.mktemp("zoo") / "two_organs"
     (root / "configs").mkdir(parents=True)
     (root / "models").mkdir()

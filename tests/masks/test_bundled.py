@@ -37,7 +37,7 @@ def test_masks_on_the_native_grid(heart):
     assert masks.names == ("left ventricle cavity", "right ventricle cavity")
     assert set(np.unique(masks.labels)) <= {0, 1, 2}
     assert masks.probabilities.shape == (2, *volume.geometry.shape)
-    # The probability of a name where its label stands is the largest of all classes, so at least 1 / 4.
+    # Where a name is the label, its probability is the largest of all classes, so at least 1 / 4.
     for i in (1, 2):
         where = masks.labels == i
         assert where.any()
@@ -65,7 +65,7 @@ def test_one_slice(heart):
 
 
 class Bright(torch.nn.Module):
-    """Stands for a network that marks what is brighter than the mean of its window."""
+    """A stand-in for a network: marks voxels brighter than the mean of its window."""
 
     def forward(self, x):
         bright = x - x.mean() - 0.1

@@ -65,7 +65,7 @@ def test_cache_by_content(labelled, tmp_path, monkeypatch):
     assert len(calls) == 3
     nib.save(nib.Nifti1Image(labels * 0 + 3, volume.geometry.affine), tmp_path / "scan_seg.nii.gz")
     assert cached(volume, "lv,rv").labels.all()  # the label map changed
-    monkeypatch.setattr(cached.source, "modality", "mr")  # an attribute that decides no mask
+    monkeypatch.setattr(cached.source, "modality", "mr")  # an attribute that affects no mask
     cached(volume, "lv,rv")
     assert len(calls) == 4
 

@@ -89,7 +89,7 @@ def test_masks_on_the_native_grid(small):
     assert masks.labels.shape == volume.geometry.shape and masks.labels.dtype == np.uint8
     likely = masks.probabilities.float().numpy()
     assert likely.shape == (2, *volume.geometry.shape) and likely.min() >= 0 and likely.max() <= 1
-    # A label stands where its probability is above one half and the largest.
+    # A voxel has the label whose probability is the largest, if it is above one half.
     sure = np.abs(likely - 0.5).min(axis=0) > 0.01
     expected = np.where(likely.max(axis=0) > 0.5, likely.argmax(axis=0) + 1, 0)
     agree = (masks.labels == expected)[sure & (likely.max(axis=0) > 0)]

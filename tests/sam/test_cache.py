@@ -1,4 +1,4 @@
-"""The store of masks gives back exactly what was computed, and only for the same question."""
+"""The cache of masks returns exactly what was computed, and only for the same input."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def matrix(shift: float) -> Linear:
 
 
 def fill_disk(folder) -> str | None:
-    """Writes every format under a limit on the size of files, as a full disk has it; None if the old files stay."""
+    """Writes every format under a limit on file size that acts like a full disk; None if the old files stay."""
     import resource
     import signal
 
@@ -57,7 +57,7 @@ def fill_disk(folder) -> str | None:
             except InputError as error:
                 message = str(error)
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-            # The zeros at the end of a .mat may be missing; ITK reads them all the same.
+            # The zeros at the end of a .mat may be missing; ITK reads the file anyway.
             if message == "no error" and type(new) is Linear and np.allclose(read_chain(target)[0].matrix, new.matrix):
                 continue
             if "nothing was replaced" not in message or "\n" in message:

@@ -15,7 +15,7 @@ STORED = ["LPS", "RAS", "SRA", "AIL", "ILP", "PSR"]
 
 
 def stored_as(codes: str, shape=(7, 6, 5), spacing=(1.0, 1.2, 1.1), degrees: float = 8.0) -> Geometry:
-    """A grid whose axes are near those of the patient, in this order; shape and spacing are of LPS."""
+    """A grid whose axes are near those of the patient, in this order; shape and spacing are in LPS order."""
     lps = Geometry(shape, rotation4(degrees) @ np.diag([-1, -1, 1, 1]) @ np.diag([*spacing, 1]))
     image = nib.Nifti1Image(np.zeros(shape, np.uint8), lps.affine)
     turn = nib.orientations.ornt_transform(nib.io_orientation(lps.affine), nib.orientations.axcodes2ornt(codes))

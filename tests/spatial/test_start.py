@@ -43,7 +43,7 @@ def test_a_posed_pair_agrees_with_its_field_and_its_landmarks():
     places = np.rint((world - p.moving_affine[:3, 3]) @ np.linalg.inv(p.moving_affine[:3, :3]).T).astype(int)
     inside = ((places >= 0) & (places < p.moving.shape)).all(axis=1)
     same = p.moving_tissue[tuple(places[inside].T)] == p.fixed_tissue[p.fixed_tissue > 0][inside]
-    assert same.mean() > 0.75  # of large voxels, many lie on borders
+    assert same.mean() > 0.75  # many of the large voxels are on borders
     assert posed.error_mm(posed.best) == 0
     assert posed.error_mm(posed.pose) < 6 < posed.error_mm(np.eye(4))
     spread = np.linalg.norm(p.moving_landmarks - (np.c_[p.fixed_landmarks, np.ones(24)] @ posed.best.T)[:, :3], axis=1)

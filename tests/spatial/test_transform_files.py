@@ -243,7 +243,7 @@ def test_ants_applies_our_field_and_we_apply_its_files(tmp_path):
         assert np.mean(np.abs(here[0] - there)[both] < 1e-3) > 0.995
         ours, _ = resample_image(image[None], MOVING, FIXED, read_chain(files), fill=0)
         np.testing.assert_allclose(ours, here, atol=2e-3)
-    # What ANTs composes and writes itself.
+    # Composed and written by ANTs.
     made = ants.apply_transforms(fixed, moving, files, compose=str(tmp_path / "ants_"))
     theirs, _ = resample_image(image[None], MOVING, FIXED, read_chain(made), fill=0)
     assert np.mean(np.abs(theirs - here)[0][inside] < 2e-3) > 0.99
