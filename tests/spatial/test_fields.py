@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -27,3 +28,17 @@ def test_the_bytes_are_the_same(tmp_path, shape, slab_voxels, monkeypatch):
     assert slabs[:352] == whole[:352]
     values = [np.frombuffer(b[352:], np.float32) for b in (slabs, whole)]
     np.testing.assert_allclose(*values, rtol=1e-6, atol=1e-6)
+
+
+def test_a_slab_is_in_memory_beside_the_field_and_no_more(tmp_path, monkeypatch):
+    """A whole CT is written beside arrays that nearly fill the memory."""
+    shape, peaks = (80, 80, 32), {}
+    grid, ddf = oblique(shape, (1.5, 2.0, 4.0)), smooth_field(shape, 2.0)
+    for slabs in (1, 16):
+        monkeypatch.setattr(fields, "SLAB_VOXELS", int(np.prod(shape)) // slabs)
+        tracemalloc.start()
+        stream_field(tmp_path / "field.nii.gz", ddf, grid, np.eye(4))
+        peaks[slabs] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    whole = ddf.numel() * ddf.element_size()
+    assert peaks[16] < whole / 3 and peaks[16] < peaks[1] / 4, (peaks, whole)
