@@ -48,7 +48,7 @@ def folder_calls() -> dict[str, tuple[Call, dict[str, Any], str]]:
     record = "correspondence.json"
     return {
         "register": (("register", pair | labels | quick | {"inverse": True}), {"smoothness": 3.0}, record),
-        "report": (("register", pair | pictures | quick | {"overview": True}), {"smoothness": 3.0}, record),
+        "report": (("register", pair | pictures | quick | {"overview": True}), {"max_pairs": 2}, record),
         "network": (
             ("register", pair | masks | NETWORK | {"method": "network", "checkpoint": "{good}/network.pt"}),
             {"window": "mr", "keep": ["ddf"]},
@@ -63,7 +63,7 @@ def folder_calls() -> dict[str, tuple[Call, dict[str, Any], str]]:
         ),
         "cohort": (
             ("register", {"pairs": "{good}/pictures.json", "output_dir": "{out}"} | quick),
-            {"smoothness": 3.0},
+            {"max_pairs": 2},
             "summary.json",
         ),
     }  # fmt: skip
