@@ -12,8 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from ..spatial.warp import integrate, resize_ddf, warp
 from .decoder import FieldLevel
 from .encoder import Encoder
-from .padding import crop_far, multiples, pad_far
-from .pair_network import PairNetwork, Prediction
+from .pair_network import PairNetwork, Prediction, crop_far, multiples, pad_far
 
 HEAD_CHANNELS = 8
 COARSE = 2  # levels with a correlation volume
@@ -52,12 +51,11 @@ class CrossFusionNet(PairNetwork):
         one_field: bool = False,
         correlation: int = 0,
     ) -> None:
-        super().__init__(spatial_dims, structures, channels[0])
+        step, window = (_per_axis(v, spatial_dims) for v in (strides, window))
+        super().__init__(spatial_dims, structures, channels[0], [s ** (len(channels) - 1) for s in step])
         self.diffeomorphic, self.checkpointing, self.one_field = diffeomorphic, checkpointing, one_field
         if one_field:  # its weights must not fit a network without it
             self.register_buffer("one_field_weights", torch.ones(()))
-        step, window = (_per_axis(v, spatial_dims) for v in (strides, window))
-        self.total_stride = [s ** (len(channels) - 1) for s in step]
         steps = [step] * (len(channels) - 1)
         self.image_encoder = Encoder(spatial_dims, 1, channels, steps)
         self.mask_encoder = Encoder(spatial_dims, structures, channels, steps)

@@ -82,7 +82,7 @@ class NetworkRegistration:
                 result.ddf, history = refine(before, pair, self.settings, show)
             keep_better(result, referee, "the instance optimisation", before)
             if result.discarded and bool((result.ddf != before).any()):
-                result.discarded = False  # it found what the network had not
+                result.discarded = False  # it succeeded where the network had failed
             result.details["instance"] = {
                 "steps": len(history) - 1,
                 "loss": [round(v, 5) for v in (history[0], min(history))],

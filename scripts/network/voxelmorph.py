@@ -9,8 +9,7 @@ from monai.networks.nets import VoxelMorphUNet
 from torch import Tensor, nn
 
 from ..spatial.warp import integrate
-from .padding import crop_far, multiples, pad_far
-from .pair_network import PairNetwork, Prediction
+from .pair_network import PairNetwork, Prediction, crop_far
 
 
 class VoxelMorphNet(PairNetwork):
@@ -37,8 +36,7 @@ class VoxelMorphNet(PairNetwork):
         final_channels: Sequence[int] = (16, 16),
         integration_steps: int = 7,
     ) -> None:
-        super().__init__(spatial_dims, structures, 1)
-        self.total_stride = [2 ** (len(channels) // 2)] * spatial_dims
+        super().__init__(spatial_dims, structures, 1, [2 ** (len(channels) // 2)] * spatial_dims)
         self.integration_steps = integration_steps
         backbone = VoxelMorphUNet(spatial_dims, 2, 32, channels, final_channels)
         # Only the backbone of monai.networks.nets.VoxelMorph, under the same names of weights: torch.jit.script cannot
@@ -57,7 +55,3 @@ class VoxelMorphNet(PairNetwork):
         if self.integration_steps > 0:
             field = integrate(field, self.integration_steps, "zeros")
         return Prediction(crop_far(field, image.shape[2:]), [moving], [fixed])
-
-    def pad(self, image: Tensor) -> Tensor:
-        """Repeats the far borders until every level divides exactly."""
-        return pad_far(image, multiples(image.shape[2:], self.total_stride))

@@ -25,7 +25,7 @@ def is_bundled(path: str | Path | None) -> bool:
 def load_network(network: PairNetwork, path: str | Path | None, start: bool = False) -> PairNetwork:
     """Loads weights, a ``state_dict`` alone or under the key "model", into a network; None leaves it unchanged.
 
-    With ``start``, for a training, parts of the network that the file lacks keep their initial weights.
+    With ``start``, at the beginning of a training, parts that the file lacks keep their initial weights.
     """
     if path is None:
         return network

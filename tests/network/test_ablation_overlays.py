@@ -1,4 +1,4 @@
-"""The overlays of configs/ablation by MONAI's runner: what each switches off, and its measurement."""
+"""The overlays of configs/ablation in MONAI's runner: what each switches off, and its measurement."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_variant_trains_with_its_losses_and_network(bundle, lists, tmp_path, v
 
 @pytest.mark.parametrize("variant", ["correlation", "segmentation", "inverse", "isotropic", "small"])
 def test_an_option_trains_and_registers(bundle, lists, tmp_path, variant):  # noqa: F811
-    """Each overlay does what its name says, and its weights fit the inference with the overlays of the network."""
+    """Each overlay does what its name says, and its weights load in the inference with the overlays of the network."""
     options = {**lists, **{k: v for k, v in SMALL.items() if k != "strides" or variant != "isotropic"}}
     options |= {"output_dir": str(tmp_path), "max_epochs": 1, "network_def#window": [4, 4, 2]}
     if variant == "small":

@@ -43,7 +43,7 @@ def register(monkeypatch, files, out, weights, *more) -> int:
 def test_outputs_are_those_of_roi_registration(monkeypatch, heart_files, tmp_path, weights):
     masks = ["--moving_mask", heart_files["moving_label"], "--fixed_mask", heart_files["fixed_label"]]
     labels = ["--moving_label", heart_files["moving_label"], "--fixed_label", heart_files["fixed_label"]]
-    few = ["--instance_steps", "2", "--check", "False"]  # so few that the check has doubts
+    few = ["--instance_steps", "2", "--check", "False"]  # so few that the check raises doubts
     assert register(monkeypatch, heart_files, tmp_path, weights, *masks, *labels, *few) == 0
     record = json.loads((tmp_path / "correspondence.json").read_text(encoding="utf-8"))
     assert len(record["pairs"]) == 3 and record["warnings"] == []
@@ -52,7 +52,7 @@ def test_outputs_are_those_of_roi_registration(monkeypatch, heart_files, tmp_pat
     fixed, rois = nib.load(heart_files["fixed_label"]), nib.load(tmp_path / "fixed_rois.nii.gz")
     np.testing.assert_array_equal(rois.get_fdata(), fixed.get_fdata())
 
-    # ITK, given the written field, moves the native image as we did.
+    # With the written field, ITK moves the native image in the same way.
     field = sitk.ReadImage(str(tmp_path / "ddf.nii.gz"), sitk.sitkVectorFloat64)
     moving, target = (sitk.ReadImage(heart_files[k], sitk.sitkFloat64) for k in ("moving", "fixed"))
     moved = sitk.Resample(moving, target, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, 0.0)
@@ -69,13 +69,13 @@ def test_without_masks_it_registers_and_says_so(monkeypatch, heart_files, tmp_pa
 
 
 def test_the_shipped_network_says_what_it_has_not_seen(monkeypatch, heart_files, tmp_path):
-    """A negative of a heart is no heart to it; the fixed image and own weights give no reason to doubt."""
+    """An inverted heart is unlike its training images; the fixed image and the user's weights raise no warning."""
     image = nib.load(heart_files["moving"])
     negative = np.asarray(image.dataobj).max() - np.asarray(image.dataobj)
     nib.save(nib.Nifti1Image(negative, image.affine), tmp_path / "negative.nii.gz")
     words = ["scripts", "register", str(tmp_path / "negative.nii.gz"), heart_files["fixed"], "--method", "network"]
     words += ["--moving_mask", heart_files["moving_label"], "--fixed_mask", heart_files["fixed_label"]]
-    words += ["--check", "False"]  # which would discard the field of a negative
+    words += ["--check", "False"]  # which would discard the field of an inverted image
     monkeypatch.setattr(sys, "argv", [*words, "--output_dir", str(tmp_path / "out"), "--progress", "False"])
     cli.main()
     record = json.loads((tmp_path / "out" / "correspondence.json").read_text(encoding="utf-8"))
@@ -106,7 +106,7 @@ def test_refusals(monkeypatch, heart_files, tmp_path, weights, capsys, more, mes
 
 @pytest.mark.parametrize("codes", ["SLP", "RAS"])
 def test_the_order_of_axes_in_the_files_changes_nothing(monkeypatch, heart_files, tmp_path, weights, codes):
-    """The same pair stored with other axes: the network sees the patient the same way round."""
+    """The same pair stored with other axes: the network sees the patient in the same orientation."""
     turned = dict(heart_files)
     for key in ("moving", "fixed", "moving_label", "fixed_label"):
         image = nib.load(heart_files[key])

@@ -1,4 +1,4 @@
-"""The correlation volume: a loop over voxels, a known shift, and a network that starts as without it."""
+"""The correlation volume: a loop over voxels, a known shift, and a network that starts as if without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registration network: any size, units of the field, equality of its variants, and that it learns."""
+"""The registration network: any size, units of the field, equality of its variants, and learning."""
 
 from __future__ import annotations
 

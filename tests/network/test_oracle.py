@@ -1,4 +1,4 @@
-"""The whole network against section 3.2 of the paper written out, with MONAI's warp and exponential."""
+"""The whole network against section 3.2 of the paper, written out with MONAI's warp and exponential."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scripts.network.registration import NetworkRegistration
 
 
 def network(dims: int = 2, diffeomorphic: bool = True, one_field: bool = False) -> CrossFusionNet:
-    """Three levels with random weights that give fields of some voxels."""
+    """Three levels with random weights that give fields of several voxels."""
     torch.manual_seed(0)
     options = {"diffeomorphic": diffeomorphic, "one_field": one_field}
     net = CrossFusionNet(dims, 2, channels=(4, 6, 8), window=2, **options).eval()
@@ -42,7 +42,7 @@ def pair(dims: int = 2) -> torch.Tensor:
 
 
 def slow_field(net: CrossFusionNet, image: torch.Tensor) -> torch.Tensor:
-    """Every step as the paper has it, for images whose size every level halves."""
+    """Every step as in the paper, for images whose size every level halves."""
     warp = Warp("bilinear", "border")
     mode = "bilinear" if net.spatial_dims == 2 else "trilinear"
     moving, fixed, moving_mask, fixed_mask = image.split(1, dim=1)
@@ -57,7 +57,9 @@ def slow_field(net: CrossFusionNet, image: torch.Tensor) -> torch.Tensor:
     for number in (2, 1, 0):
         level, (i_m, i_f, s_m, s_f) = net.levels[number], (f[number] for f in features)
         if field is not None:
-            field = 2 * F.interpolate(field, i_m.shape[2:], mode=mode)  # twice as many voxels are twice as far
+            field = 2 * F.interpolate(
+                field, i_m.shape[2:], mode=mode
+            )  # with twice as many voxels, displacements double
             carrier = exponential(field) if net.one_field else field
             i_m, s_m = warp(i_m, carrier), warp(s_m, carrier)
         last = [x.movedim(1, -1) for x in (i_m, i_f, s_m, s_f)]
@@ -89,7 +91,7 @@ def test_one_field_warps_features_as_the_output():
         with pytest.raises(InputError, match="1 entries differ, first one_field_weights"):
             load_weights(two, one.state_dict(), "w.pt", "the network")
         one.diffeomorphic = two.diffeomorphic = False
-        torch.testing.assert_close(one(image), two(image))  # without the exponential there is one field anyway
+        torch.testing.assert_close(one(image), two(image))  # without the exponential there is only one field
 
 
 def test_features_are_those_of_each_image_before_the_warp():

@@ -41,7 +41,7 @@ def test_excluded_voxels_have_no_influence():
     for value in (0.0, 1.0):
         changed, masks = images.clone(), labels * (valid > 0)
         changed[1, 10:16, 8:14] = value
-        # LNCC averages over windows, so the excluded voxels are filled before, as LoadPair does.
+        # LNCC averages over windows, so excluded voxels are filled first, as in LoadPair.
         filled = torch.where(valid > 0, changed, 0.45)
         pair = LossPair(filled, masks, 1, (1.0, 1.0), valid=valid)
         fields.append(refine(torch.zeros(1, 2, 32, 32), pair, settings)[0])

@@ -17,7 +17,7 @@ from scripts.metrics.pair import moved_dice
 from scripts.network.model import CrossFusionNet
 from scripts.network.refine import RefineSettings
 from scripts.network.registration import NetworkRegistration
-from scripts.training.best import KeepBest
+from scripts.training.handlers import KeepBest
 from scripts.training.resume import Resume
 from scripts.workflow.cohort.table import CohortTable
 

@@ -1,4 +1,4 @@
-"""MONAI's VoxelMorph under the network's contract: the same field, any size, masks in the losses alone."""
+"""MONAI's VoxelMorph as a registration network: the same field, any size, masks only in the losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripts.training.network.pairs import PairTraining
 
 
 def lively(spatial_dims: int = 3) -> VoxelMorphNet:
-    """A small network that moves things by a voxel or so."""
+    """A small network with displacements of about a voxel."""
     torch.manual_seed(0)
     net = VoxelMorphNet(spatial_dims, 3, channels=(4, 8, 8, 8), final_channels=(4,), integration_steps=5).eval()
     torch.nn.init.normal_(net.net["backbone"].net[-1].final_conv_out.conv.weight, std=6.0)
