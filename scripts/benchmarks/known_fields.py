@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Fields that are known: other contrasts, large and sliding motion. ``python -m scripts.benchmarks.known_fields``."""
+"""Known fields: other contrasts, large and sliding motion. ``python -m scripts.benchmarks.known_fields``."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def main(seeds: int = 2, **options) -> None:
             inside[8:-8, 8:-8, 8:-8] = True
             places = identity_grid(shape, truth.device, truth.dtype) + truth
             limits = torch.tensor(shape).view(1, 3, 1, 1, 1) - 1
-            inside &= ((places >= 0) & (places <= limits)).all(dim=1)[0]  # what left the image cannot be found
+            inside &= ((places >= 0) & (places <= limits)).all(dim=1)[0]  # what has left the image cannot be matched
             before, after = (error_of(d, truth, inside) for d in (torch.zeros_like(truth), ddf))
             folds = regularity(ddf)["folds_percent"]
             write(f"| {name} {seed} | {before:.2f} | {after:.2f} | {folds:.3f} | {seconds:.0f} |\n")

@@ -15,7 +15,7 @@ __all__ = ["bundled", "phantom_overlay", "picture"]
 
 @pytest.fixture(scope="session")
 def phantom_overlay(tmp_path_factory) -> str:
-    """Two pairs to train on and one to measure, described by an overlay as in configs/datasets."""
+    """Two training pairs and one validation pair, described by an overlay as in configs/datasets."""
     folder = tmp_path_factory.mktemp("phantoms")
     lists = {}
     for part, seeds in (("training", (0, 1)), ("validation", (2,))):

@@ -74,7 +74,7 @@ def test_a_heart_comes_closer(name, loaded):
     row = measure_pair(tool_of(name), loaded, STRUCTURES)
     assert row["dice/mean/final"] > row["dice/mean/initial"] + 0.05
     assert row["field/folds_percent"] < 3
-    # Here the masks are the label maps, so carrying them along must give the same overlap.
+    # Here the masks are the label maps, so the carried masks must have the same overlap.
     assert row["masks/mean/final"] == pytest.approx(row["dice/mean/final"])
     assert row["seconds"] > 0
 
@@ -86,7 +86,7 @@ def test_masks_alone_are_measured_on_the_fixed_image(loaded):
 
 
 def test_a_field_is_found_once(loaded, tmp_path):
-    """The second time it is read; another setting is another field."""
+    """The second time it is read from the file; another setting gives another field."""
     calls = []
 
     def counted(moving, fixed, spacing):

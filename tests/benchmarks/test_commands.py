@@ -26,7 +26,7 @@ SMALL = {"network_def#channels": [4, 8], "crop": [24, 24, 4], "learning_rate": 0
 
 @pytest.mark.slow
 def test_ablation_trains_measures_and_resumes(phantom_overlay, tmp_path, monkeypatch, capsys):
-    """One variant from nothing to the table; then nothing is run again; then a later change of the weights is seen."""
+    """One variant from scratch to the table; a second call runs nothing; a later change of the weights is noticed."""
     out = tmp_path / "a b"
     arguments = {"data_dir": ".", "output_dir": str(out), "epochs": 1, "dataset": phantom_overlay, **SMALL}
     ablation.main(variants="no_contour", **arguments)
@@ -44,7 +44,7 @@ def test_ablation_trains_measures_and_resumes(phantom_overlay, tmp_path, monkeyp
     with pytest.raises(InputError, match="other settings"):
         ablation.main(variants="no_contour", **{**arguments, "learning_rate": 0.01})
     best = out / "no_contour" / "best.pt"
-    os.utime(best, (0, 0))  # written before the last epoch ended, as when a run was killed in between
+    os.utime(best, (0, 0))  # written before the last epoch ended, as if the run had been killed
     assert not ablation.complete(out / "no_contour", 1)
 
 
@@ -63,7 +63,7 @@ def test_no_time_left_trains_nothing(phantom_overlay, tmp_path, capsys):
 
 
 def test_compare_measures_once(bundle, phantom_overlay, tmp_path, monkeypatch):
-    """The README's command, on other pairs and with some of its rows."""
+    """The README's command on other pairs, with some of the rows."""
     rows = [compare.FIXED_MASKS, "demons", "network, no masks"]
     arguments = {"data_dir": ".", "output_dir": str(tmp_path), "dataset": phantom_overlay}
     (line,) = [line for line in commands(bundle) if "scripts.benchmarks.peers.compare" in line]
@@ -74,7 +74,7 @@ def test_compare_measures_once(bundle, phantom_overlay, tmp_path, monkeypatch):
     assert list(table) == ["before", *rows]
     for name in ("demons", "network, no masks"):
         assert float(table[name]["dice"]) > float(table["before"]["dice"])
-    # The same pairs, measured by MONAI's workflow and beside it.
+    # The same pairs, measured with and without MONAI's workflow.
     first = [read_metrics(tmp_path / folder / "metrics.csv") for folder in ("demons", "network_no_masks")]
     for a, b in zip(*first):
         assert a["name"] == b["name"] and a["dice/mean/initial"] == pytest.approx(b["dice/mean/initial"])

@@ -1,4 +1,4 @@
-"""The benchmark of random poses: known truths, and one pair from end to end."""
+"""The benchmark of random poses: known answers, and one pair from end to end."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def few(monkeypatch):
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
-    """Cells of every table row by its first cell."""
+    """The cells of each table row by its first cell."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return {cells[0]: cells[1:] for cells in ([c.strip() for c in line.strip("|").split("|")] for line in lines)}
 
@@ -88,7 +88,7 @@ def test_the_table_segments_once_and_equals_a_registration(heart_files, monkeypa
     assert sum(asked) == once == 12  # six slices of either image
     assert measured[Setting(1, 0.8)]["matches"] == 1
     assert measured[Setting(None, 0.5)]["matches"] >= measured[Setting(None, 0.8)]["matches"] > 1
-    assert "final" not in measured[Setting(None, 1.0)]["dice"]  # no pairs: as it was before
+    assert "final" not in measured[Setting(None, 1.0)]["dice"]  # no pairs: unchanged
     registrar.inferer.matcher.max_pairs, registrar.inferer.matcher.epsilon = None, 0.8
     whole = registrar("heart", heart_files).metrics
     assert measured[Setting(None, 0.8)]["dice"]["final"] == pytest.approx(whole["dice"]["final"])

@@ -1,4 +1,4 @@
-"""What the benchmark of SAM measures, with answers that are known."""
+"""What the benchmark of SAM measures, against known answers."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def heart(label: torch.Tensor | None = None) -> LabelledSlice:
 
 
 def masks_of(masks: torch.Tensor, predicted: list[float]) -> SliceMasks:
-    """Masks (K, SIDE, SIDE) bool in the form that the model gives, exact because a cell is a pixel."""
+    """Masks (K, SIDE, SIDE) bool in the form of the model, exact because a cell is a pixel."""
     empty = SliceMasks.empty(torch.rand(4, SIDE // 4, SIDE // 4), (SIDE, SIDE), SIDE, (SIDE, SIDE), 0.0)
     return empty.with_masks(masks.float() * 2 - 1, torch.tensor(predicted), torch.ones(len(masks)), torch.zeros(2))
 
 
 def test_slices_keep_image_and_label_together():
-    """A label that is the thresholded image stays so through windowing, turning and cropping."""
+    """A label made by thresholding the image still matches it after windowing, turning and cropping."""
     rng = np.random.default_rng(0)
     image = (rng.random((60, 50, 4)) > 0.5).astype(np.float32) * 100
     geometry = Geometry((60, 50, 4), np.diag([-1.0, 1.0, 5.0, 1.0]) @ np.eye(4))
@@ -72,7 +72,7 @@ def test_evenly_and_some():
 
 
 def test_point_answers_are_the_ious_of_the_masks(monkeypatch):
-    """Three masks: the ring, the ring with its disc, and a bar that is somewhere else."""
+    """Three masks: the ring, the ring with its disc, and a bar elsewhere."""
     one = heart()
     ring, whole, bar = one.label == 2, (one.label == 2) | (one.label == 3), one.label == 1
 
@@ -82,13 +82,13 @@ def test_point_answers_are_the_ious_of_the_masks(monkeypatch):
 
         def masks(self, position, prompt):
             column, row = (prompt.points[0] - 0.5).long().tolist()
-            assert one.label[row, column] in (1, 2, 3)  # the point lies in the structure that was meant
+            assert one.label[row, column] in (1, 2, 3)  # the point lies in the intended structure
             return masks_of(torch.stack([ring, whole, bar]), [0.9, 0.8, 0.1])
 
     monkeypatch.setattr(sam_measures, "EncodedSlices", Stand)
     answers = {a.value: a for a in point_answers(None, one, 1, np.random.default_rng(0))}
     assert answers[2].best == 1.0
-    # The ring with its disc is a union that the point lies in; the bar shares nothing with that but the whole heart.
+    # The ring with its disc is a union that contains the point; the bar has only the whole heart in common with it.
     everyone = int((one.label > 0).sum())
     assert answers[2].true == pytest.approx((1.0, 1.0, int(bar.sum()) / everyone))
     assert answers[1].true == pytest.approx((int(ring.sum()) / everyone, int(whole.sum()) / everyone, 1.0))
@@ -112,7 +112,7 @@ def test_coverage_before_and_after_the_filter():
     assert found[2] == (1.0, 0.0)  # the filter drops the ring, 10 % of the slice
     assert found[1] == pytest.approx((10 / 18, 10 / 18))
     assert found[3] == (0.0, 0.0)
-    assert coverage(None, one, None, None, 0.5) == {}  # nothing so large: the model is not asked
+    assert coverage(None, one, None, None, 0.5) == {}  # nothing that large: the model is not run
 
 
 def test_candidates_are_the_structures_and_their_surroundings():
@@ -136,7 +136,7 @@ def test_prototypes_are_means_of_the_embedding(bundled, picture):
 
 
 def test_ranks(monkeypatch):
-    """Features that tell the structures apart find the partner first; random ones do as chance says."""
+    """Features that tell the structures apart rank the partner first; random ones perform at chance."""
     moving, fixed = heart(), heart()
     masks = torch.stack(list(fixed.structures().values()))
     monkeypatch.setattr(sam_rank, "candidate_masks", lambda one: ([1, 2, 3], masks))
@@ -147,7 +147,7 @@ def test_ranks(monkeypatch):
     monkeypatch.setattr(sam_rank, "prototypes", lambda sam, one, masks: next(swapped))
     ranking = Ranking(None)
     found = [ranking(Sought(v, moving, fixed)).rank for v in (1, 2, 3)]
-    assert found == [3, 3, 1]  # ties are lost: an answer that nothing decides is not a right one
+    assert found == [3, 3, 1]  # ties count as wrong: an undecided answer is not a right one
     torch.manual_seed(0)
     monkeypatch.setattr(sam_rank, "prototypes", lambda sam, one, masks: torch.rand(3, 5))
     lots = [Ranking(None)(Sought(2, moving, fixed)) for _ in range(1500)]

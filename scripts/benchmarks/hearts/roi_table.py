@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Tables 2 to 4 of Huang et al. 2024 on ACDC: whose regions, how many pairs of them, and how alike they are.
+"""Tables 2 to 4 of Huang et al. 2024 on ACDC: sources of regions, numbers of pairs, least similarity.
 
 ``python -m scripts.benchmarks.hearts.roi_table --data_dir DATA``.
 Each image is segmented once; all settings share its regions. A region is a 3-D one, linked through the slices, and the
@@ -45,12 +45,12 @@ SOURCES = {
     "pseudo_tre": "TRE of SAM's regions, RMS (mm)",
 }
 EPSILON = 0.8
-# 3-D regions and nothing but regions, whatever the defaults are.
+# 3-D regions alone, whatever the defaults are.
 PAPER = {"linking": "link", "image_weight": 0.0, "discrete": False, "check": False}
 
 
 class Setting(NamedTuple):
-    """One row of the table: at most so many pairs (None for all), each at least so similar."""
+    """One row of the table: the largest number of pairs (None for all) and their least similarity."""
 
     pairs: int | None
     epsilon: float
@@ -138,7 +138,7 @@ class Segmented:
 
 
 def rms(errors: Iterable[float | None]) -> float | None:
-    """Root of the mean square of the errors that are known; None without any."""
+    """Root mean square of the known errors; None if there are none."""
     known = [e for e in errors if e is not None]
     return float(np.sqrt(np.mean(np.square(known)))) if known else None
 

@@ -37,7 +37,7 @@ class Scored(NamedTuple):
 
     Attributes:
         dice: of every structure on the native grid.
-        network: the same before the masks were drawn again; None without redrawing.
+        network: the same before redrawing; None without redrawing.
         wall: seconds from file to label map.
         cpu: CPU seconds of the same.
         redrawing: wall seconds of the redrawing.
@@ -97,9 +97,9 @@ def main(
         part: see :func:`scripts.data.splits.split_of`; settings are chosen on "inner_validation".
         checkpoint: weights; the bundled ones if None.
         device: auto, cpu, cuda or mps.
-        redraw: lets LiteMedSAM draw the masks again, and also measures those of the network.
-        first: images left out at the beginning.
-        limit: most images.
+        redraw: lets LiteMedSAM redraw the masks, and also measures those of the network.
+        first: number of images to skip.
+        limit: largest number of images.
         options: further arguments of :class:`scripts.masks.bundled.BundledNet`.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Is a region that was clicked on in one image found in the other? Hearts and abdomens, both directions.
+"""Is a region clicked in one image found in the other? Hearts and abdomens, both directions.
 
 ``python -m scripts.benchmarks.models.prompted --data_dir DATA``
 """
@@ -130,8 +130,8 @@ def main(
         kinds: hearts (end-diastole and end-systole), abdomens (disjoint pairs of subjects), or both.
         prompt: "point", the deepest point of the structure, or "box".
         subset: "validation", "training" or a part of it.
-        limit: most pairs of each kind.
-        first: pairs of each kind that are left out at the beginning.
+        limit: largest number of pairs of each kind.
+        first: number of pairs of each kind to skip.
         sam: the model.
         search_mm: see :class:`scripts.roi.prompted.PromptedCorrespondence`.
         search_slices: likewise.

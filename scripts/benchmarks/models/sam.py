@@ -25,7 +25,7 @@ from .sam_rank import Ranking, Sought, chance, largest_slices, mean_reciprocal, 
 from .sam_slices import NAMES, LabelledSlice, abdomen_slices, evenly, heart_slices, phantom_slices, some
 from .sam_unseen import region_count, unseen
 
-# The aim for random points is a mean over these.
+# The target for random points is a mean over these.
 AIMED = ("left ventricle", "myocardium", "right ventricle", "liver", "kidneys", "spleen", "aorta", "stomach")
 COVERED_IOU = 0.7
 LEAST_SHARE = 0.005  # of the slice: structures that everything mode should cover

@@ -128,5 +128,5 @@ def mean_reciprocal(ranks: Iterable[Rank]) -> float:
 
 
 def chance(ranks: Iterable[Rank]) -> float:
-    """What :func:`mean_reciprocal` would be for similarities at random."""
+    """What :func:`mean_reciprocal` would be for random similarities."""
     return float(np.mean([np.mean(1 / np.arange(1, r.candidates + 1)) for r in ranks]))

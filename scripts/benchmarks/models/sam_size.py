@@ -31,7 +31,7 @@ from .sam_models import Model
 from .sam_slices import LabelledSlice
 
 BATCH = 4
-# Share of the steps that the averaged weights remember; by the usual momentum a short training is mostly its start.
+# Share of the steps that the averaged weights remember; the usual one keeps mostly the start of a short training.
 AVERAGED = 0.1
 
 
@@ -139,7 +139,7 @@ def main(
     for size in sizes:
         path = folder / f"{size}_{samples}" / "compact_sam.pt" if samples else MODELS / "compact_sam.pt"
         models.append(Model(f"{size} x {size}", str(path), {"network_def#tokens": size}))
-    # The runs take turns, so that a busy moment of the machine does not fall on one size.
+    # The runs take turns, so that other load on the machine affects every size.
     rounds = [[seconds_a_slice(model, 1) for model in models] for _ in range(repeats)]
     for number, (size, model) in enumerate(zip(sizes, models)):
         seconds = list(chain.from_iterable(one[number] for one in rounds))

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Labelled slices to measure a Segment Anything model with, turned and windowed as registration shows them to it."""
+"""Labelled slices to measure a Segment Anything model with, oriented and windowed as in registration."""
 
 from __future__ import annotations
 

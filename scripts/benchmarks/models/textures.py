@@ -25,7 +25,7 @@ def stripes(rng: np.random.Generator, size: tuple[int, int]) -> NDArray:
 
 
 def cells(rng: np.random.Generator, size: tuple[int, int]) -> NDArray:
-    """Dark dots at random places, as nuclei in a tissue section, mean about 1."""
+    """Dark dots at random places, like nuclei in a tissue section, mean about 1."""
     count = int(size[0] * size[1] / rng.uniform(30, 200))
     places = rng.uniform((0, 0), size, (count, 2))
     grid = np.stack(np.mgrid[: size[0], : size[1]], axis=-1).reshape(-1, 2)

@@ -196,7 +196,7 @@ class SyN:
 
 @dataclass(frozen=True)
 class Elastix:
-    """Free-form deformation of elastix (Klein et al. 2010), by itk-elastix: its default B-spline map, one penalty more.
+    """Free-form deformation of elastix (Klein et al. 2010), by itk-elastix: default B-splines and a bending penalty.
 
     Attributes:
         control_mm: distance of the control points at the finest level.

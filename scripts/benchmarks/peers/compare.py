@@ -76,7 +76,7 @@ TITLES = {
 
 
 def pairs_of(dataset: str, values: Mapping[str, Any]) -> tuple[list[dict], Any, list[str]]:
-    """The pairs of a data set, what loads one of them with its masks, and the names of its structures."""
+    """The pairs of a data set, the transform that loads one with its masks, and the names of its structures."""
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / name) for name in (*NETWORK, dataset)])
     parser.update({"bundle_root": str(BUNDLE), "device": "$torch.device('cpu')", **values})

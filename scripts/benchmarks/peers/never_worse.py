@@ -38,7 +38,7 @@ class Posed:
     """A pair to align.
 
     Attributes:
-        name: what it is.
+        name: of the pair.
         item: for :class:`scripts.data.pair.LoadPair`.
         truth: (4, 4) the right alignment, RAS mm; None if it is not known.
         places: (N, 3) RAS mm in the fixed image, where errors are measured.
@@ -76,7 +76,7 @@ def reposed(name: str, item: Mapping[str, Any], seed: int, same_patient: bool) -
     linear, shift = random_pose(np.random.default_rng([seed, 78]))
     grid = volumes["fixed"].geometry
     middle = apply_affine(grid.affine, (np.asarray(grid.shape) - 1) / 2)
-    pose = np.eye(4)  # of the fixed world as it is now, to the world before
+    pose = np.eye(4)  # from the new fixed world to the original one
     pose[:3, :3], pose[:3, 3] = linear, middle + shift - linear @ middle
     for key in ("fixed", "fixed_label"):
         volumes[key] = replace(volumes[key], geometry=Geometry(grid.shape, np.linalg.inv(pose) @ grid.affine))
@@ -114,7 +114,7 @@ def main(
         first: seed of the first phantom.
         count: number of phantoms.
         spacing_mm: their voxel size.
-        register: so many phantoms are also registered by regions, which takes a minute each.
+        register: number of phantoms that are also registered by regions, a minute each.
         data_dir: folder with ``acdc/``, ``abdomen_ct/`` and ``splits/``; None takes phantoms only.
         every: takes every n-th patient, and every 4n-th pair of abdomens.
         options: any key of configs/samreg.json, for the registration.

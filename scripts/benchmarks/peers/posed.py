@@ -23,7 +23,7 @@ BLOOD, SOFT_HU = 750.0, (-125.0, 275.0)  # intensities that become 1, and the wi
 
 @dataclass(frozen=True, eq=False)
 class PosedPair:
-    """A phantom pair and what was drawn for it.
+    """A phantom pair and its random parameters.
 
     Attributes:
         pair: the images, labels, landmarks and the true field.

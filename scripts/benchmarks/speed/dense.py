@@ -53,7 +53,7 @@ def plain_loop(
 
 
 def roi_dice(moving: Tensor, fixed: Tensor, ddf: Tensor | None) -> float:
-    """Mean soft Dice of the pairs after a field."""
+    """Mean soft Dice of the pairs, warped by a field."""
     moved = moving.float()[None] / 255
     moved = moved if ddf is None else warp(moved, ddf, padding="zeros")
     return 1 - float(soft_dice_loss(moved[0], fixed.float() / 255).mean())

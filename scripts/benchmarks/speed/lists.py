@@ -51,7 +51,7 @@ def main(pairs: int = 100_000) -> None:
 
 
 def image_pairs(folder: Path, pairs: int) -> Iterable[tuple[str, str]]:
-    """All ordered pairs of as many images as it takes; writes the images."""
+    """All ordered pairs of as many images as needed; writes the images."""
     count = int(np.ceil((1 + np.sqrt(1 + 4 * pairs)) / 2))
     names = [f"{number:04}.nii.gz" for number in range(count)]
     for number, name in enumerate(names):
