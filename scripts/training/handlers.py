@@ -1,11 +1,13 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Small handlers and inferers that MONAI and Ignite lack, or lack in a form that a config can use."""
+"""Small handlers and inferers that MONAI and Ignite lack, or do not offer in a form that a config can use."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,8 @@ from monai.engines.utils import IterationEvents
 from monai.handlers import TensorBoardStatsHandler
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
+
+from ..common.weights import export_weights
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +99,35 @@ class LogTerms:
         if engine.state.iteration % self.every == 0:
             terms = "  ".join(f"{name} {value:.4f}" for name, value in self.mean.items())
             logger.info("epoch %d iteration %d  %s", engine.state.epoch, engine.state.iteration, terms)
+
+
+class KeepBest:
+    """Saves the weights of a model in half precision when the key metric of the evaluator improves.
+
+    MONAI's ``CheckpointSaver`` forgets the best value on resume; the state of this handler is kept by
+    :class:`scripts.training.resume.Resume`. Higher metrics are better. Only one of several processes is the ``writer``.
+    """
+
+    def __init__(self, model: nn.Module, path: str, metric: str, writer: bool = True) -> None:
+        self.model, self.path, self.metric, self.writer = model, Path(path), metric, writer
+        self.best = self.last = -math.inf
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.last = float(engine.state.metrics[self.metric])
+        if self.last > self.best:
+            if self.writer:
+                export_weights(self.model, self.path)
+            self.best = self.last
+            logger.info("best %s so far, %.4f: saved %s", self.metric, self.best, self.path)
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best, "last": self.last}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.best, self.last = float(state["best"]), float(state["last"])
 
 
 class KeywordInferer:

@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..common.errors import InputError
 from ..common.weights import read_checkpoint, save_tensors
 
-# The progress of a learning rate schedule; its length and rates come from the present config, so that a training can
+# The progress of a learning rate schedule; its length and rates come from the current config, so that a training can
 # be extended.
 PROGRESS = ("last_epoch", "_step_count", "_last_lr")
 
@@ -23,14 +23,14 @@ logger = logging.getLogger(__name__)
 class Resume:
     """Saves the state of a training, and restores it at the start if the file exists.
 
-    MONAI's ``CheckpointSaver`` cannot save the trainer that it is attached to in the same config, and overwrites the
-    old file in place; after a full disk or a kill, this handler leaves the last complete file.
+    MONAI's ``CheckpointSaver`` cannot save the trainer to which a config attaches it, and overwrites the old file in
+    place; this handler leaves the last complete file after a full disk or a kill.
 
     Args:
         path: the file.
         objects: objects with ``state_dict`` and ``load_state_dict``, by name.
-        every: epochs between saves; the end of the run, also by a time limit, always saves.
-        writer: whether this process writes the file; one of many does, all read it.
+        every: epochs between saves; the end of the run always saves, also when a time limit ends it.
+        writer: whether this process writes the file; only one of several does, and all read it.
     """
 
     def __init__(self, path: str, objects: dict[str, Any], every: int = 1, writer: bool = True) -> None:
@@ -42,7 +42,7 @@ class Resume:
         engine.add_event_handler(Events.COMPLETED, self.save)
 
     def save(self, engine: Engine) -> None:
-        """Saves every object and the engine; if the file cannot be written, the one before is unchanged."""
+        """Saves every object and the engine; if the file cannot be written, the previous one is unchanged."""
         if self.writer:
             states = {name: obj.state_dict() for name, obj in {**self.objects, "engine": engine}.items()}
             save_tensors(states, self.path)

@@ -1,4 +1,4 @@
-"""What a training computes, beside what the command ``plot`` shows of it."""
+"""Compares what a training computes with what the command ``plot`` shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seen_losses(workflow: ConfigWorkflow) -> Seen:
 
 
 def check_plotted(folder: Path, seen: Seen) -> dict[str, dict[int, float]]:
-    """Compares the curves of a run with what was seen, draws them, and returns those of the metrics."""
+    """Compares the curves of a run with the recorded values, draws them, and returns those of the metrics."""
     loss, metrics = read_curves(folder)
     assert set(loss) == set(seen[max(seen)])
     for name, curve in loss.items():

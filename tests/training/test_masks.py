@@ -96,7 +96,7 @@ def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
     assert set(seen) == {1, 2, 3, 4} and check_plotted(tmp_path / "run", seen) == {}
     second = torch.load(tmp_path / "cardiac_net.pt", weights_only=True)
     assert any(not torch.equal(first[k], second[k]) for k in first)
-    # The weights are a source of masks for the patients that they have not seen, and a training finds these.
+    # The weights make masks of the patients that they have not seen, and a training finds these masks.
     shown = {item["subject"] for item in again.parser.get_parsed_content("train#dataset").data}
     listed = (tmp_path / "run" / "held_out.txt").read_text(encoding="utf-8").split()
     assert shown == {"p1"} and [Path(path).parent.name for path in listed] == ["p2", "p2"]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import Randomizable, Transform
+from monai.transforms import Randomizable, Transform, generate_spatial_bounding_box
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -42,7 +42,7 @@ class RandPairIntensity(Randomizable, Transform):
 class RandMaskErrors(Randomizable, Transform):
     """Gives the input masks errors like those of a segmentation network; the targets are unchanged.
 
-    Without it a network relies on the masks alone, and fails if they are wrong or missing.
+    A network trained without it relies on the masks alone and fails if they are wrong or missing.
 
     Args:
         no_masks: chance that both masks are empty.
@@ -108,10 +108,8 @@ class CropAroundMasks(Transform):
         inside = torch.as_tensor(data["targets"]).amax(dim=0) > 0
         if self.margin_mm is None or not inside.any():
             return dict(data)
-        places = inside.nonzero()
-        margin = (self.margin_mm / torch.as_tensor(data["spacing"])).ceil().long()
-        low = (places.amin(dim=0) - margin).clamp_min(0).tolist()
-        high = (places.amax(dim=0) + 1 + margin).tolist()
+        margin = (self.margin_mm / torch.as_tensor(data["spacing"])).ceil().long().tolist()
+        low, high = generate_spatial_bounding_box(inside[None], margin=margin, allow_smaller=True)
         box = (slice(None), *(slice(a, b) for a, b in zip(low, high)))
         # A copy: a view would keep the whole image in the cache.
         return {**data, **{key: data[key][box].clone() for key in self.keys if key in data}}

@@ -17,7 +17,7 @@ class PairTraining(nn.Module):
     """Wraps the network for training, also under ``DistributedDataParallel``, which needs a single forward pass.
 
     Args:
-        network: the registration network; the trained weights are its alone.
+        network: the registration network; only its weights are kept after the training.
         amp: dtype of autocast for the network, e.g. "bfloat16", or None.
         head: adds a head that segments the fixed image from its finest features
             (:class:`scripts.losses.segmentation.Segmentation`).

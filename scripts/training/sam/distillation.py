@@ -52,7 +52,7 @@ def student_of(teacher: Sam, tokens: int = 24, width: int | None = None, **compa
 
 
 class TeacherFeatures(Transform):
-    """Embeds a picture with the teacher; deterministic and slow, so a dataset caches the answer.
+    """Embeds a picture with the teacher; deterministic and slow, so a dataset caches the result.
 
     Args:
         teacher: the model, on its device.
@@ -60,7 +60,7 @@ class TeacherFeatures(Transform):
 
     Input: a dict with "picture", a file.
 
-    Output: "image" (3, S, S) uint8, the picture as the student gets it, padded with zeros; "scaled" (2,) rows and
+    Output: "image" (3, S, S) uint8, the picture as the student sees it, padded with zeros; "scaled" (2,) rows and
     columns that it fills; "features" (C, T, T) float16, the teacher's embedding at the student's tokens.
     """
 
@@ -112,13 +112,13 @@ class Distillation(nn.Module):
             features: (B, C, T, T) of the teacher.
 
         Returns:
-            "features", the squared error over the variance of the teacher's features: 1 for a student that answers
-            with their mean, 0 for one that answers as the teacher; and "similarity", detached, the mean cosine of the
-            two, each less the teacher's mean.
+            "features", the squared error over the variance of the teacher's features: 1 for a student that predicts
+            their mean, 0 for one that equals the teacher; and "similarity", detached, the mean cosine of the two after
+            subtracting the teacher's mean.
         """
         side, tokens = image.shape[-1], features.shape[-1]
         inside = inside_picture(scaled, side)
-        # Beyond the picture the package pads normalised images with zeros.
+        # Outside the picture, the package pads normalised images with zeros.
         with torch.autocast(image.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
             seen = self.student.preprocess(image.float()) * inside
             answer = self.projection(self.student.image_encoder(seen))
@@ -143,7 +143,7 @@ def hold_out(images: list[list[str]], share: float) -> tuple[list[dict], list[di
 
     Args:
         images: pictures of each image.
-        share: of the images, at least one, that is kept for measuring.
+        share: of the images held out for validation, at least one.
 
     Returns:
         two lists of items for :class:`TeacherFeatures`.
@@ -152,7 +152,7 @@ def hold_out(images: list[list[str]], share: float) -> tuple[list[dict], list[di
         raise InputError(f"validation_share must lie between 0 and 1, got {share}.")
     groups = images if len(images) > 1 else [[picture] for picture in images[0]]
     if len(groups) < 2:
-        raise InputError("There is only one picture; give at least two, one to learn from and one to measure with.")
+        raise InputError("There is only one picture; give at least two, one for training and one for validation.")
     step = max(2, round(1 / share))
     last = len(groups) - 1
     held = {number for number in range(len(groups)) if number % step == step - 1} or {last}

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Training a Segment Anything model on pairs of views: prompts, correction rounds, and features that match.
+"""Training a Segment Anything model on pairs of views: prompts, correction rounds, and matching features.
 
 Follows Kirillov et al. 2023 (appendix A: simulated prompts, three masks for an ambiguous point, focal + Dice, quality
 head by mean squared error) with two changes for little data: a point is trained with all masks that contain it at once,
@@ -19,6 +19,7 @@ from ...sam.boxes import mask_boxes
 from ...sam.decode import decode_tokens, draw_masks
 
 AMBIGUITY = 3  # masks that one point may mean
+JITTER = 0.08  # of the sides of a box, relative to its size
 SINGLE, MULTI = slice(0, 1), slice(1, 4)
 
 
@@ -28,8 +29,9 @@ class SamTraining(nn.Module):
     Args:
         sam: the model to train.
         prompts: prompts per view.
-        round_probability: how often a second round (box, more points, or correction with the previous mask) follows.
-        corrections: most clicks on errors in a round that corrects, each with the mask before it; the last one counts.
+        round_probability: of a second round (box, more points, or correction of the previous mask).
+        corrections: most clicks on errors in a correcting round, each with the mask before it; only the last one has a
+            loss.
         amp: dtype of autocast, e.g. "bfloat16", or None.
         compiler: backend of ``torch.compile`` for the image encoder, e.g. "inductor", or None. The names of the
             weights are not affected.
@@ -70,7 +72,7 @@ class SamTraining(nn.Module):
 
         Returns:
             scalar losses "mask", "refine", "quality", "prototype", "dense"; and "best_iou", detached, the mean over
-            prompts of the IoU of the best of three masks with the mask that was meant.
+            prompts of the IoU of the best of three masks with the intended mask.
         """
         with torch.autocast(image.device.type, dtype=self.amp or torch.bfloat16, enabled=self.amp is not None):
             views = image.flatten(0, 1).expand(-1, 3, -1, -1)
@@ -85,7 +87,7 @@ class SamTraining(nn.Module):
 
     def _mask_losses(self, embedding: Tensor, masks: Tensor, valid: Tensor, classes: Tensor) -> dict[str, Tensor]:
         views, size = len(masks), masks.shape[-1]
-        # Anatomical structures are asked for three times as often as regions without a name.
+        # Anatomical structures are prompted three times as often as regions without a name.
         chance = valid * (1.0 + 2.0 * (classes > 0)) + 1e-9
         meant = torch.multinomial(chance, self.prompts, replacement=True)
         real = valid.gather(1, meant).flatten()
@@ -102,7 +104,7 @@ class SamTraining(nn.Module):
         iou = iou.view(views * self.prompts, 3, -1)
         true_quality = iou.masked_fill(~containing.flatten(0, 1)[:, None], 0.0).amax(dim=2)
 
-        # The mask that was meant comes first, then random others that contain the point.
+        # The intended mask comes first, then random others that contain the point.
         order = containing.float() * (1 + torch.rand_like(chance)[:, None])
         order.scatter_(2, meant[:, :, None], 9.0)
         top, candidates = order.topk(AMBIGUITY, dim=2)
@@ -192,11 +194,11 @@ def inside_points(masks: Tensor) -> tuple[Tensor, Tensor]:
     return place + torch.rand_like(place), cell
 
 
-def jittered_boxes(masks: Tensor, jitter: float = 0.08) -> Tensor:
-    """Boxes (B, 4) as x0, y0, x1, y1 in cells around masks (B, m, m), each side moved by a share of the box."""
+def jittered_boxes(masks: Tensor) -> Tensor:
+    """Boxes (B, 4) as x0, y0, x1, y1 in cells around masks (B, m, m), each side moved at random by a share of it."""
     boxes = mask_boxes(masks > 0.5)
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    return (boxes + torch.randn_like(boxes) * jitter * extent).clamp(0, masks.shape[-1])
+    return (boxes + torch.randn_like(boxes) * JITTER * extent).clamp(0, masks.shape[-1])
 
 
 def prototype_contrast(features: Tensor, masks: Tensor, valid: Tensor, classes: Tensor) -> Tensor:

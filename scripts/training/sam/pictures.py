@@ -22,7 +22,7 @@ from ...data.splits import evenly
 
 logger = logging.getLogger(__name__)
 
-DARK, LEAST_BRIGHT = 8, 0.05  # slices with fewer brighter pixels show next to nothing
+DARK, LEAST_BRIGHT = 8, 0.05  # a slice with a smaller share of pixels above DARK shows next to nothing
 
 
 def cut_slices(
@@ -33,18 +33,18 @@ def cut_slices(
     most: int = 32,
     progress: bool = True,
 ) -> list[list[str]]:
-    """Writes slices of every image as PNG files, and reuses those written before: one list of files an image.
+    """Writes slices of every image as PNG files, reusing earlier ones; returns one list of files per image.
 
     Args:
         images: a folder of images, one image, a pattern, or a list, see :func:`scripts.data.images.image_items`.
         folder: gets the pictures, one folder per image, named by file, date and settings.
         window: see :func:`scripts.data.intensity.apply_window`.
         axis: 0, 1, 2 or "auto", see :func:`scripts.correspondence.slicing.plan_slices`.
-        most: slices an image, at even distances.
+        most: slices per image, evenly spaced.
         progress: shows a progress bar.
 
     Raises:
-        InputError: no image, one that cannot be used, or nothing to see in any.
+        InputError: no image, one that cannot be used, or no slice that shows anything.
     """
     if most < 1:
         raise InputError(f"slices_per_image must be at least 1, got {most}.")

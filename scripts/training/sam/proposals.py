@@ -35,16 +35,20 @@ REGION = 0.15  # weight of a class-agnostic region beside that of a structure
 def slice_items(
     slices: Mapping[str, list[Slice]], shares: Mapping[str, float], seed: int = 0, views: int = 1
 ) -> list[dict[str, Any]]:
-    """The slices of all sources in a random order in which every first part contains the sources in their shares.
+    """The slices of all sources in a random order, of which any leading part contains the sources in their shares.
 
-    Items have the source and number of a slice, a digest of its content and the seed of its view; the last two name an
-    item in a cache, whatever other slices there are. All second views follow all first views.
+    Items have the source and number of a slice, a digest of its content and the seed of its view; the last two identify
+    an item in a cache, whatever other slices exist. All second views follow all first views.
     """
     ranked = []
     for source in slices:
         order = np.random.default_rng([seed, len(source)]).permutation(len(slices[source]))
         ranked += [((rank + 0.5) / shares[source], source, int(number)) for rank, number in enumerate(order)]
-    digests = {(source, k): _digest(one) for source, found in slices.items() for k, one in enumerate(found)}
+    digests = {
+        (source, k): zlib.crc32(one.layers.tobytes(), zlib.crc32(one.image.tobytes()))
+        for source, found in slices.items()
+        for k, one in enumerate(found)
+    }
     return [
         {"digest": digests[source, number], "seed": [seed, view], "source": source, "number": number}
         for view in range(views)
@@ -55,10 +59,6 @@ def slice_items(
 def item_hash(item: Mapping[str, Any]) -> bytes:
     """Name of an item in a cache."""
     return pickle_hashing([item["digest"], item["seed"]])
-
-
-def _digest(one: Slice) -> int:
-    return zlib.crc32(one.layers.tobytes(), zlib.crc32(one.image.tobytes()))
 
 
 class EmbedSlice(Transform):
@@ -159,7 +159,7 @@ class ProposalTraining(nn.Module):
     Forward:
         embedding (B, C, 64, 64), masks (B, M, 32, 32), boxes (B, M, 4), weights (B, M), see :class:`EmbedSlice`;
         returns the losses "score" and "box", and "recall", detached: the share of structures that one of the 48 best
-        proposals meets at IoU 0.7.
+        proposals finds at IoU 0.7.
     """
 
     def __init__(self, head: ProposalHead, amp: str | None = None) -> None:
@@ -212,7 +212,7 @@ def targets(masks: Tensor, boxes: Tensor, weights: Tensor) -> tuple[Tensor, Tens
 
 
 def recall(scores: Tensor, answers: Tensor, boxes: Tensor, weights: Tensor, most: int = 48) -> Tensor:
-    """Share of the structures of a batch that one of the best proposals meets at IoU 0.7; NaN without structures."""
+    """Share of the structures of a batch that one of the best proposals finds at IoU 0.7; NaN without structures."""
     met = []
     for s, a, b, w in zip(scores, answers, boxes, weights):
         structures = b[w == 1]

@@ -2,8 +2,7 @@
 """Training slices of the compact SAM: 2-D images with layers of region masks, made once and kept in a cache folder.
 
 Layers are label maps: the first holds anatomical structures (or exact shapes), the others class-agnostic regions from
-graph segmentation at two scales (Felzenszwalb and Huttenlocher, IJCV 2004), so that the model does not only know
-organs.
+graph segmentation at two scales (Felzenszwalb and Huttenlocher, IJCV 2004), so that the model learns more than organs.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Slice:
         image: (H, W) uint8.
         layers: (L, H, W) int16 label maps, 0 where a layer has nothing.
         groups: tuples of values of the first layer that form one larger object.
-        class_offset: added to a value of the first layer to get its anatomical class; 0 for shapes without a class.
+        class_offset: anatomical class minus value of the first layer; 0 for shapes without a class.
     """
 
     image: NDArray
@@ -161,7 +160,7 @@ def cached_subjects(cache_dir: str | Path, subjects: dict[str, Callable[[], list
     """The slices of every subject, by file name; the cache keeps one file per subject."""
     paths = {name: Path(cache_dir) / f"{name}.npz" for name in subjects}
     missing = [name for name, path in paths.items() if not path.exists()]
-    random.Random(os.getpid()).shuffle(missing)  # processes of one training share the work, each begins elsewhere
+    random.Random(os.getpid()).shuffle(missing)  # processes of one training share the work and begin elsewhere
     for name in missing:
         if not paths[name].exists():
             logger.info("making training slices of %s", name)
@@ -190,8 +189,8 @@ def sam_slices(
         subset: which list of the splits to take.
         phantoms: number of phantom pairs.
         shapes: number of sets of 40 shape images.
-        first_seed: seed of the first phantom and the first set of shapes; give validation its own.
-        most: slices of a real subject, at even distances; 0 takes all.
+        first_seed: seed of the first phantom and the first set of shapes; use another one for validation.
+        most: slices of a real subject, evenly spaced; 0 takes all.
     """
     groups: dict[str, dict[str, Callable[[], list[Slice]]]] = {
         "phantom": {f"phantom_{i}": lambda i=i: phantom_subject(i) for i in range(first_seed, first_seed + phantoms)},

@@ -28,7 +28,7 @@ class SamViews(Randomizable, Dataset):
         mask_size: side of the mask targets, four times the tokens of the model.
         max_masks: masks per view, padded with empty ones.
         points: matching points per pair of views.
-        unions: most unions of two touching structures per sample, in addition to those named by the slices.
+        unions: most unions of two touching structures per sample, in addition to the groups of the slices.
 
     Raises:
         InputError: an unknown source, or no slices of the sources that have a weight.
@@ -88,7 +88,7 @@ class SamViews(Randomizable, Dataset):
         return {"image": views * 255, "masks": masks, "classes": classes, "points": points, "visible": visible}
 
     def _turn(self, picture: np.ndarray, layers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Half of the time one of the eight orientations of the square, the same for both views."""
+        """With probability 0.5, one of the eight orientations of the square, the same for both views."""
         if self.R.rand() < 0.5:
             return picture, layers
         turns, flip = self.R.randint(4), self.R.rand() < 0.5

@@ -13,7 +13,7 @@ from scripts.training.network.augment import CropAroundMasks
 
 def pair(shape=(40, 30, 8)) -> dict:
     data = {key: torch.zeros(2, *shape) for key in ("image", "masks", "targets", "labels")}
-    data["image"] += torch.arange(shape[0]).view(-1, 1, 1)  # tells where a crop comes from
+    data["image"] += torch.arange(shape[0]).view(-1, 1, 1)  # shows where a crop comes from
     data["targets"][0, 10:15, 12:20, 2:4] = 1
     data["targets"][1, 12:22, 10:14, 3:6] = 2
     return {**data, "spacing": torch.tensor([1.5, 2.0, 10.0]), "name": "a"}

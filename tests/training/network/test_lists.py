@@ -56,7 +56,7 @@ def test_weights_are_selected_on_training_subjects(bundle, tmp_path):
 
 @pytest.fixture
 def abdomens(tmp_path, monkeypatch):
-    """16 boxes with the labels 1, 4 and 13, on which an affine alignment would find nothing."""
+    """16 boxes with the labels 1, 4 and 13, in which an affine alignment would find nothing."""
     names = [f"{n:04d}" for n in range(16)]
     write_split(tmp_path, "learn2reg", names[:13] + names[15:], names[13:15])
     folder = tmp_path / "abdomen_ct"
@@ -115,7 +115,7 @@ def test_the_learn2reg_protocol_trains(bundle, abdomens):
 
 
 def test_a_training_on_masks_as_a_source_makes_them(bundle, lists, tmp_path):  # noqa: F811
-    """The network sees the mask files without further errors, and the losses see the label maps."""
+    """The network sees the mask files without synthetic errors, and the losses see the label maps."""
     with open(lists["pairs"], encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     for row in rows:

@@ -1,4 +1,4 @@
-"""What the training adds around the network: a segmentation head, and fields of both directions."""
+"""What the training adds to the network: a segmentation head, and fields in both directions."""
 
 from __future__ import annotations
 

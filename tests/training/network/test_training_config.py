@@ -1,4 +1,4 @@
-"""train.json and evaluate.json by MONAI's runner: properties, a run, resuming, NaN, subjects in both splits."""
+"""train.json and evaluate.json in MONAI's runner: properties, a run, resuming, NaN, subjects in both splits."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_training_stops_without_improvement_or_time(bundle, lists, tmp_path):
     still = workflow_of(
         bundle, ["train.json"], output_dir=str(tmp_path / "still"), patience=2, **{**options, "learning_rate": 0.0}
     )
-    run(still)  # the Dice stays what it was in the first epoch
+    run(still)  # the Dice stays at its value after the first epoch
     assert still.parser.get_parsed_content("train#trainer").state.epoch == 3
 
     out = tmp_path / "short"

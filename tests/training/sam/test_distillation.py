@@ -27,7 +27,7 @@ SMALL = {"img_size": 64, "channels": [8, 16, 16, 32], "depths": [1, 1, 1, 1], "a
 
 @pytest.fixture(scope="module")
 def teacher_file(tmp_path_factory) -> str:
-    """Weights of a teacher of another size than its student."""
+    """Weights of a teacher of a different size than its student."""
     torch.manual_seed(1)
     path = tmp_path_factory.mktemp("teacher") / "teacher.pt"
     export_weights(compact_sam(96, 12, 48, 96, channels=(16, 24, 32, 48), depths=(1, 1, 1, 1), attention_depth=1), path)
@@ -62,11 +62,11 @@ def test_loss_is_the_share_of_variance_that_is_left(tiny):
         same = network(image, scaled, answer)
     assert float(same["features"]) == pytest.approx(0, abs=1e-6)
     assert float(same["similarity"]) == pytest.approx(1, abs=1e-4)
-    # What the teacher sees in the padding of the second picture does not count.
+    # The teacher's features in the padding of the second picture do not count.
     spoilt = answer.clone()
     spoilt[1, :, 5:] = 1e3
     assert network(image, scaled, spoilt)["features"].item() == pytest.approx(0, abs=1e-6)
-    # A student that always answers with the mean explains nothing.
+    # A student that always predicts the mean explains nothing.
     target = torch.randn(2, width, 8, 8)
     whole = torch.tensor([[64, 64], [64, 64]])
     mean = target.mean(dim=(0, 2, 3), keepdim=True).expand_as(target)
@@ -75,7 +75,7 @@ def test_loss_is_the_share_of_variance_that_is_left(tiny):
 
 
 def test_teacher_and_student_see_the_same_places(tmp_path, tiny, bundled):
-    """A bright spot of a wide picture lies at the same share of both embeddings."""
+    """A bright spot of a wide picture lies at the same relative place in both embeddings."""
     picture = np.zeros((100, 200), np.uint8)
     picture[20:40, 150:180] = 255
     Image.fromarray(picture).save(tmp_path / "spot.png")
@@ -122,13 +122,13 @@ def run(bundle, tmp_path, images: str, teacher_file: str, epochs: int, **options
 
 @pytest.mark.parametrize("width", [None, 32])
 def test_the_student_learns_the_features_of_its_teacher(bundle, tmp_path, images, teacher_file, monkeypatch, width):
-    """On images that it never learned from; with the teacher's width, and through a projection."""
+    """On held-out images, with the teacher's width and through a projection."""
     _, metrics = run(bundle, tmp_path, images, teacher_file, 12, width=width)
     before, after = metrics[0], metrics[-1]
     assert before["relative_error"] > 1  # the mean of the teacher's features would be 1
     assert after["relative_error"] < 0.9
     assert after["similarity"] > before["similarity"] + 0.25
-    # It stops and goes on: three more epochs from where it was, and the teacher is not asked again.
+    # It stops and resumes: three more epochs, without the teacher.
     monkeypatch.setattr(TeacherFeatures, "__call__", None)
     workflow, more = run(bundle, tmp_path, images, teacher_file, 15, width=width)
     assert more[0]["relative_error"] == pytest.approx(after["relative_error"], rel=0.05)

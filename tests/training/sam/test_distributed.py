@@ -1,4 +1,4 @@
-"""The training of the compact SAM under torchrun: two processes learn from different views and stay one model."""
+"""The training of the compact SAM under torchrun: two processes learn from different views and share one model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from scripts.sam.compact import compact_sam
 
 TINY = {"tokens": 16, "embed_dim": 32, "mlp_dim": 64, "channels": [8, 16, 16, 32], "depths": [1, 1, 1, 1],
         "attention_depth": 1}  # fmt: skip
-# Each process notes the gradients that both have after the backward pass, and beside them those that the same network
-# makes of the process's own views alone.
+# Each process records the gradients that both have after the backward pass, and those that the same network
+# computes from the process's own views alone.
 TRAIN = """
 import json, os, sys
 import torch
@@ -87,5 +87,5 @@ def test_two_processes_average_their_gradients(bundle, tmp_path):
 
     alone = ConfigWorkflow(files[:1], workflow_type="train", **{**options, "max_epochs": 2})
     alone.initialize()
-    alone.run()  # one process goes on from what two have left
+    alone.run()  # one process resumes what two have begun
     assert alone.parser.get_parsed_content("train#trainer").state.iteration == 4

@@ -106,7 +106,7 @@ def test_suppression_keeps_nested_boxes_and_drops_slivers():
 
 
 def test_it_learns_where_an_object_is():
-    """A few steps on one bright square in the embedding: it is the first proposal, and the answer to a click."""
+    """A few steps on one bright square in the embedding make it the first proposal and the answer to a click."""
     torch.manual_seed(0)
     head = ProposalHead(width=8, channels=16)
     network = ProposalTraining(head)

@@ -102,7 +102,7 @@ def test_corrections_see_the_mask_before_them(tiny, views, monkeypatch):
         decoded.append((points, previous, answer[0]))
         return answer
 
-    draws = iter((2, 2))  # the kind of round, then the number of corrections less one
+    draws = iter((2, 2))  # the kind of round, then the number of corrections minus one
     monkeypatch.setattr(network, "_decode", watched)
     monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: torch.tensor(next(draws)))
     network(**default_collate([views[i] for i in range(2)]))["refine"].backward()
@@ -116,7 +116,7 @@ def test_corrections_see_the_mask_before_them(tiny, views, monkeypatch):
 
 
 def test_compiled_encoder_keeps_names_and_answers(tiny, views):
-    """The compiler may change the time, not the weights' names nor what comes out."""
+    """The compiler may change the speed, but neither the names of the weights nor the results."""
     batch = default_collate([views[i] for i in range(2)])
     names, losses = set(SamTraining(tiny).state_dict()), []
     for compiler in (None, "eager"):
@@ -172,7 +172,7 @@ def test_missing_data_is_one_sentence(tmp_path):
     (tmp_path / "abdomen_ct.json").write_text('{"training": ["0001"]}')
     with pytest.raises(ValueError, match=r"img0001.nii.gz does not exist; give the folder"):
         sam_slices(str(tmp_path / "cache"), abdomen_dir=str(tmp_path), split_dir=str(tmp_path), phantoms=0, shapes=0)
-    assert not (tmp_path / "cache").exists()  # nothing half-made is kept
+    assert not (tmp_path / "cache").exists()  # no partial file is kept
     with pytest.raises(ValueError, match="No training slices: the sources are shapes"):
         SamViews({"shapes": shape_subject(1, 1)}, {"shapes": 0.0}, 1)
 
@@ -228,7 +228,7 @@ def test_config_trains_stops_and_resumes(bundle, tmp_path):
         seen |= found
         trainer = workflow.parser.get_parsed_content("train#trainer")
         assert trainer.state.epoch == epochs
-        assert trainer.state.iteration == 2 * epochs  # the second run goes on where the first one stopped
+        assert trainer.state.iteration == 2 * epochs  # the second run resumes where the first one stopped
     assert set(check_plotted(tmp_path / "run", seen)["best_iou"]) == {2}
     state = torch.load(tmp_path / "weights.pt", weights_only=True)
     assert all(v.dtype == torch.float16 for v in state.values() if v.is_floating_point())
