@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""``python -m scripts.apps.release``: the zip of the bundle as the zoo publishes it, the same on every machine."""
+"""``python -m scripts.apps.release``: the zip of the bundle that the zoo publishes, the same on every machine."""
 
 from __future__ import annotations
 

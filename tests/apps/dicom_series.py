@@ -23,7 +23,7 @@ def write_series(
     number: int = 1,
     patient: str = "p001",
 ) -> Path:
-    """One file per slice, in an order that is not that of the slices."""
+    """One file per slice, in another order than the slices."""
     folder.mkdir(parents=True)
     affine = LPS @ affine_ras
     step = np.linalg.norm(affine[:3, :3], axis=0)

@@ -1,4 +1,4 @@
-"""Options of the MONAI Label app, from the configs to a client's panel and back; results that are kept."""
+"""Options of the MONAI Label app, from the configs to a client's panel and back; kept results."""
 
 from __future__ import annotations
 

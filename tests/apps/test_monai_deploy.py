@@ -29,7 +29,7 @@ SETTINGS = "scripts/apps/monai_deploy/settings.json"
 
 @dataclass
 class Series:
-    """What the selection needs of a series of MONAI Deploy."""
+    """What the selection needs from a series of MONAI Deploy."""
 
     SeriesDescription: str
     SeriesInstanceUID: str

@@ -171,7 +171,7 @@ def test_the_examples_of_the_docs(server, phantom, bundle, tmp_path):
 
 
 def test_a_registration_is_computed_once(server, phantom):
-    """After the examples of the docs: the answer comes from what was kept, for another task with the same options."""
+    """After the examples of the docs: another task with the same options is answered from kept results."""
     address, _, _ = server
     request = {"other_image": "heart_ed", "method": "network", "result": "record"}
     assert infer(address, "register", "heart_es", request).ok

@@ -63,7 +63,7 @@ def server(tmp_path_factory):
 
 
 def sessions(server) -> list[Path]:
-    """The folders of users that are on the disk."""
+    """The folders of users on the disk."""
     (root,) = server.temporary.glob("sam_registration_app_*")
     return [p for p in root.iterdir() if p.name != "uploads"]
 
@@ -85,7 +85,7 @@ def closed(server, *pages):
 
 
 def cpu_seconds(server) -> float:
-    """Seconds that the server and its worker have spent on the processor."""
+    """CPU seconds of the server and its worker."""
     process = psutil.Process(server.process.pid)
     return sum(sum(p.cpu_times()[:2]) for p in (process, *process.children(recursive=True)))
 
@@ -96,13 +96,13 @@ def waited(page, text: str, where: str = "#state", seconds: int = 300):
 
 
 def picture(page, role: str) -> np.ndarray:
-    """What a view shows, from the pixels of the page."""
+    """What a view shows, as pixels of the page."""
     page.wait_for_timeout(200)
     return np.asarray(Image.open(io.BytesIO(page.locator(f"#view-{role} img").screenshot())).convert("RGB"), float)
 
 
 def tinted(image: np.ndarray) -> np.ndarray:
-    """Pixels that are coloured, as regions are."""
+    """Coloured pixels, as in regions."""
     return np.ptp(image, axis=2) > 12
 
 
@@ -125,8 +125,8 @@ def test_a_click_shows_the_region_in_both_images(browser, server):
         shown = picture(page, role)
         assert shown.std() > 30 and not tinted(shown).any()
 
-    # A click in the left ventricle of the fixed image marks it there and in the moving image, where it is larger.
-    # It appears in one slice of each first; then it is followed through the others.
+    # A click in the left ventricle of the fixed image marks it in both images; in the moving one it is larger.
+    # It appears in one slice of each, then in the others.
     spans, spent = [], []
     for _ in range(2):
         began, before = time.perf_counter(), cpu_seconds(server)
@@ -142,7 +142,7 @@ def test_a_click_shows_the_region_in_both_images(browser, server):
     assert fixed[int(0.52 * len(fixed)), int(0.57 * fixed.shape[1])]
     said = [[round(s, 1) for s in seconds] for seconds in (spans, spent)]
     print("seconds of the first click and of the next:", said[0], "of the processor:", said[1])
-    assert spent[0] < 20 and spent[1] < spent[0]  # others may use the machine; idle, two cores do this in 10 s
+    assert spent[0] < 20 and spent[1] < spent[0]  # on two idle cores this takes 10 s
 
     assert page.input_value("#slice-fixed input[type=number]") == "5", "the clicked image stays at its slice"
 
@@ -230,7 +230,7 @@ def test_uploads_are_read_and_bad_ones_refused(browser, server, tmp_path, heart)
     page.locator("#view-fixed img[title*=heart_fixed]").wait_for(timeout=MINUTE)
     assert np.abs(picture(page, "fixed") - first).mean() < 3  # the same image in another format
 
-    # Of 2 GB the server reads no more than the limit, whether or not the browser has refused the file before.
+    # Of 2 GB the server reads no more than its limit, whether or not the browser refuses the file first.
     large = tmp_path / "large.nii"
     with large.open("wb") as stream:
         stream.truncate(2_000_000_000)
@@ -259,7 +259,7 @@ def test_cancel_two_users_and_an_empty_folder(browser, server):
     waited(one, "Cancelled")
     waited(two, "Done")
     waited(two, "similarity 0.[89]", "#note")
-    assert one.locator("#download").count() == 0  # nothing half-done is offered
+    assert one.locator("#download").count() == 0  # no partial result is offered
     (token,) = re.findall(r"results/([\w-]+)/all.zip", two.content())
     with urllib.request.urlopen(f"{server.address}/results/{token}/all.zip") as answer:
         assert answer.status == 200

@@ -1,4 +1,4 @@
-"""The web application without a browser: zips, folders of users, slices, the process that works."""
+"""The web application without a browser: zips, folders of users, slices, the worker process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def zipped(path: Path, **files: bytes) -> Path:
 
 @pytest.fixture
 def series(heart, tmp_path):
-    """A zip with two DICOM series, the second of which comes first by number."""
+    """A zip with two DICOM series, of which the second has the lower number."""
     for number, role in ((2, "moving"), (1, "fixed")):
         array, affine = getattr(heart, role), getattr(heart, f"{role}_affine")
         write_series(tmp_path / "d" / role, array, affine, study="1.2.3", frame="1.2.4", number=number)
@@ -68,7 +68,7 @@ def test_other_bad_zips(tmp_path):
         content.writestr("zeros.dcm", bytes(3_000_000))
     assert bomb.stat().st_size < 10_000
     locked = bytearray(zipped(tmp_path / "locked.zip", **{"a.dcm": b"x"}).read_bytes())
-    for mark in (b"PK\x03\x04", b"PK\x01\x02"):  # the flag of encryption, in both headers
+    for mark in (b"PK\x03\x04", b"PK\x01\x02"):  # the encryption flag, in both headers
         locked[locked.index(mark) + (6 if mark[2] == 3 else 8)] |= 1
     (tmp_path / "locked.zip").write_bytes(locked)
     zipped(tmp_path / "empty.zip", **{"notes.txt": b"nothing"})
@@ -106,7 +106,7 @@ def test_sessions_keep_users_apart(tmp_path, heart_files):
     (one.folder / "inputs" / "old").mkdir()
     (one.folder / "results").mkdir()
     one.update({"fixed": name}, {"fixed": shown})
-    # Labels belong to the images that they came with; results of other images are gone.
+    # Labels stay with their images; results of other images are gone.
     assert one.images == {"moving": "inputs/a/m.nii", "fixed": name}
     assert {p.name for p in (one.folder / "inputs").iterdir()} == {Path(name).parts[1]}
     assert not (one.folder / "results").exists()
@@ -124,7 +124,7 @@ def test_sessions_keep_users_apart(tmp_path, heart_files):
 
 @pytest.mark.parametrize("turn", [np.eye(3), [[0, 0, -1], [1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1], [1, 0, 0]]])
 def test_a_place_in_a_picture_is_a_place_in_the_image(tmp_path, turn):
-    """A bright voxel is found in the picture by its colour and in mm by its place there, however the axes lie."""
+    """A bright voxel is found by its colour in the picture, and its place there gives its mm, whatever the axes."""
     affine = np.eye(4)
     affine[:3, :3] = np.asarray(turn) @ np.diag([1.0, 2.0, 5.0])
     affine[:3, 3] = (-30, 12, 7)

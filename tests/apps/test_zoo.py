@@ -72,7 +72,7 @@ def test_a_large_file_or_a_forgotten_changelog_stops_the_release(monkeypatch, tm
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    """A checkout of the zoo in small: models/sam_registration, downloaded from a local server as MONAI does it."""
+    """A small checkout of the zoo: models/sam_registration, downloaded from a local server in MONAI's way."""
     root, served = tmp_path_factory.mktemp("zoo"), tmp_path_factory.mktemp("served")
     name = f"{release.NAME}_v{release.version()}"
     release.build(served / f"{name}.zip", release.published_files())

@@ -14,7 +14,6 @@ from monai.deploy.core import Fragment, Operator, OperatorSpec
 from monai.deploy.operators.dicom_series_selector_operator import DICOMSeriesSelectorOperator
 
 from ...verbs.register import register
-from ...workflow.dicom import check_dicom, write_dicom
 from .selection import ROLES, nifti_pair, one_of_each
 
 
@@ -76,17 +75,10 @@ class RegisterPair(Operator):
         pair = op_input.receive("pair")
         if not pair["moving"][0].endswith((".nii", ".nii.gz")):
             with tempfile.TemporaryDirectory() as folder:
-                self.register(*(copied(pair[role], Path(folder) / role) for role in ROLES), dicom=True)
+                series = (copied(pair[role], Path(folder) / role) for role in ROLES)
+                register(*series, self.output_dir, dicom=True, progress=False, **self.options)
         else:
-            self.register(pair["moving"][0], pair["fixed"][0], dicom=False)
-
-    def register(self, moving: str, fixed: str, *, dicom: bool) -> None:
-        """One registration; what DICOM needs is checked before any work."""
-        if dicom:
-            check_dicom(moving, fixed)
-        register(moving, fixed, str(self.output_dir), progress=False, **self.options)
-        if dicom:
-            write_dicom(self.output_dir, moving, fixed)
+            register(pair["moving"][0], pair["fixed"][0], self.output_dir, progress=False, **self.options)
 
 
 def series_files(series: Any) -> list[str]:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Which two series of a study are registered: rules from a file, and a clear message if they do not fit."""
+"""Selects the two series of a study by rules from a file, with a clear message if they do not fit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def one_of_each(chosen: Mapping[str, Sequence[Any]], found: Sequence[Any]) -> di
 
 
 def described(series: Any) -> str:
-    """A series in a few words."""
+    """A short description of a series."""
     return (
         f"{series.SeriesDescription!r} (number {series.SeriesNumber}, {series.Modality}, "
         f"{len(series.get_sop_instances())} images)"

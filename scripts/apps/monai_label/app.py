@@ -9,15 +9,12 @@ from typing import Any
 from monai.bundle import ConfigParser
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
-from monailabel.interfaces.tasks.infer_v2 import InferType
 
 from ...common.bundle import CONFIGS
-from ...masks.net import NETS
 from .errors import NotFoundError, answer_bad_requests, http_errors
 from .images import find_images
 from .kept import Kept
-from .options import CORRESPOND, offered
-from .tasks import RESULTS, Correspond, Masks, Propagate, Register, Task
+from .tasks import Correspond, Masks, Propagate, Register, Task
 
 PARTNER_TAG = "partner"
 
@@ -41,42 +38,8 @@ class RegistrationApp(MONAILabelApp):
         answer_bad_requests()
 
     def init_infers(self) -> dict[str, Task]:
-        images, kept = self.datastore().list_images, self.kept
-        structures = list(dict.fromkeys(name for net in NETS.values() for name in net.names))
-        return {
-            "propagate": Propagate(
-                InferType.SEGMENTATION,
-                "Carries the label of another image to this one",
-                {"other_label_tag": ["final", "original"]},
-                images,
-                kept,
-            ),
-            "correspond": Correspond(
-                InferType.DEEPGROW,
-                ["region"],
-                "Finds the region under a click in this image, and its partner in another image",
-                offered(["correspond.json", "samreg.json"], CORRESPOND),
-                {"show": ["this image", "other image"], "save_partner": False},
-                images,
-                kept,
-            ),
-            "register": Register(
-                InferType.OTHERS,
-                "Registers another image to this one: moved image, field, report",
-                {"result": list(RESULTS)},
-                images,
-                kept,
-            ),
-            "masks": Masks(
-                InferType.SEGMENTATION,
-                structures,
-                "Segments structures of this image by name",
-                offered(["masks.json"]),
-                {"source": list(NETS), "names": ""},
-                images,
-                kept,
-            ),
-        }
+        kinds = {"propagate": Propagate, "correspond": Correspond, "register": Register, "masks": Masks}
+        return {name: kind(self.datastore().list_images, self.kept) for name, kind in kinds.items()}
 
     def init_strategies(self) -> dict:
         return {}
@@ -85,8 +48,8 @@ class RegistrationApp(MONAILabelApp):
         """Answers one request.
 
         Args:
-            request: "model", "image" and what ``find_images`` and the options of the task say.
-            datastore: other than the app's own.
+            request: "model", "image", and the entries for ``find_images`` and the options of the task.
+            datastore: the studies; None takes those of the app.
 
         Raises:
             HTTPException: 4xx with one sentence for a request that cannot be answered.

@@ -29,7 +29,7 @@ class NothingFoundError(InputError):
 
 
 STATUS = {NotFoundError: 404, NothingFoundError: 422}
-# Refusals that MONAI Label sends with status 500, by their first words.
+# Refusals that MONAI Label sends with status 500, by how they begin.
 REFUSALS = {
     "Neither Image": "The request names no image; name one of the studies (?image=NAME) or upload one.",
     "DICOM SEG format is not supported": "The output dicom_seg needs studies on a DICOMweb server; use output=image.",
@@ -58,35 +58,31 @@ def http_errors() -> Iterator[None]:
 
 
 def answer_bad_requests() -> None:
-    """Lets MONAI Label's server answer bad requests with 400 and one sentence.
+    """Makes MONAI Label's server answer bad requests with 400 and one sentence.
 
-    MONAI Label checks some of a request before it calls the app, and answers 500: without an image, with parameters
-    that are not a JSON object, or with an output format that the studies do not support.
+    MONAI Label itself answers 500 before it calls the app if a request has no image, parameters that are not a JSON
+    object, or an output format that the studies do not support.
     """
     from monailabel.app import app as server
 
     def answer(sentence: str) -> JSONResponse:
         return JSONResponse({"detail": sentence}, 400)
 
-    def not_json(request: Request, error: json.JSONDecodeError) -> JSONResponse:
-        return answer(f"The parameters are not valid JSON: {error}.")
-
     def not_an_object(request: Request, error: Exception) -> JSONResponse:
-        # MONAI Label merges the parameters into a dict in this function; the app never raises either error through it.
+        # MONAI Label merges the parameters into a dict in this function; the app raises neither error through it.
         if traceback.extract_tb(error.__traceback__)[-1].name != "run_inference":
             raise error
         return answer('The parameters must be a JSON object such as {"other_image": "NAME"}.')
-
-    def refused(request: Request, error: MONAILabelException) -> JSONResponse:
-        return answer(error.msg)
 
     async def refused_early(request: Request, error: HTTPException) -> Response:
         sentence = next((ours for theirs, ours in REFUSALS.items() if str(error.detail).startswith(theirs)), None)
         return answer(sentence) if sentence else await http_exception_handler(request, error)
 
-    server.add_exception_handler(json.JSONDecodeError, not_json)
+    server.add_exception_handler(
+        json.JSONDecodeError, lambda _, error: answer(f"The parameters are not valid JSON: {error}.")
+    )
     server.add_exception_handler(TypeError, not_an_object)
     server.add_exception_handler(ValueError, not_an_object)
-    server.add_exception_handler(MONAILabelException, refused)
+    server.add_exception_handler(MONAILabelException, lambda _, error: answer(error.msg))
     server.add_exception_handler(HTTPException, refused_early)
     server.middleware_stack = None  # the server is already starting; this makes it read its handlers again

@@ -20,7 +20,7 @@ from .errors import NotFoundError
 
 AUTO = "auto"
 PATIENT = ("PatientID", "patient_id", "patient")  # where the information of an image names its patient
-UNKNOWN = "UNK"  # what MONAI Label writes where a DICOM series does not say
+UNKNOWN = "UNK"  # MONAI Label's value for what a DICOM series does not say
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Images:
         other: the second image, None for tasks of one image.
         other_id: its name in the studies; None for an upload.
         label: label map of the second image, None if it has none.
-        names: value by name of the structures of the label, as far as they have names.
+        names: value by name of the structures of the label that have names.
     """
 
     image: str
@@ -79,8 +79,8 @@ def find_images(request: Mapping[str, Any], store: Datastore, sessions: Sessions
 def nearest(store: Datastore, image_id: str | None) -> str:
     """The image that most likely shows the same patient.
 
-    Images of the same patient come first, where the studies know the patients. Among them, or among all, the one with
-    the most similar name is taken: the longest common beginning, then difflib's ratio.
+    Images of the same patient come first, where the studies record patients. Among them, or among all, the one with the
+    most similar name is taken: the longest common beginning, then difflib's ratio.
 
     Raises:
         InputError: the image is an upload, or the only one of the studies.

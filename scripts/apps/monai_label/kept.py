@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ...common.fingerprint import file_sha256
+
 
 class Kept:
     """A folder of results, each made once; the least recently used ones are removed when the folder grows too large.
@@ -46,7 +48,8 @@ class Kept:
         return path
 
     def _shrink(self, newest: Path) -> None:
-        results = sorted((p for p in self.folder.iterdir() if p != newest and p.name[0] != "."), key=_used)
+        results = [p for p in self.folder.iterdir() if p != newest and p.name[0] != "."]
+        results.sort(key=lambda p: p.stat().st_mtime)
         total = sum(map(_size, [*results, newest]))
         while results and total > self.max_bytes:
             oldest = results.pop(0)
@@ -58,15 +61,10 @@ def content_hash(path: str | Path) -> str:
     """SHA-256 of a file, or of all files of a folder with their names."""
     path = Path(path)
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     files = sorted(p for p in path.rglob("*") if p.is_file())
     text = "\n".join(f"{p.relative_to(path).as_posix()} {content_hash(p)}" for p in files)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _used(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _size(path: Path) -> int:

@@ -7,6 +7,7 @@ to harmless characters, because MONAI's config language runs a text that begins 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -47,12 +48,12 @@ def offered(configs: Sequence[str], only: Collection[str] | None = None) -> dict
     """The options of some configs as MONAI Label's clients show them.
 
     Args:
-        configs: file names in ``configs/``; of an option that several have, the first one counts.
+        configs: file names in ``configs/``; the first that has an option counts.
         only: the options to take; None takes all.
 
     Returns:
-        by name a bool, a number, a text, or a list of the words to choose from, the default first. A text that is
-        empty leaves the option at its default.
+        by name a bool, a number, a text, or a list of the words to choose from, the default first. An empty text leaves
+        the option at its default.
     """
     found: dict[str, Any] = {}
     for name in configs:
@@ -77,7 +78,7 @@ def chosen(entries: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, 
     for key, entry in entries.items():
         given = request.get(key, entry)
         if isinstance(given, list) and isinstance(entry, list) and sorted(given, key=str) == sorted(entry, key=str):
-            given = given[0]  # a client's list, the chosen word moved to the front
+            given = given[0]  # clients send the whole list with the chosen word first
         value = _value(key, entry, given)
         if value != (entry[0] if isinstance(entry, list) else entry):
             values[key] = value
@@ -131,21 +132,18 @@ def _value(key: str, entry: Any, given: Any) -> Any:
         except (TypeError, ValueError) as error:
             raise InputError(f"{key} must be a number, got {given!r}.") from error
         return int(number) if number.is_integer() and isinstance(entry, int) else number
-    return entry if given in ("", entry) else harmless(key, _parsed(given))
-
-
-def _parsed(text: Any) -> Any:
-    try:
-        return json.loads(text) if isinstance(text, str) else text
-    except ValueError:
-        return text
+    if given in ("", entry):
+        return entry
+    with contextlib.suppress(ValueError):  # a plain word
+        given = json.loads(given) if isinstance(given, str) else given
+    return harmless(key, given)
 
 
 def harmless(key: str, value: Any) -> Any:
-    """A value of plain words and numbers, also in lists and mappings.
+    """A value of plain words and numbers, alone or in lists and mappings.
 
     Raises:
-        InputError: it has a character with a meaning in paths or in MONAI's config language.
+        InputError: it contains characters that mean something in paths or in MONAI's config language.
     """
     if isinstance(value, (list, tuple)):
         return [harmless(key, v) for v in value]

@@ -7,9 +7,9 @@ import json
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -26,7 +26,7 @@ from ...workflow.method import AUTO, METHODS
 from .errors import NothingFoundError
 from .images import Images
 from .kept import Kept, content_hash
-from .options import chosen, offered, points
+from .options import CORRESPOND, chosen, offered, points
 
 RESULTS = {
     "moved": "moved.nii.gz", "field": "ddf.nii.gz", "inverse_field": "inverse_ddf.nii.gz",
@@ -35,38 +35,25 @@ RESULTS = {
 
 
 class Task(InferTask):
-    """What the tasks share.
+    """What the tasks share. ``names`` gives the images of the studies; ``kept`` has the results of earlier requests."""
 
-    Args:
-        kind: where clients list the task.
-        labels: names of the structures it gives.
-        description: for the user.
-        options: what the task offers of the options of its command.
-        first: entries of the task itself, shown before the options.
-        names: gives the images of the studies.
-        kept: results of earlier requests.
-    """
-
+    kind = InferType.SEGMENTATION  # where clients list the task
+    structures: Sequence[str] = ()  # names of the structures it returns
+    about: str  # description for the user
+    configs: Sequence[str]  # whose options the task offers,
+    only: Collection[str] | None = None  # and which of them; None offers all
+    first: ClassVar[Mapping[str, Any]]  # entries of the task itself, shown before the options
     pair = True  # whether the task needs a second image
 
-    def __init__(
-        self,
-        kind: InferType,
-        labels: list[str],
-        description: str,
-        options: Mapping[str, Any],
-        first: Mapping[str, Any],
-        names: Callable[[], list[str]],
-        kept: Kept,
-    ) -> None:
-        super().__init__(kind, labels, 3, description)
-        self.options, self.first, self.names, self.kept = dict(options), dict(first), names, kept
+    def __init__(self, names: Callable[[], list[str]], kept: Kept) -> None:
+        super().__init__(self.kind, list(self.structures), 3, self.about)
+        self.options, self.names, self.kept = offered(self.configs, self.only), names, kept
 
     def is_valid(self) -> bool:
         return True
 
     def config(self) -> dict[str, Any]:
-        """Entries of the client's panel; the list of images is read again, because images are added while it runs."""
+        """Entries of the client's panel; images are listed anew, because studies grow while the server runs."""
         images = {"other_image": [AUTO, *sorted(self.names())]}
         return {**(images if self.pair else {}), **self.first, "device": [AUTO, "cpu", "cuda"], **self.options}
 
@@ -91,7 +78,8 @@ class Task(InferTask):
 
     def choice(self, request: Mapping[str, Any], key: str) -> Any:
         """The value of an entry of the task itself."""
-        return chosen({key: self.first[key]}, request).get(key, _first(self.first[key]))
+        entry = self.first[key]
+        return chosen({key: entry}, request).get(key, entry[0] if isinstance(entry, list) else entry)
 
     def device(self, request: Mapping[str, Any]) -> str:
         given = request.get("device", AUTO)
@@ -101,9 +89,8 @@ class Task(InferTask):
 class Registers(Task):
     """A task that needs the registration of the second image to this one."""
 
-    def __init__(self, kind: InferType, description: str, first: Mapping[str, Any], names, kept: Kept) -> None:
-        common = {"method": [*METHODS, AUTO], "preset": ["default", *PRESETS]}
-        super().__init__(kind, [], description, offered(list(METHODS.values())), {**first, **common}, names, kept)
+    configs = tuple(METHODS.values())
+    common: ClassVar = {"method": [*METHODS, AUTO], "preset": ["default", *PRESETS]}
 
     def registration(self, images: Images, request: Mapping[str, Any], inverse: bool = False) -> tuple[Path, dict]:
         """Folder and record of the registration, computed once for each pair and each set of options.
@@ -136,6 +123,9 @@ class Registers(Task):
 class Propagate(Registers):
     """Carries the label of another image to this one."""
 
+    about = "Carries the label of another image to this one"
+    first: ClassVar = {"other_label_tag": ["final", "original"], **Registers.common}
+
     def work(self, images: Images, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         if images.label is None:
             raise InputError(
@@ -144,14 +134,17 @@ class Propagate(Registers):
             )
         folder, record = self.registration(images, request)
         file = temporary("propagate.nii.gz")
-        reference = images.image
-        facts = warp(images.label, file, str(folder), reference=reference, label=True, progress=False)
+        facts = warp(images.label, file, str(folder), reference=images.image, label=True, progress=False)
         names = named(file, images.names)
         return file, {"label_names": names, "inside_percent": facts["inside_percent"], **summary(record)}
 
 
 class Register(Registers):
     """The registration itself: the moved image, the field, the report, or everything in one archive."""
+
+    kind = InferType.OTHERS
+    about = "Registers another image to this one: moved image, field, report"
+    first: ClassVar = {"result": list(RESULTS), **Registers.common}
 
     def work(self, images: Images, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         if request.get("save_label") in (True, "true"):
@@ -170,6 +163,11 @@ class Register(Registers):
 
 class Correspond(Task):
     """The region under a click in this image, and its partner in the other image."""
+
+    kind, structures = InferType.DEEPGROW, ("region",)
+    about = "Finds the region under a click in this image, and its partner in another image"
+    configs, only = ("correspond.json", "samreg.json"), CORRESPOND
+    first: ClassVar = {"show": ["this image", "other image"], "save_partner": False}
 
     def work(self, images: Images, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         inside, outside = (points(request.get(name), name) for name in ("foreground", "background"))
@@ -195,6 +193,10 @@ class Correspond(Task):
 class Masks(Task):
     """Structures by name, found by a bundled network."""
 
+    structures = tuple(dict.fromkeys(name for net in NETS.values() for name in net.names))
+    about = "Segments structures of this image by name"
+    configs = ("masks.json",)
+    first: ClassVar = {"source": list(NETS), "names": ""}
     pair = False
 
     def work(self, images: Images, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -215,7 +217,7 @@ class Masks(Task):
 
 
 def temporary(name: str) -> str:
-    """Path of a new temporary file whose name ends like this."""
+    """Path of a new temporary file whose name ends with ``name``."""
     with tempfile.NamedTemporaryFile(suffix=f"_{name}", delete=False) as file:
         return file.name
 
@@ -231,7 +233,3 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a client shows of a registration."""
     pairs = len(record["pairs"])
     return {"method": record["method"], "pairs": pairs, "metrics": record["metrics"], "warnings": record["warnings"]}
-
-
-def _first(entry: Any) -> Any:
-    return entry[0] if isinstance(entry, list) else entry

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What the worker does for the page. Every job runs in the folder of its session and names files relative to it."""
+"""The jobs of the worker. Each runs in the folder of its session and names files relative to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load(role: str, path: str, frame: str) -> Loaded:
     Args:
         role: "moving" or "fixed"; of two series in a zip the first is moving.
         path: of the upload.
-        frame: time frame of a 4-D image, from 0, or nothing.
+        frame: time frame of a 4-D image, from 0, or empty.
 
     Raises:
         InputError: it cannot be used.
@@ -90,7 +90,7 @@ def run_correspond(
 
 
 def _beside(path: Path, role: str) -> Path:
-    """Where an image that the page shows is kept: beside its file, so that both are removed together."""
+    """Where the shown form of an image is kept: beside its file, so that both are removed together."""
     return path.parent.absolute() / f"shown_{role}"
 
 

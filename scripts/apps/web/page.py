@@ -21,7 +21,7 @@ from .slices import Shown
 from .worker import Step, Worker
 
 INITS = ("none", "moments", "affine")
-# A picture of the page tells where it is clicked, from 0 to 1.
+# A picture reports where it is clicked, from 0 to 1.
 CLICK = """element.addEventListener('click', event => {
     if (event.target.tagName !== 'IMG') return;
     const box = event.target.getBoundingClientRect();
@@ -36,7 +36,7 @@ Update = list[Any]
 
 
 class Page:
-    """The page and what happens on it.
+    """The page and its events.
 
     Args:
         sessions: of its users.
@@ -50,7 +50,7 @@ class Page:
     def build(self) -> gr.Blocks:
         """Lays the page out."""
         quiet = {"show_progress": "hidden", "api_visibility": "private"}
-        work = {**quiet, "concurrency_limit": None}  # the worker has a queue of its own, and says who is waiting
+        work = {**quiet, "concurrency_limit": None}  # the worker has its own queue and reports who is waiting
         quick = {**quiet, "queue": False}
         with gr.Blocks(title="SAM registration", analytics_enabled=False) as blocks:
             gr.Markdown("# SAM registration\nRegister two images, or click in one to see the same region in the other.")
@@ -128,7 +128,7 @@ class Page:
             options = {"init": init, "device": self.device, "propagate": whole}
             given = images, options, shown, role, point
             for step in self._steps(session, "run_correspond", lambda given=given: given):
-                if session.images is not images:  # the user has loaded other ones
+                if session.images is not images:  # the user has loaded others
                     return
                 if isinstance(step, Step) and step.done:
                     session.note = correspondence_text(step.value)
@@ -139,12 +139,12 @@ class Page:
                     return
 
     def turn(self, role: str, position: int, request: gr.Request) -> str:
-        """Another slice of an image."""
+        """Shows another slice of an image."""
         session = self._session(request)
         return _view(session, role, int(position)) if role in session.shown else ""
 
     def leave(self, request: gr.Request) -> None:
-        """Forgets a user who has closed the page."""
+        """Removes the session of a user who has closed the page."""
         self.sessions.remove(request.session_hash, self.worker.stop)
 
     def _session(self, request: gr.Request) -> Session:
@@ -160,7 +160,7 @@ class Page:
             yield self._update(session, step)
 
     def _steps(self, session: Session, job: str, given: Callable[[], Sequence[Any]]) -> Iterator[Step | InputError]:
-        """What a job reports; an error is its last report. Nothing more for a user who has left."""
+        """What a job reports; an error is its last report. A user who has left gets nothing more."""
         try:
             for step in self.worker.run(job, session.folder, given):
                 if session.folder.exists():
@@ -170,9 +170,9 @@ class Page:
                 yield error
 
     def _update(self, session: Session, step: Step | InputError, stay: Mapping[str, int] | None = None) -> Update:
-        """New values of the outputs: of the state while a job runs, of everything once it is done.
+        """New values of the outputs: the state while a job runs, everything once it is done.
 
-        Images are turned to their middle slice, or to the one in ``stay``.
+        Images show their middle slice, or the one in ``stay``.
         """
         if isinstance(step, InputError):
             return [f"<p class='error'>{escape(str(step))}</p>", *[gr.skip()] * 6]

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""What the page says of a result, and the addresses under which a session's results can be fetched."""
+"""What the page says about a result, and the addresses of a session's results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def download_link(session: Session) -> str:
 
 
 def report_frame(session: Session) -> str:
-    """The report of the registration, inside the page; its scripts cannot reach the page."""
+    """The report of the registration, inside the page but without access to it."""
     address = f"results/{session.token}/report.html"
     return f"<iframe class='report' title='report' sandbox='allow-scripts' src='{address}'></iframe>"
 

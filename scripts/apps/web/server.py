@@ -57,7 +57,7 @@ def serve(root: Path, host: str, port: int, max_upload_mb: float, device: str) -
         )
         address = f"http://{host}:{listener.getsockname()[1]}"
         logger.info("the web application is at %s; stop it with Ctrl-C", address)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is removed then, too
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # so that the folder is removed in this case, too
         limited = UploadLimit(server, int(max_upload_mb * 1e6))
         config = uvicorn.Config(limited, log_level="warning", timeout_graceful_shutdown=3)
         with suppress(KeyboardInterrupt):
@@ -65,7 +65,7 @@ def serve(root: Path, host: str, port: int, max_upload_mb: float, device: str) -
 
 
 class UploadLimit:
-    """Refuses uploads that announce too much, or no size, before anything of them is stored.
+    """Refuses uploads that announce too large a size, or none, before anything is stored.
 
     Args:
         server: gets all other requests.

@@ -25,8 +25,8 @@ class Session:
     """The images and results of one user.
 
     Attributes:
-        token: names the results in addresses; nobody can guess it.
-        folder: contains everything of this user.
+        token: stands for the session in addresses; it cannot be guessed.
+        folder: contains all files of this user.
         images: inputs of the registration, relative to the folder.
         shown: the images as the page shows them, by role.
         note: about the last result, HTML.
@@ -58,7 +58,7 @@ class Session:
         """Moves an uploaded file into the folder; returns its path relative to it.
 
         Raises:
-            InputError: it is gone, because somebody else uploaded the same file at the same moment.
+            InputError: it is gone, because another user uploaded the same file at the same moment.
         """
         place = self.folder / INPUTS / secrets.token_hex(4)
         place.mkdir(parents=True)
@@ -70,7 +70,7 @@ class Session:
         return path.relative_to(self.folder).as_posix()
 
     def update(self, images: Images, shown: Mapping[str, Shown]) -> None:
-        """Takes new images; results, labels and files of the old ones are removed."""
+        """Replaces images; results, labels and files of the old ones are removed."""
         kept = {k: v for k, v in self.images.items() if k.split("_")[0] not in shown and k in (*ROLES, *FRAMES)}
         self.images, self.shown = {**kept, **images}, {**self.shown, **shown}
         self.note, self.reported = "", False
@@ -84,11 +84,7 @@ class Session:
 
 
 class Sessions:
-    """The sessions of a server.
-
-    Args:
-        root: folder of their folders.
-    """
+    """The sessions of a server; each has a folder in ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root

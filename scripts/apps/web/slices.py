@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""An image as the page shows it, slice by slice, with its regions in colour and clicks as places in mm."""
+"""An image as the page shows it: slice by slice, regions in colour, clicks as places in mm."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Shown:
     Attributes:
         name: of the image, for the user.
         folder: contains ``image.npy``, (C, *shape) uint8, and, once there are regions, ``regions.npy``, (*shape) with
-            0 outside and the number of its pair in each region.
+            0 outside and the number of the pair in each region.
         geometry: grid of the image.
         plan: how it is cut into slices.
     """
@@ -43,7 +43,7 @@ class Shown:
 
     @property
     def middle(self) -> int:
-        """The middle slice, or the one with most of the best pair's region."""
+        """The middle slice, or the one with the largest part of the best pair's region."""
         regions = self._read("regions")
         if regions is None or self.plan.axis is None or not regions.any():
             return self.plan.count // 2
@@ -78,7 +78,7 @@ class Shown:
         return apply_affine(self.geometry.affine, np.pad(index, (0, 3 - len(index)))).tolist()
 
     def show_regions(self, labels: NDArray | None) -> None:
-        """Keeps a map of regions (*shape) to be drawn; None draws none."""
+        """Stores a map of regions (*shape) to draw; None draws none."""
         if labels is None:
             (self.folder / "regions.npy").unlink(missing_ok=True)
         else:

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Uploaded files: the name a file gets on the server, and zips with DICOM series."""
+"""Uploaded files: their names on the server, and zips with DICOM series."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ MAX_FILES = 10_000  # of one zip
 
 
 def clean_name(name: str) -> str:
-    """A file name without folders, spaces and other special characters; its ending says what format it is."""
+    """A file name without folders, spaces and special characters; the ending, which gives the format, is kept."""
     name = re.sub(r"[^\w.\-]+", "_", Path(name).name).lstrip(".")
     return name[-100:] or "image"
 
 
 def unpack_series(archive: Path, folder: Path, max_gb: float = MAX_GB) -> list[Path]:
-    """Unpacks the DICOM series of a zip, each into a folder of its own.
+    """Unpacks the DICOM series of a zip, each into its own folder.
 
-    The files get names of their own, so no name in the zip can lead out of the folder.
+    The files get new names, so no name in the zip can lead out of the folder.
 
     Args:
         archive: the zip.
@@ -38,8 +38,8 @@ def unpack_series(archive: Path, folder: Path, max_gb: float = MAX_GB) -> list[P
         the folders, by series number.
 
     Raises:
-        InputError: no zip or a damaged one; too much in it; links, encrypted files, or names that lead out of it; no
-            DICOM series.
+        InputError: not a zip, or a damaged one; too much in it; links, encrypted files, or names that lead out of it;
+            no DICOM series.
     """
     found: dict[tuple[int, str], Path] = {}
     with readable(archive, "a zip"), zipfile.ZipFile(archive) as content:

@@ -2,8 +2,7 @@
 """The process that computes for all users: one job at a time, with progress, stopped at any moment.
 
 A thread cannot be interrupted, and a damaged upload may end the process that reads it, so the jobs of
-:mod:`.jobs` run in a process of their own. It keeps its imports from job to job, and a new one takes the
-place of a process that was stopped.
+:mod:`.jobs` run in a separate process. It keeps its imports from job to job; a stopped process is replaced.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from ...common.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-TICK_S = 0.25  # how often a waiting job reports, and so how soon it notices that it is cancelled
+TICK_S = 0.25  # between two reports of a waiting job, which notices a cancellation only then
 
 
 @dataclass(frozen=True)
@@ -44,16 +43,11 @@ class Step:
     value: Any = None
 
 
-@dataclass(frozen=True, eq=False)
-class _Turn:
-    folder: Path
-
-
 class Worker:
     """Runs jobs in a process that is started at once and lives until :meth:`close`."""
 
     def __init__(self) -> None:
-        self._queue: list[_Turn] = []  # the job that is running, then those that wait
+        self._queue: list[tuple[object, Path]] = []  # the running job, then those that wait: a token and the folder
         self._start()
 
     def run(self, job: str, folder: Path, arguments: Callable[[], Sequence[Any]]) -> Iterator[Step]:
@@ -62,15 +56,15 @@ class Worker:
         Args:
             job: name of a function of :mod:`scripts.apps.web.jobs`.
             folder: working directory of the job.
-            arguments: gives the arguments of the function; called when the job begins.
+            arguments: returns the arguments of the function; called when the job begins.
 
         Yields:
-            what it does, several times a second, and in the end its result.
+            what it does, several times a second, and finally its result.
 
         Raises:
             InputError: why the job failed.
         """
-        turn = _Turn(folder)
+        turn = object(), folder
         self._queue.append(turn)
         try:
             while (ahead := self._queue.index(turn)) > 0:
@@ -82,7 +76,7 @@ class Worker:
 
     def stop(self, folder: Path) -> None:
         """Stops the job that is running in a folder, if any."""
-        if self._queue and self._queue[0].folder == folder:
+        if self._queue and self._queue[0][1] == folder:
             self.close()
 
     def close(self) -> None:
@@ -139,7 +133,7 @@ def _serve(pipe: Connection) -> None:
             with chdir(folder):  # so that messages and results name files relative to it
                 value = getattr(jobs, job)(*arguments)
             pipe.send(Step("Done", 1.0, True, value))
-        except Exception as error:  # whatever it is, the next job can still run
+        except Exception as error:  # of any kind; the next job can still run
             pipe.send(_sentence(error, folder))
 
 
