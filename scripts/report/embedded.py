@@ -24,8 +24,8 @@ from ..spatial.geometry import LPS, Geometry, apply_affine, resample, world_disp
 from ..spatial.orientation import ddf_to_grid
 from .page import packed
 
-FIELD_VOXELS = 500_000  # of the embedded field; a finer one is coarsened, which a smooth field survives
-DARK = 0.02  # windowed intensity of what may be cropped away
+FIELD_VOXELS = 500_000  # of the embedded field; a finer one is coarsened, which costs a smooth field little
+DARK = 0.02  # windowed intensity up to which borders are cropped
 GRID_LINES = 16  # along the longest side of the deformation grid
 ROLES = ("moving", "fixed")
 # Colour maps over the values 0 to 255 of a file; "I" are the values at which the colours and opacities are given.
@@ -150,10 +150,10 @@ def embedded_field(ddf: Tensor, pair: Pair) -> dict[str, Any]:
 
 
 def deformed_grid(ddf: Tensor) -> Tensor:
-    """Where the lines of a regular grid in the moving image arrive, (*shape) in [0, 1].
+    """The lines of a regular grid in the moving image, moved by the field, (*shape) in [0, 1].
 
     Args:
-        ddf: (1, n, *shape) voxels. Lines run at equal distances along the axes of more than ``GRID_LINES`` voxels.
+        ddf: (1, n, *shape) voxels. Lines are evenly spaced along the axes of more than ``GRID_LINES`` voxels.
     """
     shape = ddf.shape[2:]
     step = max(6, max(shape) // GRID_LINES)
@@ -206,7 +206,7 @@ def _layers(regions: Segmentation, shown: Shown) -> dict[str, Any]:
 
 
 def _pairs(result: Registration, regions: dict[str, Segmentation]) -> list[dict[str, Any]]:
-    """Colour and score of each pair, and the place in each region that is nearest to its centre."""
+    """Colour and score of each pair, and the point of each region that is nearest to its centre."""
     pairs = []
     for k, colour in enumerate(pair_colours(len(result.matches))):
         entry: dict[str, Any] = {"rgb": [round(255 * c) for c in colour], "score": float(result.matches.score[k])}

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from ..correspondence.slicing import SlicePlan
 from ..metrics.jacobian import jacobian_determinant
 from ..spatial.warp import warp
 
+SHEET = (("moving", "fixed", "before"), ("after", "grid", "jacobian"))  # of all pictures
 SHOWN_PAIRS = 14
 FOLD_COLOUR = "#ff00d0"  # differs from the greys of the images and the red and blue of the Jacobian
 
@@ -126,7 +127,6 @@ def panels(image: Tensor, result: Registration, spacing: tuple[float, ...]) -> d
 def png(draw: Draw, side: float = 6.4, axes: bool = False) -> bytes:
     """One picture alone, ``side`` inches of 100 pixels, with or without its axes."""
     figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     draw(axis)
     if not axes:
@@ -134,6 +134,20 @@ def png(draw: Draw, side: float = 6.4, axes: bool = False) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def overview(path: str | Path, drawn: Mapping[str, Draw], title: str) -> None:
+    """Draws all pictures on one sheet, a PNG file, under a title; without a field, its places say so."""
+    figure = Figure(figsize=(15, 10.4), dpi=80, layout="constrained")
+    for row, axes in zip(SHEET, figure.subplots(2, 3)):
+        for name, axis in zip(row, axes):
+            if name in drawn:
+                drawn[name](axis)
+            else:
+                axis.text(0.5, 0.5, "no dense field", ha="center", va="center", transform=axis.transAxes)
+            axis.set_axis_off()
+    figure.suptitle(title)
+    figure.savefig(path)
 
 
 def outline(axis: Axes, mask: NDArray, colour: NDArray, text: str) -> None:

@@ -67,12 +67,11 @@ def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
         InputError: no such pairs, or a field that is missing.
     """
     dataset, folder = Path(dataset), Path(folder)
+    text = read_text(dataset, "the dataset JSON of a Learn2Reg task")
     try:
-        content = json.loads(read_text(dataset, "the dataset JSON of a Learn2Reg task"))
+        content = json.loads(text)
         pairs = next(content[k] for k in SPLITS if content.get(k))
         images = [(dataset.parent / p["fixed"], dataset.parent / p["moving"]) for p in pairs]
-    except InputError:
-        raise
     except (ValueError, AttributeError, KeyError, TypeError, StopIteration, RecursionError) as error:
         raise InputError(f"{dataset} has none of {', '.join(SPLITS)} with pairs of fixed and moving images.") from error
     cases = []
@@ -97,7 +96,7 @@ def learn2reg_cases(dataset: str | Path, folder: str | Path) -> list[Case]:
 
 
 def case_numbers(image: str | Path) -> str:
-    """The case number of a Learn2Reg file name, with the modality if it has one: 0012 or 0012_0001."""
+    """The case number in a Learn2Reg file name, with the modality if it has one: 0012 or 0012_0001."""
     found = re.search(r"(\d{4}(?:_\d{4})?)\.[a-z.]+$", Path(image).name.lower())
     if not found:
         raise InputError(f"{Path(image).name} does not end in a case number of four digits, as Learn2Reg's names do.")

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..workflow.options import KINDS, OPTIONS, check_value, defaults, no_option, read_value
-from .signature import Argument, read_signature
+from .signature import read_signature
 
 # Command -> config files whose keys are its options; the first is the one that runs by default.
 COMMANDS: dict[str, tuple[str, ...]] = {
@@ -52,9 +52,7 @@ class Command:
         self.name, self.program = name, f"{program} {name}"
         source = Path(__file__).parents[1].joinpath(*module_of(name).split("."))
         self.signature = read_signature(source.with_suffix(".py"), name)
-        self.config = {}
-        for file in reversed(COMMANDS[name]) if name == "register" else COMMANDS[name]:
-            self.config |= defaults(file)
+        self.config = defaults(*(reversed(COMMANDS[name]) if name == "register" else COMMANDS[name]))
         self.arguments = {a.name: a for a in self.signature.arguments}
 
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
@@ -66,7 +64,7 @@ class Command:
         free = [a.name for a in self.signature.arguments if a.by_position]
         positional = given.pop("words", [])
         if len(positional) > len(free):
-            raise InputError(f"{positional[len(free)]!r} is one word too many; {rest}.")
+            raise InputError(f"unexpected argument {positional[len(free)]!r}; {rest}.")
         for name, word in zip(free, positional):
             if name in given:
                 raise InputError(f"{name} was given twice, as {word!r} and as --{name}.")
@@ -77,7 +75,7 @@ class Command:
         return {name: word if word is True else self._read(name, word) for name, word in given.items()}
 
     def _named(self, words: Sequence[str]) -> tuple[list[str], list[str]]:
-        """The words with underscores in option names, and the names of options that lead into the config.
+        """The words with underscores in option names, and the names of options that point into the config.
 
         Raises:
             InputError: an option that does not exist.
@@ -89,17 +87,13 @@ class Command:
                 name, equals, value = word[2:].partition("=")
                 name = name.replace("-", "_")
                 top = name.replace("::", "#").split("#")[0]
-                if top not in known and not self._takes_any():
+                if top not in known and self.name != "masks":  # masks passes other options to its source
                     raise no_option(name, known)
                 if name not in self.arguments and not (name in KINDS and name in self.config):
                     deep.append(name)
                 word = f"--{name}{equals}{value}"
             result.append(word)
         return result, [name for name in dict.fromkeys(deep) if name != "help"]
-
-    def _takes_any(self) -> bool:
-        """The command masks passes unknown options on to the source of the masks, which checks them."""
-        return self.name == "masks"
 
     def _read(self, name: str, text: str) -> Any:
         argument = self.arguments.get(name)
@@ -125,7 +119,8 @@ class Command:
         parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
         own = parser.add_argument_group("arguments")
         for argument in self.signature.arguments:
-            self._add(own, argument.name, argument.kind, argument_help(argument))
+            end = " (required)" if argument.required else default_text(argument.default)
+            self._add(own, argument.name, argument.kind, argument.help + end)
         for title, options in OPTIONS.items() if self.signature.free else ():
             group = parser.add_argument_group(title)
             for name, (kind, text) in options.items():
@@ -148,13 +143,6 @@ class Command:
             f"Every other key of {', '.join(COMMANDS[self.name])} can be set too ({objects}), and an entry inside one, "
             "as in --evaluator#amp True."
         )
-
-
-def argument_help(argument: Argument) -> str:
-    """Help line of an argument, with its default."""
-    if argument.required:
-        return f"{argument.help} (required)"
-    return argument.help + default_text(argument.default)
 
 
 def default_text(value: Any) -> str:

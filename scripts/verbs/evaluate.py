@@ -17,8 +17,6 @@ from ..common.errors import InputError
 from ..common.files import check_outputs, read_text, whole_file
 from ..data.reader import read_volume
 from ..metrics.tables import flat_metrics
-from ..spatial.chain import Step
-from ..spatial.geometry import Geometry
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
 from ..workflow.cohort.case import FAILED, REGISTERED
 from ..workflow.cohort.pairs import SUMMARIES
@@ -73,7 +71,7 @@ def evaluate(
         learn2reg: Learn2Reg's rules (docs/fields.md); on with ``fields``.
         structures: label values to compare; None takes all.
         names: structure names by label value, or a JSON file of them.
-        submission: folder that also gets every field in Learn2Reg's form.
+        submission: folder that also gets every field in Learn2Reg's format.
         submission_format: "nii.gz" or "npz".
         layout: of npz: "last" (X, Y, Z, 3) or "first" (3, X, Y, Z).
         progress: shows a bar.
@@ -119,7 +117,8 @@ def evaluate(
             check_files(case)
             metrics, steps, grid = measure_case(case, **options)
             if submission:
-                _submit(_submitted(submission, case, submission_format), case, steps, grid, layout)
+                with whole_file(_submitted(submission, case, submission_format), case_files(case)) as part:
+                    write_learn2reg(part, steps, grid, read_volume(case["moving"], frame=0).geometry, layout)
             rows.append({**row, "status": REGISTERED, **flat_metrics(metrics, titles)})
         except InputError as error:
             if len(todo) == 1:
@@ -141,17 +140,11 @@ def _submitted(folder: str, case: Case, ending: str) -> Path:
     return Path(folder) / f"disp_{pair_name(case['fixed'], case['moving'])}.{ending}"
 
 
-def _submit(path: Path, case: Case, steps: Sequence[Step], grid: Geometry, layout: str) -> None:
-    with whole_file(path, case_files(case)) as part:
-        write_learn2reg(part, steps, grid, read_volume(case["moving"], frame=0).geometry, layout)
-
-
 def _names(names: str | dict | None) -> dict[str, str]:
     if _is_path(names):
+        text = read_text(names, "a JSON file of structure names")
         try:
-            names = dict(json.loads(read_text(names, "a JSON file of structure names")))
-        except InputError:
-            raise
+            names = dict(json.loads(text))
         except (ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{names} is not a JSON file of structure names by label value.") from error
     if not isinstance(names or {}, dict):

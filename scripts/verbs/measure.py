@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def measure_case(
     if fixed is None:
         raise InputError(f"Case {case['name']}: an affine has no grid; name the fixed image or its labels.")
     moving = grids["moving"] or fixed
-    # Voxel by voxel, the same index is the same place before registration.
+    # Learn2Reg compares voxel by voxel: before registration, equal indices are the same place.
     start: list[Step] = [Linear(moving.affine @ np.linalg.inv(fixed.affine))] if learn2reg else []
     stages = {"initial": start, **_aligned(case), "final": steps}
     result: dict = {}
@@ -114,7 +115,7 @@ def _label(path: str | None) -> Volume | None:
     if not path:
         return None
     volume = read_volume(path, label=True)
-    return Volume(whole_numbers(volume), volume.geometry, volume.path, volume.header, volume.stored)
+    return replace(volume, array=whole_numbers(volume))
 
 
 def _grid(path: str | None, label: Volume | None) -> Geometry | None:

@@ -7,8 +7,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..common.errors import InputError
@@ -40,7 +38,8 @@ def plot(run: str | Path, output: str | Path | None = None) -> dict[str, Any]:
     figure = draw(loss, metrics, Path(run).name)
     with whole_file(output) as part:
         figure.savefig(part)
-    return {"picture": str(output), **{name: _last(curves) for name, curves in (("loss", loss), ("metrics", metrics))}}
+    last = [{name: [max(curve), curve[max(curve)]] for name, curve in curves.items()} for curves in (loss, metrics)]
+    return {"picture": str(output), "loss": last[0], "metrics": last[1]}
 
 
 def read_curves(run: str | Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
@@ -76,23 +75,13 @@ def draw(loss: dict[str, Curve], metrics: dict[str, Curve], title: str) -> Figur
     panels = [(loss, "iteration", "loss"), (metrics, "epoch", "validation")]
     panels = [panel for panel in panels if panel[0]]
     figure = Figure(figsize=(6.4 * len(panels), 4.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
-        _panel(axes, *panel)
+    for axes, (curves, step, heading) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+        for name, curve in curves.items():
+            steps = sorted(curve)
+            mark = "." if len(steps) < 30 else ""
+            axes.plot(steps, [curve[s] for s in steps], mark + "-", label=name, linewidth=2 if name == "loss" else 1)
+        axes.set(xlabel=step, title=heading)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
     return figure
-
-
-def _panel(axes: Axes, curves: dict[str, Curve], step: str, title: str) -> None:
-    for name, curve in curves.items():
-        steps = sorted(curve)
-        mark = "." if len(steps) < 30 else ""
-        axes.plot(steps, [curve[s] for s in steps], mark + "-", label=name, linewidth=2 if name == "loss" else 1)
-    axes.set_xlabel(step)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-
-
-def _last(curves: dict[str, Curve]) -> dict[str, list[float]]:
-    return {name: [max(curve), curve[max(curve)]] for name, curve in curves.items()}

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +44,7 @@ def register(
         pairs: instead of two images: a CSV or JSON list of pairs, see docs/cohorts.md.
         method: "samreg" pairs regions and needs no training; "network" is the trained cross-attention network; "auto"
             takes the network for images like those it was trained on, and says why.
-        preset: settings for a kind of image, a file of configs/presets or configs/presets/network without its suffix:
+        preset: settings for a kind of image, the name of a file in configs/presets or configs/presets/network:
             cardiac_mr, abdomen_ct, retina, prostate_mr; explicit options win.
         dry_run: only show what a run would read, do and write.
         dicom: for two DICOM series, also write the moved series, the paired regions and the field as DICOM objects.
@@ -63,28 +61,20 @@ def register(
     configs, values = resolve(moving, fixed, output_dir, pairs=pairs, method=method, preset=preset, **options)
     if dry_run:
         return {"plan": plan_text(configs, values)}
+    if dicom:  # what it needs is checked before any work
+        if pairs is not None:
+            raise InputError("--dicom is for two series, not for a list of pairs.")
+        check_dicom(values["moving"], values["fixed"])
+        check_dicom_folder(values["output_dir"])
     if values.get("scheduler"):
         with ending():
             finish_cohort(run_on_scheduler(configs, values))
     else:
-        with _dicom_too(dicom, values):
-            run_bundle(configs, values)
+        run_bundle(configs, values)
+    if dicom:
+        write_dicom(values["output_dir"], values["moving"], values["fixed"])
     name = "summary.json" if pairs else "correspondence.json"
     return json.loads((Path(values["output_dir"]) / name).read_text(encoding="utf-8"))
-
-
-@contextlib.contextmanager
-def _dicom_too(wanted: bool, values: Mapping[str, Any]) -> Iterator[None]:
-    """Checks the series before the registration and writes the objects after it."""
-    if not wanted:
-        yield
-        return
-    if "pairs" in values:
-        raise InputError("--dicom is for two series, not for a list of pairs.")
-    check_dicom(values["moving"], values["fixed"])
-    check_dicom_folder(values["output_dir"])
-    yield
-    write_dicom(values["output_dir"], values["moving"], values["fixed"])
 
 
 def resolve(
@@ -97,7 +87,7 @@ def resolve(
     preset: str = "default",
     **options: Any,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Config files and values of a call of :func:`register`; :class:`InputError` for a call that makes no sense."""
+    """Config files and values of a call of :func:`register`; :class:`InputError` for arguments that contradict."""
     if method not in (*METHODS, AUTO):
         raise InputError(f"Unknown method {method!r}; choose one of {', '.join(METHODS)}, {AUTO}.")
     if pairs is not None and (moving is not None or fixed is not None):
@@ -115,25 +105,16 @@ def resolve(
             values[role] = str(path)
     known = {name: defaults(config, *LISTS[name]) for name, config in METHODS.items()}
     if method == AUTO:
-        method, values["method#reason"] = _chosen(values, preset, options, known)
+        check_options(config_paths([*METHODS.values(), *LISTS["network"]]), options)
+        items = [values] if pairs is None else [e.item for e in read_entries(pairs, known["network"]["columns"])]
+        choice = choose(items, preset, options, known)
+        method, values["method#reason"] = choice.method, choice.reason
         overlays = preset_files(preset, method)
     [other] = METHODS.keys() - {method}
     for option in (key.replace("::", "#").partition("#")[0] for key in options):
         if option in known[other] and option not in known[method]:
             raise InputError(f"--{option} is an option of --method {other}, not of {method}; name it, or leave it out.")
     return [METHODS[method], *overlays, *(LISTS[method] if pairs is not None else [])], values
-
-
-def _chosen(
-    values: Mapping[str, Any], preset: str, options: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, str]:
-    """The method for these images, and why."""
-    check_options(config_paths([*METHODS.values(), *LISTS["network"]]), options)
-    items = [values]
-    if "pairs" in values:
-        items = [entry.item for entry in read_entries(values["pairs"], known["network"]["columns"])]
-    choice = choose(items, preset, options, known)
-    return choice.method, choice.reason
 
 
 def preset_files(name: str, method: str) -> list[str]:

@@ -9,19 +9,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 
 from ..common.errors import InputError
 from ..common.files import check_outputs, whole_file
+from ..correspondence.moved_regions import move_regions
 from ..data.reader import Volume, read_volume
+from ..data.segmentations import SUFFIX as SEGMENTATION
+from ..data.segmentations import read_segmentation, write_segmentation
 from ..data.writer import IMAGES, as_stored, write_volume
 from ..spatial.chain import Field, Step, map_points
+from ..spatial.files import quiet_itk
 from ..spatial.geometry import Geometry, extent_text, overlap
 from ..spatial.inversion import invert_points
 from ..spatial.landmark_files import SUFFIXES, Landmarks, read_landmark_file, write_landmark_file
 from ..spatial.resampling import INTERPOLATIONS, resample_image, resample_labels
 from ..spatial.transform_files import read_chain, suffix_of, transform_paths
 from .limits import limited
-from .warp_regions import has_layers, warp_regions
 
 logger = logging.getLogger(__name__)
 
@@ -55,14 +59,14 @@ def warp(
 
     Args:
         input: image, label map, or landmarks (.csv, .txt, .fcsv, .mrk.json).
-        output: file to write; its suffix says the format.
+        output: file to write; its suffix gives the format.
         transforms: one or several, in the order in which a fixed point passes through them (that of
-            ``antsApplyTransforms -t``); see docs/fields.md.
+            ``antsApplyTransforms -t``), see docs/fields.md.
         reference: image whose grid the result gets; None takes the grid of the first field. For landmarks the fixed
             image, needed for voxel indices.
         moving: the moving image, needed for landmarks that are voxel indices in it and for Learn2Reg fields between
             grids that differ.
-        label: the input is a label map. None decides by the NIfTI intent (1002) and the name (.seg.nrrd).
+        label: whether the input is a label map; None decides by the NIfTI intent (1002) and the name (.seg.nrrd).
         interpolation: of images "linear" (default), "cubic" or "nearest"; of label maps "nearest" (default) or "onehot"
             (each label linear on its own, the largest wins).
         fill: value outside the moving image; None takes the lowest value of the image, 0 for labels.
@@ -74,8 +78,8 @@ def warp(
         max_image_gb: largest image or field in memory, in 1e9 bytes; a larger one is refused before it is read.
 
     Returns:
-        "output", and for images "inside_percent", the share of the result that lies in the
-        moving image; for landmarks "points".
+        "output"; for images "inside_percent", the share of the result that lies in the moving image; for landmarks
+        "points".
 
     Raises:
         InputError: the input cannot be used; one sentence says why.
@@ -90,7 +94,18 @@ def warp(
         steps = read_chain(transforms, fixed_grid, moving_grid, learn2reg=learn2reg)
         return _warp_landmarks(input, output, steps, fixed_grid, moving_grid, direction, points_frame, inputs)
     if has_layers(input):
-        return warp_regions(input, output, transforms, fixed_grid, moving_grid, learn2reg, inputs)
+        if not str(output).lower().endswith(SEGMENTATION):
+            raise InputError(
+                f"{input} has overlapping regions, which only a {SEGMENTATION} file can hold; got {output}."
+            )
+        regions = read_segmentation(input)
+        steps = read_chain(transforms, fixed_grid, moving_grid or regions.geometry, learn2reg=learn2reg)
+        grid = fixed_grid or _first_grid(steps)
+        moved, inside = move_regions(regions, grid, steps)
+        _check_inside(inside, input, regions.geometry, grid)
+        with whole_file(output, inputs) as path:
+            write_segmentation(path, moved)
+        return {"output": str(output), "inside_percent": round(100 * inside, 2)}
     suffix_of(output, IMAGES)
     volume = read_volume(input, frame=frame, label=bool(label))
     is_label = _is_label(volume) if label is None else label
@@ -113,11 +128,7 @@ def warp(
         array, inside = resample_image(
             volume.array, volume.geometry, grid, steps, interpolation=interpolation, fill=fill, progress=progress
         )
-    if not inside:
-        raise InputError(
-            f"No part of {input} falls on the result's grid: the image covers {extent_text(volume.geometry)}, the "
-            f"grid {extent_text(grid)}; check --reference, the order of the transforms and their direction."
-        )
+    _check_inside(inside, input, volume.geometry, grid)
     with whole_file(output, inputs) as path:
         write_volume(path, array if is_label else as_stored(array, volume), grid, volume)
     return {"output": str(output), "inside_percent": round(100 * inside, 2)}
@@ -144,7 +155,7 @@ def looks_like_labels(volume: Volume) -> bool:
 
 
 def _is_label(volume: Volume) -> bool:
-    if volume.path.lower().endswith(".seg.nrrd"):
+    if volume.path.lower().endswith(SEGMENTATION):
         return True
     return volume.header is not None and int(volume.header["intent_code"]) == LABEL_INTENT
 
@@ -191,6 +202,28 @@ def _check_grids(steps: Sequence[Step], grid: Geometry, volume: Volume) -> None:
         corners = grid.corners_ras()
         if np.any(corners < low - max(field.spacing)) or np.any(corners > high + max(field.spacing)):
             logger.warning("the result's grid reaches beyond the field, where nothing is displaced (as in ITK)")
+
+
+def has_layers(path: str | Path) -> bool:
+    """Whether a file is a segmentation with overlapping regions; all are moved, with their names and colours."""
+    if not str(path).lower().endswith(SEGMENTATION) or not Path(path).is_file():
+        return False
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet_itk():
+            reader.ReadImageInformation()
+    except RuntimeError:  # the reader of images reports what is wrong with it
+        return False
+    return reader.GetNumberOfComponents() > 1
+
+
+def _check_inside(inside: float, input: str | Path, covered: Geometry, grid: Geometry) -> None:
+    if not inside:
+        raise InputError(
+            f"No part of {input} falls on the result's grid: the image covers {extent_text(covered)}, the grid "
+            f"{extent_text(grid)}; check --reference, the order of the transforms and their direction."
+        )
 
 
 def _warp_landmarks(

@@ -67,8 +67,8 @@ def sole_writer(folder: str | Path, wait_s: float = 0.0) -> Iterator[Path]:
 def hold(folder: str | Path, inputs: Iterable[str | Path | None] = ()) -> None:
     """Locks an output folder until the program ends; called first by configs, for MONAI's own command.
 
-    Does nothing if this thread has locked it, nor in any but the first of several processes that share the work. Raises
-    :class:`InputError` as :func:`sole_writer` does, or if a result would overwrite one of the ``inputs``.
+    Does nothing if this thread has already locked it, or in any but the first of several processes that share the work.
+    Raises :class:`InputError` as :func:`sole_writer` does, or if a result would overwrite one of the ``inputs``.
     """
     check_inputs(Path(folder), inputs)
     if int(os.environ.get("RANK", "0")) or Path(folder).resolve() in _folders():

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def checked_items(items: Sequence[dict], output_dir: str | Path) -> list[dict]:
             raise InputError(f"The masks of {item['path']} would replace {path}, an input; give another --output_dir.")
         if path.exists() and "sha256" not in (read_record(Path(output_dir), record.name) or {}):
             raise InputError(
-                f"{path} exists and this command did not write it; move it away or give another --output_dir."
+                f"{path} exists and was not written by this command; move it away or give another --output_dir."
             )
     return list(items)
 
@@ -85,7 +85,7 @@ class FindDone(Transform):
         if found is None:  # missing or empty
             return {**data, "key": key}
         if found != record.get("sha256"):
-            error = InputError(f"{path} was changed after this command wrote it; move it away to make it again.")
+            error = InputError(f"{path} was edited after this command wrote it; move it away to make it again.")
             return {**data, "error": error}
         done = record.get("key") == key and _usable(record)
         return {**data, "key": key, **({"done": record} if done else {})}
@@ -108,7 +108,7 @@ def item_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = 
 
 
 class MaskInferer:
-    """Makes the masks of one item. A failure is recorded, so that the rest of a list is still done.
+    """Makes the masks of one item. A failure is recorded, and the rest of the list is still done.
 
     ``names`` and ``modality`` are those of :meth:`scripts.masks.source.MaskSource.forward`.
     """
@@ -169,10 +169,10 @@ class SaveMasks(Transform):
 
 
 class MaskSummary:
-    """Handler of the evaluator: a progress bar over ``total`` images, and a table for ``write`` at the end."""
+    """Handler of the evaluator: a progress bar over ``total`` images, and a table in the log at the end."""
 
-    def __init__(self, total: int, progress: bool = True, write: Callable[[str], None] = logger.info) -> None:
-        self.total, self.progress, self.write = total, progress, write
+    def __init__(self, total: int, progress: bool = True) -> None:
+        self.total, self.progress = total, progress
         self.records: list[dict] = []
 
     def attach(self, engine: Engine) -> None:
@@ -197,7 +197,7 @@ class MaskSummary:
         for record in self.records:
             volumes = ", ".join(f"{name} {ml:g} ml" for name, ml in record.get("ml", {}).items())
             name = Path(record["image"]).name
-            self.write(f"{name:<{width}}  {record['seconds']:6.1f} s  {record['status']}  {volumes}".rstrip())
+            logger.info(f"{name:<{width}}  {record['seconds']:6.1f} s  {record['status']}  {volumes}".rstrip())
 
 
 def end_masks(summary: MaskSummary) -> None:

@@ -3,7 +3,7 @@
 
 What decides, in this order: options and columns that only one method has; the preset; the images themselves, which must
 be stacks of thick MR slices with the intensities of the training images; and the heart, which the bundled cardiac
-network must find in the first pair. A list is registered with one method, because a table of two would compare nothing.
+network must find in the first pair. A list has one method, because a table that mixes two compares nothing.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from ..data.seen import SEEN, unlike
 from ..masks.build import build_source
 from ..spatial.files import MAX_GB, size_limit
 
+Values = Mapping[str, Any]  # by option or column
 METHODS = {"samreg": "samreg.json", "network": "inference.json"}
 AUTO = "auto"
 PRESET = "cardiac_mr"  # the preset for the training images of the bundled network
-ABDOMEN = "abdomen_ct"  # the network has weights for it; Dice 0.60 against 0.44 of ROI registration
+ABDOMEN = "abdomen_ct"  # the network has weights for it
 THICK = 2.0  # least ratio of slice thickness to pixel width in a short-axis stack; in ACDC it is 2.6
 HEART = ("right ventricle cavity", "myocardium", "left ventricle cavity")
 # In 24 images of training patients the smallest ring was 0.84 and the smallest piece 0.95; no CT stack reached both.
@@ -35,15 +36,13 @@ RING, PIECE, ML = 0.7, 0.8, (5.0, 600.0)
 
 @dataclass(frozen=True)
 class Choice:
-    """A method and why it was taken, to be read after "because"."""
+    """A method and why it was chosen, worded to follow "because"."""
 
     method: str
     reason: str
 
 
-def choose(
-    items: Iterable[Mapping[str, Any]], preset: str, options: Mapping[str, Any], known: Mapping[str, Mapping[str, Any]]
-) -> Choice:
+def choose(items: Iterable[Values], preset: str, options: Values, known: Mapping[str, Values]) -> Choice:
     """Chooses the method of a pair or of a list.
 
     Args:
@@ -53,7 +52,7 @@ def choose(
         known: the config of each method.
 
     Raises:
-        InputError: options of both methods, or one that means something else in each.
+        InputError: options of both methods, or one whose meaning depends on the method.
     """
     items = list(items)
     return (
@@ -65,9 +64,7 @@ def choose(
     )
 
 
-def _by_options(
-    options: Mapping[str, Any], items: Iterable[Mapping[str, Any]], known: Mapping[str, Mapping[str, Any]]
-) -> Choice | None:
+def _by_options(options: Values, items: Iterable[Values], known: Mapping[str, Values]) -> Choice | None:
     given = dict.fromkeys(f"--{key.replace('::', '#').split('#')[0]}" for key in options)
     columns = dict.fromkeys(f"the column {key}" for item in items for key in item if key.endswith("_mask"))
     own = {
@@ -84,11 +81,11 @@ def _by_options(
         if words:
             return Choice(method, f"{words[0]} belongs to it")
     if "--checkpoint" in given:
-        raise InputError("--checkpoint means other weights in each method; name the --method.")
+        raise InputError("--checkpoint means different weights in each method; name the --method.")
     return None
 
 
-def _by_preset(preset: str, items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> Choice | None:
+def _by_preset(preset: str, items: Iterable[Values], options: Values) -> Choice | None:
     if preset in ("default", PRESET):
         return None
     if preset != ABDOMEN:
@@ -99,7 +96,7 @@ def _by_preset(preset: str, items: Iterable[Mapping[str, Any]], options: Mapping
     return Choice("network", f"the preset {preset} has its own weights for it")
 
 
-def _by_images(items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> Choice | None:
+def _by_images(items: Iterable[Values], options: Values) -> Choice | None:
     """ROI registration if an image differs from the training images of the network; None if none does."""
     read = 0
     for item in items:
@@ -122,7 +119,7 @@ def _no_stack(volume: Volume) -> str | None:
     return None
 
 
-def _by_heart(items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> Choice:
+def _by_heart(items: Iterable[Values], options: Values) -> Choice:
     source = build_source("cardiac").to(pick_device(options.get("device", "auto")))
     for item in items:
         volumes = _readable(item, options)
@@ -138,7 +135,7 @@ def _by_heart(items: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) ->
     return Choice("samreg", "no image can be read")
 
 
-def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volume]:
+def _readable(item: Values, options: Values) -> list[Volume]:
     """Both images of a pair; none if one cannot be used, which is reported when the pair is registered."""
     try:
         with size_limit(options.get("max_image_gb", MAX_GB)):
@@ -154,8 +151,8 @@ def _readable(item: Mapping[str, Any], options: Mapping[str, Any]) -> list[Volum
 def is_heart(labels: NDArray, spacing: tuple[float, ...]) -> bool:
     """Whether labels (X, Y, Z), 1 to 3 as in HEART, have the shape of a heart.
 
-    The three structures have volumes that hearts have and are in one piece each, and in the slices, cut along the axis
-    of the thickest voxels, myocardium lies all around the cavity of the left ventricle.
+    Each of the three structures has a plausible volume, nearly all of it in one piece, and in slices across the axis of
+    the thickest voxels myocardium surrounds the cavity of the left ventricle.
     """
     for value in (1, 2, 3):
         pieces, _ = ndimage.label(labels == value)

@@ -1,8 +1,8 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
 """The bundle under MONAI Label's generic app ``monaibundle``, which sends one image and expects a label map back.
 
-That app runs the parts of ``configs/inference.json``: preprocessing, inferer, postprocessing. It sets ``use_click`` in
-the config, by which the config recognises it.
+That app runs the parts of ``configs/inference.json``: preprocessing, inferer, postprocessing. The config recognises it
+by the key ``use_click``, which the app sets.
 """
 
 from __future__ import annotations
@@ -58,5 +58,5 @@ class CarriedLabels(Transform):
             mask = torch.as_tensor(data["masks"])[0].cpu().numpy().astype(np.uint8)
             carried = resample_map(mask, pair.working, grid, None, ddf)
         meta = {"original_affine": grid.affine, "affine": grid.affine, "spatial_shape": np.asarray(grid.shape)}
-        image = torch.as_tensor(np.zeros((1, *grid.shape), np.uint8))  # only its place matters to what follows
+        image = torch.as_tensor(np.zeros((1, *grid.shape), np.uint8))  # later transforms use only its geometry
         return {**data, "pred": torch.from_numpy(carried[None].copy()), "image": image, "image_meta_dict": meta}

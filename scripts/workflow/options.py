@@ -29,10 +29,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "fixed": ("file", "image that stays in place"),
         "moving_label": ("file", "label map of the moving image; it is warped, and compared with fixed_label"),
         "fixed_label": ("file", "label map of the fixed image, for Dice and HD95"),
-        "moving_exclude": (
-            "file",
-            "mask of voxels of the moving image to ignore, such as a lesion or metal; 0 elsewhere",
-        ),
+        "moving_exclude": ("file", "mask of moving voxels to ignore, such as a lesion or metal; 0 elsewhere"),
         "fixed_exclude": ("file", "the same for the fixed image"),
         "moving_landmarks": ("file", "points in the moving image, to measure the target registration error"),
         "fixed_landmarks": ("file", "the same points in the fixed image; they are mapped to the moving image"),
@@ -70,11 +67,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "precision": ("text", "of the image encoder: float32, bfloat16 or float16"),
         "second_look": ("switch", "segment the window in which the images differ a second time, at a finer resolution"),
         "points_per_side": ("whole", "points per side of the prompt grid, for models that take points"),
-        "pred_iou_thresh": (
-            "number",
-            "least predicted quality of a mask; each model has its own default, see configs/sam",
-        ),
-        "stability_score_thresh": ("number", "least stability of a mask; each model has its own default"),
+        "pred_iou_thresh": ("number", "least predicted quality of a mask; defaults of each model: configs/sam"),
+        "stability_score_thresh": ("number", "least stability of a mask; defaults of each model: configs/sam"),
     },
     "Regions": {
         "min_area": ("number", "least area of a region, as a fraction of the slice"),
@@ -94,19 +88,13 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Dense field": {
         "check": ("switch", "discard a field that makes the images agree clearly less, by two measures"),
         "dense": ("switch", "compute a displacement field; False writes only the paired regions"),
-        "strictness": (
-            "number",
-            "how strongly pairs that contradict their neighbours are down-weighted; 0 trusts all pairs",
-        ),
+        "strictness": ("number", "how much to down-weight pairs that contradict their neighbours; 0 trusts all"),
         "smoothness": ("number", "weight of the smoothness of the field"),
         "discrete": ("switch", "start with a search over displacements, which finds large motions"),
         "region_weight": ("number", "weight of the region pairs in the objective; 1 is the paper's"),
         "image_term": ("text", "image similarity: mind (any contrast) or lncc (local correlation)"),
         "image_weight": ("number", "weight of the image similarity in the objective; 0 leaves it out"),
-        "intensity_weight": (
-            "number",
-            "weight of the intensities beside the self-similarity; counts only for images of one contrast",
-        ),
+        "intensity_weight": ("number", "weight of intensities beside self-similarity, for images of one contrast"),
         "embedding_weight": ("number", "weight of the model's embeddings in the search; 0 leaves them out"),
         "diffeomorphic": ("switch", "integrate a velocity field, so that the field does not fold"),
         "confidence": ("switch", "also write the confidence of the field at every voxel, 0 to 1"),
@@ -168,7 +156,7 @@ def sam_overlay(name: Any) -> str | None:
 def check_options(files: Sequence[str], options: Mapping[str, Any]) -> None:
     """Refuses options that the configs do not have, and values of another kind.
 
-    MONAI adds an unknown key to a config without a word, so a mistyped option would do nothing. Keys may lead into the
+    MONAI silently adds an unknown key to a config, so a mistyped option would do nothing. Keys may point into the
     config, as in "evaluator#amp".
     """
     from monai.bundle import ConfigParser  # loads torch, which --help does not need
@@ -219,7 +207,7 @@ def is_expression(value: Any) -> bool:
 def read_value(text: str, kind: str = "value") -> Any:
     """A word of a command line as a value.
 
-    Paths and words are taken as written, "None" is None. Other kinds are Python literals; the words of a list or of a
+    Paths and words are taken as written, and "None" is None. Other kinds are Python literals; words in a list or
     dictionary need no quotes, as in MONAI's command: ``[liver, left kidney]``.
     """
     if text == "None":
@@ -248,7 +236,7 @@ def check_command_line(words: Sequence[str]) -> None:
                 value = "True" if following.startswith("--") else following
             options[name] = read_value(value, KINDS.get(name, "value"))
     files = options.pop("config_file", None)
-    if files is None or "args_file" in options:  # then the command line does not show every option
+    if files is None or "args_file" in options:  # the command line does not show every option
         return
     own = {*inspect.signature(run).parameters, "workflow_name", "workflow_type"}
     files = [files] if isinstance(files, str) else files

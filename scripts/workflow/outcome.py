@@ -36,7 +36,7 @@ _in_program: ContextVar[bool] = ContextVar("in_program", default=False)
 
 @contextmanager
 def as_program() -> Iterator[None]:
-    """Runs what the command line asks for, which ends the program with the exit code of the run."""
+    """Marks a run of the command line, whose exit code ends the program."""
     token = _in_program.set(True)
     try:
         yield
@@ -102,7 +102,7 @@ def plain_errors() -> None:
     """An :class:`InputError` that ends MONAI's command or a program of this package prints one sentence; exit code 1.
 
     Called first by every config. Other programs keep their ``sys.excepthook`` and their logging. If MONAI's command
-    runs the config, its options are checked, because MONAI takes unknown ones without a word.
+    runs the config, its options are checked, because MONAI silently accepts unknown ones.
     """
     program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
     if not program.startswith(("monai.bundle", f"{NAME}.")):
@@ -122,7 +122,7 @@ def plain_errors() -> None:
 
 
 def quiet_engines() -> None:
-    """The program's log leaves out Ignite's lines about an exception, which show objects, not a cause; it is raised."""
+    """Drops Ignite's lines about an exception from the log: they show objects instead of the cause."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(lambda record: "terminating due to exception" not in str(record.msg))
 

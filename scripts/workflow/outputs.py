@@ -22,8 +22,7 @@ from ..data.pair import Pair
 from ..metrics.assembly import TITLES
 from ..metrics.pair import pair_metrics
 from ..report.case_page import case_page
-from ..report.overview import overview
-from ..report.panels import panels
+from ..report.panels import overview, panels
 from .correspondence_record import check_finite, correspondence_record
 from .files import write_confidence, write_fields, write_moved, write_moved_label, write_moved_landmarks, write_regions
 from .guard import FILES, OUTPUTS, check_inputs, own_dicom, sole_writer

@@ -31,7 +31,6 @@ from .record import flat_settings
 from .run import check_expressions, config_paths, config_values, read_configs, with_sam_overlay
 
 READ = 200  # pairs of a list whose images are read, and failures that are shown
-_IDENTITY = np.eye(4)
 
 
 def plan_text(configs: Sequence[str], options: Mapping[str, Any]) -> str:
@@ -91,7 +90,7 @@ def pair_lines(item: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
             "number of dimensions."
         )
     lines.append(f"working grid: {grid_text(working_grid(fixed, wanted['max_size']))}")
-    if not overlap(fixed, moving, _IDENTITY):
+    if not overlap(fixed, moving, np.eye(4)):
         lines.append("the images do not overlap in space: an initial alignment (--init) is needed")
     return lines
 
@@ -133,7 +132,7 @@ def _cohort_lines(entries: Sequence[Entry], target: Path, wanted: Mapping[str, A
             lines += [f"    {line}" for line in found]
     lines.append(f"{len(entries)} pairs" + (f", {bad} of them will fail" if bad else ""))
     if len(entries) > READ:
-        lines.append(f"(images of the first {READ} pairs were read; of the others only that they exist was checked)")
+        lines.append(f"(the images of the first {READ} pairs were read; the others were only checked for existence)")
     names = dict.fromkeys(name for entry in entries for name in output_names(entry.item, wanted))
     folder = ", ".join(["case.json", "case.log", *names])
     return [*lines, f"writes to {target}: {', '.join(SUMMARIES)}, and for each pair a folder with {folder}"]

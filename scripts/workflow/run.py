@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Running the bundle's configs from Python: the one way in for the commands and for other programs."""
+"""Running the bundle's configs from Python: the single entry for the commands and for other programs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
         InputError: the input cannot be used, or another run writes into the folder.
         SystemExit: in a program, see :func:`scripts.workflow.outcome.ending`.
     """
-    with unwrapped(), _lock(configs, options):
+    # A cohort locks its folder itself, because shards share it.
+    alone = "output_dir" in options and "cohort.json" not in configs
+    with unwrapped(), sole_writer(options["output_dir"]) if alone else contextlib.nullcontext():
         workflow = make_workflow(configs, options)
         with ending(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")
@@ -103,7 +105,7 @@ def with_sam_overlay(configs: Sequence[str], options: Mapping[str, Any]) -> list
 
 
 def config_values(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options and the root of the bundle as a config takes them; file names lose the marks of the config language."""
+    """Options and the root of the bundle as a config takes them, with file names escaped."""
     values = {"bundle_root": str(BUNDLE), **options}
     return {k: literal(v) if k in ("bundle_root", *PATHS) and isinstance(v, str) else v for k, v in values.items()}
 
@@ -113,9 +115,3 @@ def literal(text: str) -> str:
     if not any(c in SPECIAL for c in text):
         return text
     return "$" + "".join(f"\\x{ord(c):02x}" if c in SPECIAL else c for c in repr(text))
-
-
-def _lock(configs: Sequence[str], options: Mapping[str, Any]) -> contextlib.AbstractContextManager:
-    """The lock of the output folder; a cohort locks its folder itself, because shards share it."""
-    alone = "output_dir" in options and "cohort.json" not in configs
-    return sole_writer(options["output_dir"]) if alone else contextlib.nullcontext()

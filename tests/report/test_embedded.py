@@ -1,4 +1,4 @@
-"""What the viewer embeds: small volumes in their place, exact regions, and the field to a fraction of a millimetre."""
+"""What the viewer embeds: reduced volumes in place, exact regions, the field to a fraction of a millimetre."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_volumes_are_small_and_lie_where_the_images_lie(case):
         np.asarray(nib.Nifti1Image.from_bytes(unpacked(shown["volumes"][n])).dataobj, float)
         for n in ("fixed", "before", "after")
     )
-    inside = after > 0  # beyond the moving image nothing is known
+    inside = after > 0  # nothing is known outside the moving image
     assert inside.mean() > 0.8
     assert np.abs(after - fixed)[inside].mean() < 0.9 * np.abs(before - fixed)[inside].mean()
 

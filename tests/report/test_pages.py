@@ -1,4 +1,4 @@
-"""The HTML pages: each one file that fetches nothing and shows the numbers of the record."""
+"""The HTML pages: each is one file that fetches nothing and shows the numbers of the record."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.workflow.test_outputs import prepared
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory):
-    """(folder, data) of a registration whose file is named to do harm."""
+    """(folder, data) of a registration whose file has a malicious name."""
     folder = tmp_path_factory.mktemp("case")
     data = prepared(folder)
     out = folder / "out"
@@ -44,7 +44,7 @@ def images_of(text: str) -> dict[str, np.ndarray]:
 def test_one_file_with_everything_and_nothing_from_elsewhere(case):
     folder, _ = case
     text = (folder / "report.html").read_text(encoding="utf-8")
-    page = re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)  # the licence names the home of the viewer
+    page = re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)  # the licence names the viewer's home page
     assert not re.findall(r"(?:src|href)\s*=\s*\"(?!data:)|https?://|@import|url\(", page)
     assert "default-src 'none'" in text
     assert "<script>alert" not in text and "&lt;script&gt;alert(1)" in text
@@ -69,7 +69,7 @@ def test_without_a_field_there_is_no_picture_of_one(case):
 
 
 def test_folds_are_marked_where_they_are(case):
-    """A field that runs backwards in a block of one slice: that slice is shown, and its block alone is marked."""
+    """A field that folds in a block of one slice: that slice is shown, and only the block is marked."""
     _, data = case
     shape, spacing = data["pair"].working.shape, data["pair"].working.spacing
     ddf = torch.zeros(1, 3, *shape)

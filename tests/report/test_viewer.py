@@ -36,7 +36,7 @@ def case(request, tmp_path_factory):
 
 
 def written_moving(folder, point):
-    """Where the written field, read by its own header, takes a fixed point (RAS mm)."""
+    """Where the written field, read through its header, takes a fixed point (RAS mm)."""
     u_lps, grid = read_field(folder / "ddf.nii.gz")
     u_lps = u_lps if grid.ndim == 3 else u_lps[:, :, None]
     at = apply_affine(np.linalg.inv(grid.affine), point)
@@ -49,7 +49,7 @@ def written_moving(folder, point):
 
 
 def colours(page, view):
-    """(H, W, 3) what a canvas shows."""
+    """What a canvas shows, (H, W, 3)."""
     page.wait_for_timeout(300)
     return np.asarray(Image.open(io.BytesIO(page.locator(f"#view-{view}").screenshot())).convert("RGB"), float)
 
@@ -94,7 +94,7 @@ def test_the_page_of_a_case(case, browser):
     expected = written_moving(case, page.evaluate("viewer.where('fixed')"))
     assert np.linalg.norm(np.subtract(clicked, expected)[plane]) < 0.5
 
-    # A row of the table leads to its region in both images.
+    # A row of the table jumps to its region in both images.
     for pair in json.loads((case / "correspondence.json").read_text(encoding="utf-8"))["pairs"]:
         page.click(f"tr[data-pair='{pair['number']}']")
         assert page.evaluate("viewer.chosen()") == pair["number"]
@@ -127,7 +127,7 @@ def test_the_page_of_a_case(case, browser):
         before = colours(page, "moved")
     assert errors == []
     assert (case / "report.html").stat().st_size < 15e6
-    assert seconds < 20  # 3 s on an idle machine with a graphics card; here the processor draws
+    assert seconds < 20  # 3 s on an idle machine with a graphics card; here the CPU draws
 
 
 def test_pictures_and_tables_need_no_javascript(case, browser):

@@ -1,4 +1,4 @@
-"""Fixtures that the tests of the commands share with those of cohorts."""
+"""Fixtures shared by the tests of the commands and of cohorts."""
 
 from tests.workflow.cohort.conftest import phantoms, undisturbed
 

@@ -1,4 +1,4 @@
-"""The verbs on the command line: the README's own lines, one sentence for bad input, a light import."""
+"""The verbs on the command line: the README's own lines, one sentence for bad input, fast imports."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_bad_input_is_one_sentence(monkeypatch, tmp_path, capsys, words, message
 
 
 def test_errors_show_no_internals(heart_files, tmp_path):
-    """Neither on the terminal nor in the log: MONAI and Ignite would name an object and its address."""
+    """Neither on the terminal nor in the log, where MONAI and Ignite would print an object and its address."""
     words = [heart_files["moving"], heart_files["moving_label"] + ".gone", "--output_dir", str(tmp_path / "out")]
     run = subprocess.run([sys.executable, "-m", "scripts", "register", *words], capture_output=True, encoding="utf-8")
     assert run.returncode == 1

@@ -15,7 +15,7 @@ from scripts.common.errors import InputError
 from scripts.verbs.command_line import COMMANDS, Command, module_of, parse
 from scripts.workflow.options import KINDS, OPTIONS, check_value, defaults
 
-# Keys that wire a config together; they can be set, and have no help line of their own.
+# Keys that wire a config together; they can be set, but have no help line.
 WIRING = {"bundle_root", "imports", "prepare", "run", "finalize", "network", "handlers", "columns", "entries"}
 WIRING |= {"use_click", "inputs"}  # use_click is set by MONAI Label
 CONFIGS = sorted({file for files in COMMANDS.values() for file in files})
@@ -45,7 +45,7 @@ def test_defaults_are_of_their_kind(file):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_signatures_are_those_of_the_functions(name):
-    """They are read from the source; Python must agree, and every argument must have a help line."""
+    """They are read from the source, must agree with Python, and each has a help line."""
     function = getattr(import_module(f"scripts.{module_of(name)}"), name)
     found = {p.name: p.default for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD}
     read = {a.name: inspect.Parameter.empty if a.required else a.default for a in Command(name, "x").arguments.values()}
@@ -120,7 +120,7 @@ def test_words_become_arguments():
     ("words", "message"),
     [
         ("wrap a b", "There is no command 'wrap'; choose one of register, correspond, masks, warp"),
-        ("register a b c extra", "'extra' is one word too many; python -m scripts register --help"),
+        ("register a b c extra", "unexpected argument 'extra'; python -m scripts register --help"),
         ("register a --moving b", "moving was given twice, as 'a' and as --moving"),
         ("invert a", "invert needs output; python -m scripts invert --help"),
         ("register a b --epsilom 1", r"There is no option --epsilom; did you mean --epsilon\?"),

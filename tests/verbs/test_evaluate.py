@@ -1,4 +1,4 @@
-"""``evaluate``: tables that agree with independent formulas, Learn2Reg by its own code's rules, and what is refused."""
+"""``evaluate``: tables that agree with independent formulas, Learn2Reg by the rules of its code, and refused input."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def write_cases(path, entries: list[dict]) -> None:
 
 @pytest.fixture
 def cases(heart_files, tmp_path):
-    """A list of two cases: the true field, and none at all."""
+    """A list of two cases: the true field, and no field."""
     write_chain(tmp_path / "still.nii.gz", [Linear(np.eye(4))], read_chain(heart_files["true_ddf"])[0].grid)
     path = tmp_path / "cases.csv"
     true, still = (case_row(heart_files, *x) for x in (("true", heart_files["true_ddf"]), ("still", "still.nii.gz")))
@@ -163,7 +163,7 @@ def test_a_learn2reg_submission_gets_the_challenge_numbers(tmp_path, ending):
     assert by_name(report).keys() == fields.keys()
     for name, disp in fields.items():
         theirs, ours = their_numbers(tmp_path, name, disp), by_name(report)[name]
-        # map_coordinates ends at the last voxel centre, we half a voxel beyond it: a few border voxels differ.
+        # map_coordinates ends at the last voxel centre, ours half a voxel beyond it, so a few border voxels differ.
         assert ours["dice/mean/final"] == pytest.approx(theirs["dice"], abs=0.01)
         assert ours["tre_mm/mean/final"] == pytest.approx(theirs["tre"], rel=1e-4)
         assert ours["field/sdlogj"] == pytest.approx(theirs["sdlogj"], rel=1e-3)
@@ -269,7 +269,7 @@ def test_learn2reg_landmarks_count_voxels_of_their_own_image(tmp_path):
 
 
 def test_no_table_replaces_an_input(heart_files, tmp_path, monkeypatch):
-    """Said before anything is measured."""
+    """Refused before anything is measured."""
     monkeypatch.setattr("scripts.verbs.evaluate.measure_case", None)
     path = tmp_path / "summary.csv"
     text = f"transforms,fixed,moving\n{heart_files['true_ddf']},{heart_files['fixed']},{heart_files['moving']}\n"

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 FLIP = np.array([-1.0, -1.0, 1.0])  # RAS to LPS
 FORMATS = ("out/ddf.nii.gz", "field.nrrd", "field.mha", "field.h5", "field.tfm", "field.mat")
 IMAGES = FORMATS[:3]
-CLOSE = 0.01  # of an image with a range of about 900
+CLOSE = 0.01  # the image has a range of about 900
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +131,14 @@ def test_ants(ants, result):
 
 @pytest.fixture(scope="module")
 def examples(bundle):
-    """The examples of docs/fields.md by a word that only one of them contains."""
+    """The example of docs/fields.md that contains a word found in no other."""
     code = re.findall(r"```python\n(.*?)```", (bundle / "docs" / "fields.md").read_text(encoding="utf-8"), re.S)
     return {word: next(c for c in code if word in c) for word in ("field.txt", "napari")}
 
 
 @pytest.fixture
 def parameters(itk, result, examples, monkeypatch):
-    """Makes a parameter object of the documented file, with some lines changed."""
+    """Makes a parameter object from the documented file, with some lines changed."""
     monkeypatch.chdir(result)
     exec(examples["field.txt"], {})
 
@@ -162,7 +162,7 @@ def test_transformix(itk, result, parameters):
     for suffix in ("h5", "tfm", "mat", "txt"):
         chosen = parameters(Transform="File", TransformFileName=result / f"affine.{suffix}")
         check_image(through(chosen), result / "turned.nii.gz")
-    # A field as an ITK transform is no component of elastix; Python hands it over as an external transform.
+    # elastix has no component for an ITK field; Python passes it as an external transform.
     for name in FORMATS[3:]:
         call = itk.TransformixFilter[type(moving)].New()
         call.SetMovingImage(moving)
@@ -190,7 +190,7 @@ def test_transformix_points(itk, result, parameters):
 
 @pytest.mark.parametrize("role", ["moving", "fixed"])
 def test_slicer_segments(slicerio, result, role):
-    """slicerio is by Slicer's authors and holds files to what Slicer itself writes."""
+    """slicerio, by Slicer's authors, checks files against what Slicer itself writes."""
     path = result / "out" / f"{role}_rois.seg.nrrd"
     ours, theirs = read_segmentation(path), slicerio.read_segmentation(str(path))
     assert len(ours.layers) > 1 and len(theirs["segments"]) == len(ours.segments) > 5
@@ -224,7 +224,7 @@ def test_slicer_field_and_landmarks(slicerio, result):
 
 
 def test_itk_snap(itk, result):
-    """ITK-SNAP opens images by ITK's readers: grids, label maps and the components of a vector image."""
+    """ITK-SNAP opens images with ITK's readers: grids, label maps and the components of a vector image."""
     fixed = itk.imread(str(result / "fixed.nii.gz"))
     for name in ("out/moved.nii.gz", "out/moved_label.nii.gz", "out/fixed_rois.nii.gz"):
         image = itk.imread(str(result / name))
@@ -256,7 +256,7 @@ def test_napari(viewer_model, result, examples, monkeypatch):
     values, marks = [], layers["landmarks"]
     for mark in marks.data:
         place = marks.data_to_world(mark)
-        names["viewer"].dims.set_point(range(3), place)  # a value is that of the slice on show
+        names["viewer"].dims.set_point(range(3), place)  # a value belongs to the displayed slice
         values.append(label.get_value(tuple(place), world=True))
     assert min(values) > 0 and len(set(values)) > 1  # the phantom's landmarks are voxels of its structures
     # An arrow that starts at the voxel of a landmark ends at its moved place.

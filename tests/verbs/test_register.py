@@ -58,7 +58,7 @@ def test_presets_of_the_network_fit_its_weights(bundle, name):
 
 
 def test_structures_of_abdomens_are_the_same_everywhere(bundle):
-    """The labels of the weights are the places in this list, so training, preset and masks must have one order."""
+    """The labels of the weights index this list, so training, preset and masks must have the same order."""
     lists = [
         [canonical(n) for n in json.loads((bundle / "configs" / file).read_text(encoding="utf-8"))["structures"]]
         for file in ("presets/network/abdomen_ct.json", "datasets/abdomen_ct.json")
@@ -67,7 +67,7 @@ def test_structures_of_abdomens_are_the_same_everywhere(bundle):
 
 
 def test_presets_are_those_of_the_benchmarks(bundle):
-    """What docs/reproduce.md measured is what the preset sets."""
+    """The preset sets what docs/reproduce.md measured."""
     for name, folder in (("abdomen_ct", "abdomens/rois"), ("cardiac_mr", "hearts/roi_table")):
         source = (bundle / "scripts" / "benchmarks" / f"{folder}.py").read_text(encoding="utf-8")
         overlay = json.loads((bundle / "configs" / "presets" / f"{name}.json").read_text(encoding="utf-8"))
@@ -158,7 +158,7 @@ def test_importing_the_package_is_light(bundle):
 
 @pytest.mark.parametrize("page", ["docs/quick_start.md", "docs/cohorts.md"])
 def test_commands_of_the_pages(bundle, page, phantoms, tmp_path, monkeypatch):
-    """As they stand, but for the places and a quick stand-in for the model; first the dry run."""
+    """Unchanged except for paths and a quick stand-in for the model; the dry run comes first."""
     text = (bundle / page).read_text(encoding="utf-8")
     line = next(t for t in text.splitlines() if t.startswith("python -m scripts register --pairs"))
     with (tmp_path / "pairs.csv").open("w", encoding="utf-8", newline="") as stream:

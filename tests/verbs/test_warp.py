@@ -40,7 +40,7 @@ def test_the_true_field_brings_the_moving_image_to_the_fixed_one(heart_files, tm
     inner = (slice(6, -6), slice(6, -6), slice(None))
     error = [np.abs(a[inner].astype(float) - fixed[inner]).mean() for a in (moving, moved)]
     assert error[1] < 0.7 * error[0]  # the rest is noise
-    # One pass: the same field and its halves as two transforms give the same image as SimpleITK's composite.
+    # One interpolation: a field, and its halves as two transforms, give the same image as SimpleITK's composite.
     itk = sitk.DisplacementFieldTransform(sitk.Cast(sitk.ReadImage(heart_files["true_ddf"]), sitk.sitkVectorFloat64))
     images = [sitk.ReadImage(heart_files[r], sitk.sitkFloat32) for r in ("fixed", "moving")]
     there = sitk.GetArrayFromImage(sitk.Resample(images[1], images[0], itk, sitk.sitkLinear)).T
@@ -77,7 +77,7 @@ def test_nrrd_keeps_its_fields(heart_files, tmp_path):
     warp(tmp_path / "heart.seg.nrrd", tmp_path / "moved.seg.nrrd", heart_files["true_ddf"], progress=False)
     moved = sitk.ReadImage(str(tmp_path / "moved.seg.nrrd"))
     assert moved.GetMetaData("Segment0_Name") == "right ventricle"
-    assert "Segment0_Extent" not in moved.GetMetaDataKeys()  # true of the old grid only
+    assert "Segment0_Extent" not in moved.GetMetaDataKeys()  # true only of the old grid
     warp(heart_files["moving_label"], tmp_path / "moved.nii.gz", heart_files["true_ddf"], label=True, progress=False)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(moved).T, data(tmp_path / "moved.nii.gz"))
     assert moved.GetSpacing() == pytest.approx(sitk.ReadImage(heart_files["fixed"]).GetSpacing(), abs=1e-5)
@@ -109,7 +109,7 @@ def test_pictures(tmp_path):
     picture[10:20, 5:15] = 200
     Image.fromarray(picture.T).save(tmp_path / "moving.png")
     shift = np.eye(4)
-    shift[0, 3] = -4.0  # pictures lie with their columns to the left
+    shift[0, 3] = -4.0  # columns of pictures run to the left
     write_chain(tmp_path / "f.nii.gz", [Linear(shift)], grid)
     warp(tmp_path / "moving.png", tmp_path / "moved.png", tmp_path / "f.nii.gz", progress=False)
     moved = np.asarray(Image.open(tmp_path / "moved.png")).T
@@ -130,11 +130,11 @@ def test_landmarks_there_and_back(heart, heart_files, tmp_path, suffix):
     back = tmp_path / f"back{suffix}"
     warp(there, back, heart_files["true_ddf"], points_frame=frame, direction="moving_to_fixed")
     np.testing.assert_allclose(read_landmark_file(back, None, frame).points_ras, heart.fixed_landmarks, atol=0.01)
-    # The inverse as a file gives the same, to interpolation.
+    # The inverse as a file gives the same up to interpolation.
     invert(heart_files["true_ddf"], tmp_path / "inverse.nii.gz", moving=heart_files["moving"], progress=False)
     warp(there, tmp_path / f"other{suffix}", tmp_path / "inverse.nii.gz", points_frame=frame)
     other = read_landmark_file(tmp_path / f"other{suffix}", None, frame).points_ras
-    apart = np.linalg.norm(other - heart.fixed_landmarks, axis=1)  # 3 mm voxels, steepest where the landmarks lie
+    apart = np.linalg.norm(other - heart.fixed_landmarks, axis=1)  # 3 mm voxels, steepest at the landmarks
     assert apart.mean() < 0.3 and apart.max() < 0.6
 
 
@@ -191,7 +191,7 @@ def test_what_is_refused(heart_files, tmp_path):
             warp(source, output, transforms, progress=False, **options)
         assert not (tmp_path / "out.nii.gz").exists()
     left = {p.name for p in tmp_path.iterdir()} - {"out.nii.gz"}
-    assert left == {"far.nii.gz", "plane.nii.gz", "away.txt", "p.csv"}  # nothing half-written
+    assert left == {"far.nii.gz", "plane.nii.gz", "away.txt", "p.csv"}  # no partial file
 
 
 def test_fractional_numbers_are_not_labels(heart_files, tmp_path):

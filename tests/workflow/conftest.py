@@ -1,4 +1,4 @@
-"""Fixtures that all tests of workflows share with those of cohorts."""
+"""Fixtures shared by the tests of workflows and of cohorts."""
 
 from tests.workflow.cohort.conftest import phantoms, undisturbed
 

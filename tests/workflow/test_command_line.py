@@ -39,7 +39,7 @@ def test_valid_options_pass(bundle, monkeypatch):
          "--max_pairs", "None", "--position_sigma_mm", "-1", "--min_area", "$0.1", "--logging_file", "log.conf"]
     )  # fmt: skip
     check_command_line(["--config_file", "['configs/samreg.json','configs/cohort.json']", "--pairs", "pairs.csv"])
-    check_command_line(["--args_file", "mine.json", "--anything", "1"])  # the files it names are not known here
+    check_command_line(["--args_file", "mine.json", "--anything", "1"])  # the files that it names are unknown here
 
 
 def test_commands_of_the_pages_name_options_that_exist(bundle, monkeypatch):

@@ -43,7 +43,7 @@ def scans(tmp_path):
 
 
 def said(capsys) -> list[str]:
-    """What the command said at its end."""
+    """What the command prints at its end."""
     lines = capsys.readouterr().out.splitlines()
     return [line.split(" - ", 3)[-1] for line in lines if f" - {report.__name__} - " in line]
 
@@ -77,7 +77,7 @@ def test_a_list_with_one_bad_image_and_a_second_run(scans, monkeypatch, capsys):
     states = [line.split(" s  ")[1] for line in said(capsys)]
     assert [s.startswith("done before") for s in states] == [True, False, True]
     assert (out / "a_masks.nii.gz").stat().st_mtime_ns == before
-    # Other names are another task.
+    # Other names count as another task.
     assert run(monkeypatch, str(scans / "a.nii.gz"), *options(scans, out)[:1], "RV", *options(scans, out)[2:]) == 0
     assert (out / "a_masks.nii.gz").stat().st_mtime_ns != before
     assert sorted(p.name for p in out.iterdir() if not p.name.startswith(".")) == sorted(
@@ -98,7 +98,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(scans, monkeypatch):
 
 
 def masks_of(scans, monkeypatch, capsys, *more: str, image: str = "a.nii.gz") -> tuple[str, np.ndarray]:
-    """What the command says about one image, and the written labels."""
+    """What the command prints about one image, and the written labels."""
     assert run(monkeypatch, str(scans / image), *options(scans, scans / "out"), *more) == 0
     state = said(capsys)[0].split(" s  ")[1].split("  ")[0]
     return state, np.asarray(nib.load(scans / "out" / f"{image.split('.')[0]}_masks.nii.gz").dataobj)
@@ -153,14 +153,14 @@ def test_no_file_of_the_user_is_replaced(scans, monkeypatch, capsys):
     (out / "b_masks.nii.gz").write_bytes(own)
     assert run(monkeypatch, str(scans / "*c.nii.gz"), *options(scans, out)) == 0
     assert run(monkeypatch, str(scans / "?.nii.gz"), *options(scans, out)) == 1
-    assert "b_masks.nii.gz exists and this command did not write it" in capsys.readouterr().err
+    assert "b_masks.nii.gz exists and was not written by this command" in capsys.readouterr().err
     assert (out / "b_masks.nii.gz").read_bytes() == own and not (out / "a_masks.nii.gz").exists()
-    # A label map that was edited by hand since.
+    # A label map that has since been edited by hand.
     (out / "c_masks.nii.gz").write_bytes(own)
     assert run(monkeypatch, str(scans / "c.nii.gz"), *options(scans, out)) == 1
-    assert "c_masks.nii.gz was changed after this command wrote it" in capsys.readouterr().err
+    assert "c_masks.nii.gz was edited after this command wrote it" in capsys.readouterr().err
     assert (out / "c_masks.nii.gz").read_bytes() == own
-    # An image of the list that has the name of an output.
+    # An image of the list with the name of an output.
     (scans / "a_masks.nii.gz").write_bytes((scans / "a.nii.gz").read_bytes())
     assert run(monkeypatch, str(scans / "a*.nii.gz"), *options(scans, scans)) == 1
     assert "would replace" in capsys.readouterr().err and not (scans / "a_masks.json").exists()

@@ -1,4 +1,4 @@
-"""Memory: the need of a pair is estimated first, and large results are written in slabs."""
+"""Memory: the need of a pair is estimated before any work, and large results are written in slabs."""
 
 from __future__ import annotations
 

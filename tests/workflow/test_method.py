@@ -25,7 +25,7 @@ from tests.workflow.cohort.test_cohort import run_main
 
 
 class Source:
-    """In the place of the cardiac network: the label map beside an image, or nothing."""
+    """Stands in for the cardiac network: returns the label map beside an image, or nothing."""
 
     def __init__(self, finds: bool) -> None:
         self.finds, self.asked = finds, []
@@ -48,7 +48,7 @@ def source(monkeypatch):
 
 
 def changed(path: str, target, array=None, zooms=None) -> str:
-    """A copy of an image with other intensities, or voxels of another size."""
+    """A copy of an image with other intensities or another voxel size."""
     image = nib.load(path)
     array = np.asarray(image.dataobj) if array is None else array(np.asarray(image.dataobj))
     affine = image.affine if zooms is None else np.diag([*zooms, 1.0])
@@ -128,7 +128,7 @@ def test_a_preset_does_not_turn_a_plane_into_a_stack(heart_files, tmp_path, sour
             {"sam": "vit_b", "instance_steps": 5},
             "--sam belongs to the method samreg and --instance_steps to the method",
         ),
-        ({"checkpoint": "a.pt"}, "--checkpoint means other weights in each method; name the --method"),
+        ({"checkpoint": "a.pt"}, "--checkpoint means different weights in each method; name the --method"),
         ({"epsilom": 1}, "There is no option --epsilom; did you mean --epsilon"),
     ],
 )
@@ -138,7 +138,7 @@ def test_ambiguous_options_are_refused(heart_files, tmp_path, source, options, m
 
 
 def test_a_list_has_one_method(heart_files, tmp_path, source):
-    """Every image is looked at, the heart is searched in the first pair; a pair that cannot be read decides nothing."""
+    """Every image counts; the heart is sought in the first pair; a pair that cannot be read decides nothing."""
     heart = {role: heart_files[role] for role in ("moving", "fixed")}
     gone = {"moving": "gone.nii.gz", "fixed": heart["fixed"]}
     odd = {**heart, "fixed": changed(heart["fixed"], tmp_path / "ct.nii.gz", lambda a: a - 1000)}
@@ -179,7 +179,7 @@ def test_the_results_say_why(phantoms, tmp_path, monkeypatch):
     for page in ("report.html", "heart0/report.html"):
         text = (tmp_path / "out" / page).read_text(encoding="utf-8")
         assert "Method: samreg, because it was &lt;chosen&gt; here" in text
-    # The same method by its name is the same result: nothing is done again.
+    # Naming the same method gives the same result: nothing is done again.
     again = register(pairs=str(tmp_path / "list.json"), output_dir=str(tmp_path / "out"), **{**QUICK, "overview": True})
     assert again["done_before"] == 1 and again["method"]["reason"] is None
 
@@ -200,7 +200,7 @@ def test_the_cardiac_network_distinguishes_hearts(tmp_path, real_data):
     made = {"heart": cardiac_pair(0), "abdomen": abdomen_pair(0, (96, 96, 24), (4.0, 4.0, 9.0))}
     for name, pair in made.items():
         files = write_phantom(tmp_path / name, pair)
-        if name == "abdomen":  # on the scale of MR, so that only the organs tell
+        if name == "abdomen":  # on the scale of MR, so that only the organs differ
             for role in ("moving", "fixed"):
                 files[role] = changed(files[role], files[role], lambda a: a - a.min())
         assert chosen(files, tmp_path)[0][0] == {"heart": "inference.json", "abdomen": "samreg.json"}[name]

@@ -219,7 +219,7 @@ def test_without_pairs_all_regions_are_written(tmp_path, heart_files):
 
 
 def test_files_of_an_earlier_run_are_deleted(written, tmp_path, heart_files):
-    """A field of a run before must not pass for one of a run that found nothing; files of the user's stay."""
+    """The field of an earlier run must not remain beside the result of one that found nothing; the user's files do."""
     _, data, _ = written
     SaveRegistration(str(tmp_path), inverse=True)(data)
     (tmp_path / "notes.txt").write_text("mine")
@@ -349,7 +349,7 @@ def test_numbers_that_are_not_finite_are_not_written(written, tmp_path, damage):
 
 
 def test_inputs_are_never_overwritten(written, tmp_path):
-    """By the same path, by a link to it, and as the folder of a series; checked before anything is written."""
+    """The same path, a link to it, and the folder of a series; checked before anything is written."""
     _, data, _ = written
     moved = tmp_path / "moved.nii.gz"
     moved.write_bytes(b"image")

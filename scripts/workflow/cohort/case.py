@@ -17,7 +17,7 @@ from ...common.fingerprint import file_sha256, fingerprint
 
 RECORD, FAILURE = "case.json", "failure.json"  # the second one is written next to the result of an earlier run
 LOG = "case.log"
-RUNNING = ".running"  # folders in the making, out of sight until they are complete
+RUNNING = ".running"  # unfinished folders, hidden until they are complete
 KILLED = ".killed"  # one empty file for each pair that was being registered when its process was killed
 NEW, OLD = "new", "old"
 REGISTERED, NOTHING_FOUND, FAILED = "registered", "nothing_found", "failed"
@@ -38,7 +38,7 @@ def read_record(folder: Path, name: str = RECORD) -> dict | None:
 
 
 def last_record(folder: Path) -> dict | None:
-    """The record of a pair; where a later run failed and left the result, that failure without the old numbers."""
+    """The record of a pair, or of a later run that failed and left the result: that failure without the old numbers."""
     failure = read_record(folder, FAILURE)
     if failure is not None:
         failure["error"] = f"{failure.get('error', FAILED)} (the earlier result is kept)"
@@ -48,7 +48,7 @@ def last_record(folder: Path) -> dict | None:
 def describe_inputs(item: Mapping[str, Any], known: Mapping[str, dict] | None = None) -> dict[str, Any]:
     """Path, size, modification time and SHA-256 of each file of a pair, by column; other values unchanged.
 
-    ``known`` is the same of an earlier run: a file of the same path, size and time is not read again.
+    ``known`` is the result of an earlier run: a file with the same path, size and time is not read again.
     """
     described: dict[str, Any] = {}
     for key, value in item.items():
@@ -148,7 +148,7 @@ def forget_failure(folder: Path) -> None:
 
 
 def recover(output_dir: Path, left: Path) -> None:
-    """Clears the folder in which a killed process worked: a result that it was replacing comes back.
+    """Clears the folder of a killed process: a result that it was replacing is restored.
 
     The pairs that it was registering are noted in ``KILLED``.
     """
@@ -163,7 +163,7 @@ def recover(output_dir: Path, left: Path) -> None:
 
 
 def was_killed(output_dir: Path, name: str) -> bool:
-    """Whether the process that last registered a pair was killed while it did."""
+    """Whether the process that last registered a pair was killed meanwhile."""
     return (output_dir / KILLED / flat(name)).exists()
 
 
@@ -181,7 +181,7 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether a full disk or quota is behind an exception."""
+    """Whether a full disk or an exceeded quota caused an exception."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True

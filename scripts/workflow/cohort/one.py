@@ -52,8 +52,7 @@ class PairRunner:
         with self.full_disk_reported():
             stage = self._stage(entry, worker)
             began = time.perf_counter()
-            record: dict[str, Any] = {"name": entry.name}
-            record |= {role: entry.item[role] for role in ("moving", "fixed")}
+            record: dict[str, Any] = {"name": entry.name, "moving": entry.item["moving"], "fixed": entry.item["fixed"]}
             with case_log(stage / case.LOG):
                 try:
                     record["inputs"] = case.describe_inputs(entry.item)
@@ -71,8 +70,8 @@ class PairRunner:
 
     def give_up(self, entry: Entry, worker: str, kills: int) -> dict[str, Any]:
         """Records a pair as failed because it has killed this many workers."""
-        record = {"name": entry.name, **{role: entry.item[role] for role in ("moving", "fixed")}, "seconds": 0.0}
         why = f"{kills} processes were killed while they registered it, perhaps because memory ran out"
+        record = {"name": entry.name, "moving": entry.item["moving"], "fixed": entry.item["fixed"], "seconds": 0.0}
         return self._publish(entry, self._stage(entry, worker), record | {"status": case.FAILED, "error": why})
 
     def slices(self) -> dict[str, int]:
@@ -125,14 +124,9 @@ class PairRunner:
             self.evaluator.data_loader = state.dataloader = state.batch = state.output = self.error = None
         written = json.loads((stage / "correspondence.json").read_text(encoding="utf-8"))
         found = written["pairs"] or written["metrics"].get("field")
-        return {
-            "status": case.REGISTERED if found else case.NOTHING_FOUND,
-            "matches": len(written["pairs"]),
-            "metrics": written["metrics"],
-            "warnings": written["warnings"],
-            "doubts": written["doubts"],
-            "trusted": written["trusted"],
-        }
+        status = case.REGISTERED if found else case.NOTHING_FOUND
+        kept = {key: written[key] for key in ("metrics", "warnings", "doubts", "trusted")}
+        return {"status": status, "matches": len(written["pairs"]), **kept}
 
     def _keep_error(self, engine: Engine, error: BaseException) -> None:
         self.error = error

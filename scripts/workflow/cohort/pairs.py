@@ -15,11 +15,8 @@ from typing import Any
 from ...common.errors import InputError
 from ...data.pair_rows import FILES, pair_rows
 
-SUMMARIES = (
-    "summary.csv",
-    "summary.json",
-    "report.html",
-)  # files that the cohort writes next to the folders of the pairs
+SUMMARIES = ("summary.csv", "summary.json", "report.html")  # next to the folders of the pairs
+FOLDER = re.compile(r'(?!\.)[^\x00-\x1f<>:"/\\|?*]+(?<![. ])')  # what every file system takes
 ENDINGS = re.compile(r"(\.nii)?\.[A-Za-z0-9]+$")
 
 
@@ -45,7 +42,7 @@ def read_entries(path: str | Path | None, columns: Sequence[str]) -> list[Entry]
 
     Raises:
         InputError: the file is missing or malformed, has an unknown column, a row without images, or names that are
-            used twice, cannot be folders, or lie inside each other.
+            used twice, cannot be folder names, or lie inside each other.
     """
     if not path:
         raise InputError("No list of pairs was given; name a CSV, TSV or JSON file with --pairs.")
@@ -93,12 +90,7 @@ def is_pair_name(name: str) -> bool:
     """Whether a pair of this name can have a folder below the output folder on every file system."""
     parts = name.split("/")
     short = len(name.encode()) <= 200 and name.count("%") + name.count("/") <= 20
-    return short and all(_is_folder_name(part) for part in parts) and parts[0].casefold() not in SUMMARIES
-
-
-def _is_folder_name(name: str) -> bool:
-    plain = not re.search(r'[\x00-\x1f<>:"/\\|?*]', name)
-    return plain and bool(name) and not name.startswith(".") and not name.endswith((".", " "))
+    return short and all(map(FOLDER.fullmatch, parts)) and parts[0].casefold() not in SUMMARIES
 
 
 def _stem(path: str) -> str:

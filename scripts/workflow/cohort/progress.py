@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from . import case
 from .pairs import Entry
@@ -51,16 +50,15 @@ def case_log(path: Path) -> Iterator[None]:
 @contextmanager
 def quiet_console() -> Iterator[None]:
     """Leaves the terminal to the progress bar; what is logged is in the logs of the pairs."""
-    with logging_redirect_tqdm():
-        shown = [
-            (handler, handler.level)
-            for handler in logging.getLogger().handlers
-            if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
-        ]
-        for handler, _ in shown:
-            handler.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for handler, level in shown:
-                handler.setLevel(level)
+    shown = [
+        (handler, handler.level)
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler)
+    ]
+    for handler, _ in shown:
+        handler.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for handler, level in shown:
+            handler.setLevel(level)

@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Registering a list of pairs: it resumes where it stopped, survives pairs that fail, and can share the work."""
+"""Registering a list of pairs: resumes where it stopped, survives failing pairs, and can share the work."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Cohort:
         return left
 
     def is_done(self, entry: Entry, key: str) -> bool:
-        """Whether the result of a pair is complete and was made from the same files with the same settings."""
+        """Whether the result of a pair is complete and comes from the same files with the same settings."""
         folder = self.output_dir / entry.name
         done = case.is_done(folder, entry.item, key)
         if done:

@@ -37,7 +37,7 @@ def run_on_scheduler(configs: Sequence[str], options: Mapping[str, Any]) -> dict
     "scheduler" is the address, e.g. tcp://10.0.0.1:8786.
 
     Raises:
-        InputError: no Dask, no scheduler at this address, or what a cohort cannot use.
+        InputError: Dask is not installed, no scheduler answers, or a cohort cannot use the input.
     """
     try:
         from distributed import Client, as_completed

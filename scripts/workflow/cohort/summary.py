@@ -4,30 +4,24 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from ...common.errors import InputError
-from ...common.files import whole_file
 from ...common.staging import staged
-from ...common.tables import plain_cell, write_csv
+from ...common.tables import write_csv
 from ...metrics.assembly import STAGES
 from ...metrics.tables import flat_metrics, summarise_rows
 from ...report.cohort_page import cohort_page
 from ..guard import sole_writer
-from .case import FAILED, NOTHING_FOUND, RECORD, REGISTERED, last_record
+from .case import FAILED, NOTHING_FOUND, REGISTERED
 from .pairs import SUMMARIES
 
 FACTS = ("name", "status", "error", "moving", "fixed", "matches", "seconds", "warnings", "doubts", "trusted")
 TEXTS = ("warnings", "doubts")  # lists of sentences
 MANY = 10_000  # pairs above which summary.json and report.html leave out the rows, which summary.csv has
 WAIT_S = 60.0  # for another shard that writes its summary
-CHUNK = 2_000  # rows of a table in memory at a time
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +44,7 @@ def summarise(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> di
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
-    """The means of a summary to read: a line a metric, mean ± sd over the pairs, and the number of pairs."""
+    """The means of a summary as text: a line per metric, mean ± sd over the pairs, and the number of pairs."""
     lines: dict[str, list[str]] = {}
     for key, value in summary["metrics"].items():
         name, _, stage = key.rpartition("/")
@@ -64,7 +58,7 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Writes ``summary.csv``, whose last two rows are mean and sd, ``summary.json`` and ``report.html``, as one.
+    """Replaces ``summary.csv``, whose last two rows are mean and sd, ``summary.json`` and ``report.html`` together.
 
     Raises:
         InputError: they cannot be written, e.g. because the disk is full.
@@ -77,7 +71,7 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     text = json.dumps(short, indent=2, allow_nan=False, ensure_ascii=False)
     try:  # shards that end at the same time take turns
         with sole_writer(folder, WAIT_S), staged(folder, "summary.json", SUMMARIES) as part:
-            write_csv(part / "summary.csv", [columns | row | _text(row) for row in [*rows, *ends]])
+            write_csv(part / "summary.csv", [columns | row | texts(row) for row in [*rows, *ends]])
             (part / "summary.json").write_text(text, encoding="utf-8", errors="backslashreplace")
             page = cohort_page(short, pages)
             (part / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -87,83 +81,6 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
         ) from error
 
 
-def summarise_folder(output_dir: str | Path, table: str | Path | None = None) -> dict[str, Any]:
-    """Summarises all results in the folder of a cohort, e.g. after the shards of a Slurm array, in constant memory.
-
-    Args:
-        output_dir: folder of a cohort.
-        table: the table to write, ``.csv`` or ``.parquet``; ``summary.csv`` in the folder if None.
-
-    Returns:
-        as :func:`summarise`, but "pairs" is the number of pairs, and "table" the file.
-    """
-    folder = Path(output_dir)
-    path = folder / "summary.csv" if table is None else Path(table)
-    if path.suffix not in (".csv", ".parquet"):
-        raise InputError(f"The table must be a .csv or .parquet file, got {path}.")
-    counts, sums, columns = dict.fromkeys((REGISTERED, NOTHING_FOUND, FAILED), 0), {}, dict.fromkeys(FACTS)
-    for frame in _frames(folder, columns):
-        for status, number in frame["status"].value_counts().items():
-            counts[status] += int(number)
-        for key in frame.columns.difference(FACTS, sort=False):
-            columns[key] = None
-            values = frame[key].dropna().to_numpy(float)
-            sums[key] = sums.get(key, 0) + np.array([len(values), values.sum(), (values**2).sum()])
-    total = sum(counts.values())
-    if not total:
-        raise InputError(f"{folder} contains no results of a cohort; give its --output_dir.")
-    with whole_file(path) as part:
-        _write_table(part, _frames(folder, columns), list(columns))
-    metrics = {k: {"mean": s / n, "sd": float(max(q / n - (s / n) ** 2, 0)) ** 0.5, "n": int(n)}
-               for k, (n, s, q) in sums.items() if n}  # fmt: skip
-    return {**counts, "metrics": metrics, "pairs": total, "table": str(path)}
-
-
-def _frames(folder: Path, columns: Mapping[str, Any]) -> Iterator[pd.DataFrame]:
-    """The rows of all results below a folder, a chunk at a time."""
-    rows: list[dict] = []
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        if RECORD in files:
-            folders.clear()
-            rows.append(row_of(last_record(Path(root)) or {"name": Path(root).name, "status": FAILED}))
-        if len(rows) >= CHUNK:
-            yield pd.DataFrame(rows)
-            rows = []
-    if rows:
-        yield pd.DataFrame(rows)
-
-
-def _write_table(path: Path, frames: Iterable[pd.DataFrame], columns: list[str]) -> None:
-    if path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            for number, frame in enumerate(frames):
-                frame = frame.assign(**{k: [_safe(v) for v in frame[k]] for k in FACTS if k in frame})
-                frame.reindex(columns=columns).to_csv(stream, index=False, header=number == 0, lineterminator="\n")
-        return
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise InputError("Parquet needs the package pyarrow: pip install pyarrow, or write a .csv table.") from error
-    numbers = {"matches": pa.int64(), "seconds": pa.float64()}
-    kinds = [(k, numbers.get(k, pa.string()) if k in FACTS else pa.float64()) for k in columns]
-    with pq.ParquetWriter(path, pa.schema(kinds)) as writer:
-        for frame in frames:
-            frame = frame.assign(**{k: [_cell(v) for v in frame[k]] for k in ("trusted", *TEXTS) if k in frame})
-            writer.write_table(pa.Table.from_pandas(frame.reindex(columns=columns), pa.schema(kinds), False))
-
-
-def _text(row: Mapping[str, Any]) -> dict[str, str]:
+def texts(row: Mapping[str, Any]) -> dict[str, str]:
     """The sentences of a row as one cell each."""
     return {key: " | ".join(row[key]) for key in TEXTS if row.get(key)}
-
-
-def _cell(value: Any) -> str | None:
-    """A list of sentences or a truth value as text; None for a missing one."""
-    return " | ".join(value) if isinstance(value, list) else str(value) if isinstance(value, bool) else None
-
-
-def _safe(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula; a list of warnings becomes one text."""
-    return plain_cell(" | ".join(value) if isinstance(value, list) else value)

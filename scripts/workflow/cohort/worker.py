@@ -10,6 +10,7 @@ file server's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -79,7 +80,7 @@ class Worker:
     def recover(self, alone: bool) -> None:
         """Clears what dead workers left: replaced results come back, half-made ones are deleted and their names noted.
 
-        ``alone``: this process has the lock of the folder, so that no other one without a shard can be alive. Raises
+        ``alone``: this process has the lock of the folder, so no other one without a shard can be alive. Raises
         :class:`InputError` if workers are alive that this one cannot work beside.
         """
         alive, dead = self.others()
@@ -99,9 +100,9 @@ class Worker:
 
     @contextmanager
     def claimed(self, name: str) -> Iterator[int | None]:
-        """Claims a pair for the time of the context.
+        """Claims a pair while the context is open.
 
-        Yields how many workers died with this pair, or None if another worker that is alive has it.
+        Yields how many workers died with this pair, or None if another living worker has it.
         """
         claims = self._claims(name)
         generation = len(claims)
@@ -123,11 +124,8 @@ class Worker:
                 claim.unlink(missing_ok=True)
 
     def _claims(self, name: str) -> list[Path]:
-        found, generation = [], 0
-        while (path := self.running / CLAIMS / f"{case.flat(name)}.{generation}").exists():
-            found.append(path)
-            generation += 1
-        return found
+        paths = (self.running / CLAIMS / f"{case.flat(name)}.{generation}" for generation in itertools.count())
+        return list(itertools.takewhile(Path.exists, paths))
 
     def _is_dead(self, claim: Path) -> bool:
         try:
@@ -141,7 +139,7 @@ class Worker:
 
 
 def _changed(path: Path) -> float:
-    """Time of the last change; the beginning of time for a file that is gone."""
+    """Time of the last change; 0 for a file that is gone."""
     try:
         return path.stat().st_mtime
     except OSError:

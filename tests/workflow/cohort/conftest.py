@@ -1,4 +1,4 @@
-"""A small cohort of phantoms, and the results of a run that nothing disturbed."""
+"""A small cohort of phantoms, and the results of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_list(path: Path, rows: list[dict]) -> str:
 
 
 def results(folder: Path, names: list[str]) -> dict[str, object]:
-    """All that a cohort left of these pairs but for times and memory: bytes of files, contents of records."""
+    """The results of a cohort for these pairs, without times and memory: bytes of files, contents of records."""
     found: dict[str, object] = {}
     for path in sorted(p for name in names for p in (folder / name).iterdir() if p.suffix != ".log"):
         key = f"{path.parent.name}/{path.name}"
@@ -58,7 +58,7 @@ def undisturbed(phantoms, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
     logger = logging.getLogger()
     level = logger.level
-    logger.setLevel(logging.INFO)  # as on the command line; a call from Python leaves logging alone
+    logger.setLevel(logging.INFO)  # as the command line does; a call from Python does not touch logging
     register(pairs=write_list(folder / "pairs.json", phantoms), output_dir=str(folder), **QUICK)
     logger.setLevel(level)
     return folder

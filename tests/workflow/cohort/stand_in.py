@@ -1,4 +1,4 @@
-"""A quick stand-in for everything mode: bands of brightness are masks, no network is asked."""
+"""A quick stand-in for everything mode: bands of brightness are masks, without a network."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CELLS = 4 * TOKENS
 
 
 class Bands:
-    """Connected pieces of equal bands of brightness; each band has a direction of its own in the embedding.
+    """Connected pieces of bands of equal brightness; each band has its own direction in the embedding.
 
     Args:
-        bands: how many.
-        seconds: takes at least so long, for tests that stop a run.
+        bands: number of bands.
+        seconds: duration of a call at least, for tests that stop a run.
     """
 
     slices_per_batch = 8

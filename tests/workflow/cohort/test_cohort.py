@@ -55,7 +55,7 @@ def run_main(monkeypatch, *arguments: str) -> int:
 
 
 def test_failures_do_not_stop_the_rest_and_are_tried_again(phantoms, undisturbed, tmp_path, monkeypatch, capsys):
-    """Through the command line; then the missing file comes and only that pair is registered."""
+    """Through the command line; once the missing file is there, only its pair is registered."""
     out = tmp_path / "out with 'quotes'"
     shutil.copytree(undisturbed, out)
     shutil.rmtree(out / "heart0")
@@ -146,7 +146,7 @@ def test_nothing_of_the_user_is_replaced(phantoms, tmp_path):
 def test_a_failure_inside_the_engine_does_not_spoil_the_next_pair(
     phantoms, undisturbed, tmp_path, monkeypatch, error, said
 ):
-    """Ignite's engine would quietly do nothing when it is run again after an exception."""
+    """Ignite's engine silently does nothing when it is run again after an exception."""
     real, calls = Bands.__call__, []
 
     def once(self, sam, slices):
@@ -164,7 +164,7 @@ def test_a_failure_inside_the_engine_does_not_spoil_the_next_pair(
 
 
 def test_a_failure_does_not_replace_a_good_result(phantoms, undisturbed, tmp_path):
-    """The images of a finished cohort are out of reach, and come back."""
+    """The images of a finished cohort become unreachable, and come back."""
     out, share = tmp_path / "out", tmp_path / "share"
     share.mkdir()
     rows = []
@@ -198,7 +198,7 @@ def test_pairs_without_regions_have_their_own_exit_code(phantoms, tmp_path, monk
     options = {**QUICK, "everything": {**QUICK["everything"], "bands": 1}, "discrete": False, "image_weight": 0}
     words = ["register", "--pairs", write_list(tmp_path / "list.json", phantoms[:1]), "--output_dir", str(tmp_path)]
     words += [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in options.items()]
-    for done in (0, 1):  # without regions is an answer, too, and is not asked again
+    for done in (0, 1):  # no regions is a result, too, and is not computed again
         assert run_main(monkeypatch, *words) == 3
         summary = json.loads((tmp_path / "summary.json").read_text(encoding="utf-8"))
         assert (summary["nothing_found"], summary["done_before"]) == (1, done)

@@ -25,7 +25,7 @@ WORDS = [f"--{k}={json.dumps(v) if isinstance(v, dict) else v}" for k, v in QUIC
 
 
 def block(bundle: Path, first: str) -> str:
-    """The block of code of the page that begins like this."""
+    """The code block of the page that begins like this."""
     page = (bundle / "docs" / "cohorts.md").read_text(encoding="utf-8")
     return next(text for text in re.findall(r"```\w+\n(.*?)```", page, re.DOTALL) if text.startswith(first))
 
@@ -59,7 +59,7 @@ def place(bundle, phantoms, tmp_path) -> tuple[Path, dict[str, str]]:
 
 
 def run_all(workers: Sequence[tuple[list[str], dict[str, str]]], folder: Path) -> None:
-    """Runs commands at the same time, each with variables of its own."""
+    """Runs commands at the same time, each with its own variables."""
     with (folder / "said").open("wb") as said:
         processes = [
             subprocess.Popen(words, cwd=folder, env=variables, stdout=said, stderr=said) for words, variables in workers

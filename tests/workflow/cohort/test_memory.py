@@ -20,7 +20,7 @@ def resident_mb() -> float:
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 @pytest.mark.parametrize("count", [20, pytest.param(100, marks=pytest.mark.slow)])
 def test_memory_stays_flat(phantoms, tmp_path, monkeypatch, count):
-    """At the end within 5 % of what it was after ten pairs."""
+    """At the end it is within 5 % of its value after ten pairs."""
     seen = []
     one = PairRunner.one
 

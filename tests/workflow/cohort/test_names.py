@@ -21,7 +21,7 @@ from scripts.workflow.run import literal
 from tests.test_commands import run_main
 from tests.workflow.cohort.conftest import QUICK, write_list
 
-# Spaces, quotes and letters of the world; what the command line, MONAI's configs, HTML, or a pattern would understand.
+# Spaces, quotes, letters of many scripts; syntax of the command line, MONAI's configs, HTML and patterns.
 NAMES = [
     "a b's", 'ä "患" é', "$home", "@fixed", "%macro", "case#1", "1e3", "[a], b", "<b>&amp", "a..b", "*?{x}", "None ",
     "a::b",
@@ -35,7 +35,7 @@ def everything_below(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("turn", range(len(NAMES)))
 def test_unusual_file_names_are_kept(phantoms, tmp_path, monkeypatch, turn):
-    """Relative names, so that their first character is the first that is read; only the output folder appears."""
+    """Relative names, so that each is read from its first character; only the output folder appears."""
     moving, fixed, out = (NAMES[(turn + k) % len(NAMES)] for k in (0, 1, 2))
     monkeypatch.chdir(tmp_path)
     for role, name in (("moving", f"{moving}.nii.gz"), ("fixed", f"{fixed}.nii.gz")):
@@ -52,7 +52,7 @@ def test_unusual_file_names_are_kept(phantoms, tmp_path, monkeypatch, turn):
     record = json.loads(after[f"{out}/correspondence.json"])
     assert (record["moving"], record["fixed"]) == (f"{moving}.nii.gz", f"{fixed}.nii.gz")
     if turn % 4 == 0:
-        # The verbs after registering read the same names.
+        # The verbs that use the results read the same names.
         assert run_main(monkeypatch, "warp", f"{moving}.nii.gz", f"{out}/again.nii.gz", out) == 0
         moved, again = (everything_below(tmp_path)[f"{out}/{name}.nii.gz"] for name in ("moved", "again"))
         assert len(moved) and len(again)
@@ -96,7 +96,7 @@ def test_literal_is_the_text(text):
 
 
 def test_links_in_the_output_folder_are_replaced_not_followed(phantoms, tmp_path):
-    """Of every file that a registration writes, and of every page, a link with its name is there first."""
+    """Every file that a registration or a page writes already exists as a link of that name."""
     out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
     options = {**QUICK, "overview": True, "inverse": True}
     pair = (phantoms[0]["moving"], phantoms[0]["fixed"])
@@ -171,7 +171,7 @@ def test_the_name_of_a_pair_cannot_leave_the_folder(phantoms, tmp_path, name):
 
 
 def test_a_picture_with_dots_in_its_path(tmp_path):
-    """The folder above is named on the way to the images; results stay where they were asked for."""
+    """The paths of the images pass through the parent folder; results stay in the output folder."""
     pixels = np.random.default_rng(0).integers(0, 255, (60, 50), np.uint8)
     (tmp_path / "in").mkdir()
     Image.fromarray(pixels).save(tmp_path / "in" / "..p..png")

@@ -132,7 +132,7 @@ def test_bids_names_in_a_tsv(tmp_path):
 
 
 def test_a_hundred_thousand_unnamed_pairs_are_read_quickly(tmp_path):
-    """All of one name: numbering them must not take time with the square of their number."""
+    """All have one name: the time to number them must not grow with the square of their number."""
     path = tmp_path / "long.csv"
     path.write_text(
         "moving,fixed\n" + "".join(f"{k}/t1.nii,{k // 10}/t2.nii\n" for k in range(100_000)), encoding="utf-8"

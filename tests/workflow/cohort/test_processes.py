@@ -1,4 +1,4 @@
-"""Cohorts in processes of their own: killed and resumed, locked, and spread by torchrun."""
+"""Cohorts in separate processes: killed and resumed, locked, and distributed by torchrun."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def command(listed: str, out: Path, *module: str, seconds: float = 0.0) -> list[
 
 
 def environment() -> dict[str, str]:
-    """The same number of threads as here, so that sums are made in the same order."""
+    """The same number of threads as here, so that sums are computed in the same order."""
     return {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
@@ -55,7 +55,7 @@ def test_killed_and_resumed_is_as_if_undisturbed(bundle, phantoms, undisturbed, 
     assert f"is in use by process {process.pid}" in message
     finished = [n for n in NAMES if (out / n).exists()]
     assert "heart0" in finished and len(finished) < 3
-    assert results(out, finished) == results(undisturbed, finished)  # whole or not there
+    assert results(out, finished) == results(undisturbed, finished)  # complete or absent
     summary = register(pairs=listed, output_dir=str(out), **QUICK)
     assert summary["done_before"] == len(finished)
     assert not (out / case.KILLED).exists()
@@ -81,7 +81,7 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(bundle, phantoms, undisturbe
     out = tmp_path / "out"
     listed = write_list(tmp_path / "list.json", phantoms)
     with (tmp_path / "said").open("wb") as said:
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
         process = subprocess.Popen(command(listed, out, seconds=1.0), cwd=bundle, env=environment(), stderr=said)
         signal.signal(signal.SIGINT, before)
         until = time.monotonic() + 300
@@ -89,7 +89,7 @@ def test_ctrl_c_ends_in_one_line_and_can_be_resumed(bundle, phantoms, undisturbe
             assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        # Python ends by the signal itself, which a shell reports as 130, where an interrupt passed through eval().
+        # Where an interrupt passed through eval(), Python ends by the signal itself, which a shell reports as 130.
         assert process.wait(timeout=60) in (ExitCode.INTERRUPTED, -signal.SIGINT)
     assert (tmp_path / "said").read_text(encoding="utf-8").strip() == INTERRUPTED
     assert not (out / case.RUNNING).exists() and not (out / case.KILLED).exists()
@@ -106,11 +106,11 @@ def test_processes_of_torchrun_share_the_pairs(bundle, phantoms, undisturbed, tm
         json.loads((folder / "summary.json").read_text(encoding="utf-8")) for folder in (tmp_path / "out", undisturbed)
     )
     assert summary["shard"] in ("0/2", "1/2") and summary["metrics"] == alone["metrics"]
-    assert run.returncode == bool(alone["untrusted"]), run.stderr[-3000:]  # torchrun makes 1 of every code but 0
+    assert run.returncode == bool(alone["untrusted"]), run.stderr[-3000:]  # torchrun turns every non-zero code into 1
 
 
 def test_another_process_writes_the_same_bytes(bundle, phantoms, tmp_path):
-    """With what computes in threads: the affine start, the compact SAM, the dense field."""
+    """With everything that computes in threads: the affine start, the compact SAM, the dense field."""
     row = phantoms[1]
     options = {"device": "cpu", "init": "affine", "overview": False, "inverse": True}
     register(row["moving"], row["fixed"], str(tmp_path / "here"), **options)

@@ -20,7 +20,7 @@ distributed = pytest.importorskip("distributed")
 
 
 def kill_one(out: Path, killed: list[int]) -> None:
-    """Kills the first worker that has begun to write a result."""
+    """Kills the first worker that begins to write a result."""
     until = time.monotonic() + 200
     while time.monotonic() < until:
         for begun in out.glob(f"{case.RUNNING}/*-dask/{case.NEW}/*"):

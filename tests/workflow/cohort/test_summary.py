@@ -18,7 +18,7 @@ from scripts.workflow.cohort.run import finish_cohort
 def test_a_folder_is_summarised_like_its_run(undisturbed, tmp_path, monkeypatch, ending):
     if ending == "parquet":
         pytest.importorskip("pyarrow")
-    monkeypatch.setattr(summary, "CHUNK", 2)  # three pairs in two chunks
+    monkeypatch.setattr("scripts.verbs.summarise.CHUNK", 2)  # three pairs in two chunks
     shutil.copytree(undisturbed, tmp_path / "out")
     failed = tmp_path / "out" / "sub-01" / "ses-1"
     failed.mkdir(parents=True)
