@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -62,6 +65,20 @@ def size_limit(gb: float) -> Iterator[None]:
         yield
     finally:
         _limit_gb.reset(token)
+
+
+def limited(verb: Callable) -> Callable:
+    """A function whose argument ``max_image_gb`` is the :func:`size_limit` of everything that it reads."""
+    signature = inspect.signature(verb)
+
+    @wraps(verb)
+    def call(*arguments: Any, **options: Any) -> Any:
+        bound = signature.bind(*arguments, **options)
+        bound.apply_defaults()
+        with size_limit(bound.arguments["max_image_gb"]):
+            return verb(*arguments, **options)
+
+    return call
 
 
 def check_size(path: str | Path, shape: tuple[int, ...]) -> None:

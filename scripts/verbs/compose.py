@@ -11,9 +11,9 @@ from ..common.files import check_outputs, whole_file
 from ..data.reader import read_volume
 from ..spatial.chain import Field
 from ..spatial.fields import DISPLACEMENT, VECTOR
+from ..spatial.files import limited
 from ..spatial.learn2reg import LAYOUTS
 from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
-from .limits import limited
 
 
 @limited

@@ -17,13 +17,13 @@ from ..common.errors import InputError
 from ..common.files import check_outputs, read_text, whole_file
 from ..data.reader import read_volume
 from ..metrics.tables import flat_metrics
+from ..spatial.files import limited
 from ..spatial.learn2reg import LAYOUTS, write_learn2reg
 from ..workflow.cohort.case import FAILED, REGISTERED
 from ..workflow.cohort.pairs import SUMMARIES
 from ..workflow.cohort.summary import summarise, write_summary
 from ..workflow.guard import sole_writer
 from .cases import COLUMNS, Case, case_files, check_files, checked, learn2reg_cases, pair_name, read_cases
-from .limits import limited
 from .measure import measure_case
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from ..common.errors import InputError
 from ..common.files import check_outputs, whole_file
 from ..data.reader import read_volume
 from ..spatial.chain import Field, Linear
+from ..spatial.files import limited
 from ..spatial.inversion import invert_chain
 from ..spatial.transform_files import WRITABLE, read_chain, suffix_of, transform_paths, write_chain
-from .limits import limited
 
 
 @limited

@@ -19,13 +19,12 @@ from ..data.segmentations import SUFFIX as SEGMENTATION
 from ..data.segmentations import read_segmentation, write_segmentation
 from ..data.writer import IMAGES, as_stored, write_volume
 from ..spatial.chain import Field, Step, map_points
-from ..spatial.files import quiet_itk
+from ..spatial.files import limited, quiet_itk
 from ..spatial.geometry import Geometry, extent_text, overlap
 from ..spatial.inversion import invert_points
 from ..spatial.landmark_files import SUFFIXES, Landmarks, read_landmark_file, write_landmark_file
 from ..spatial.resampling import INTERPOLATIONS, resample_image, resample_labels
 from ..spatial.transform_files import read_chain, suffix_of, transform_paths
-from .limits import limited
 
 logger = logging.getLogger(__name__)
 
