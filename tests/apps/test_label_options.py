@@ -97,7 +97,7 @@ def test_a_result_is_made_once_and_a_failure_leaves_nothing(tmp_path):
 
 
 def test_the_longest_unused_result_goes_first(tmp_path):
-    kept = Kept(str(tmp_path), max_gb=25 / 2**30)
+    kept = Kept(str(tmp_path), max_gb=25 / 1e9)
     for age, key in enumerate("abc"):
         path = kept.get(key, lambda folder: (folder / "x").write_bytes(b"0" * 10) and None)
         os.utime(path, (1000 + age, 1000 + age))

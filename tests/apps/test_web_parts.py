@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import stat
+import threading
 import zipfile
 from pathlib import Path
 
@@ -88,6 +89,21 @@ def test_names_of_uploads():
     assert clean_name("../../heart ed (1).nii.gz") == "heart_ed_1_.nii.gz"
     assert clean_name(".hidden") == "hidden" and clean_name("..") == "image"
     assert clean_name("x" * 300 + ".nii.gz").endswith("x.nii.gz")
+
+
+def test_results_are_found_while_users_come(tmp_path, monkeypatch):
+    """Requests for results arrive in other threads than the events of the page."""
+    sessions = Sessions(tmp_path)
+    tokens = [sessions.get(name).token for name in "ab"]
+
+    def compared(mine: str, theirs: str) -> bool:
+        newcomer = threading.Thread(target=sessions.get, args=("c",))
+        newcomer.start()
+        newcomer.join(0.2)
+        return mine == theirs
+
+    monkeypatch.setattr("secrets.compare_digest", compared)
+    assert sessions.by_token(tokens[1]) is sessions.get("b")
 
 
 def test_sessions_keep_users_apart(tmp_path, heart_files):

@@ -26,7 +26,7 @@ class RegistrationApp(MONAILabelApp):
         app_dir: folder of ``main.py``.
         studies: folder or DICOMweb address of the studies.
         conf: of the command line: "results_dir", where registrations are kept (default: a temporary folder), and
-            "results_gb", how much of it (default 4).
+            "results_gb", at most how many 1e9 bytes (default 4).
     """
 
     def __init__(self, app_dir: str, studies: str, conf: Mapping[str, str]) -> None:

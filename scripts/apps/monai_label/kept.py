@@ -19,14 +19,14 @@ class Kept:
 
     Args:
         folder: where to keep them; None takes a temporary folder that is removed when the server stops.
-        max_gb: size of the folder; the newest result always stays.
+        max_gb: largest size of the folder in 1e9 bytes; the newest result always stays.
     """
 
     def __init__(self, folder: str | None = None, max_gb: float = 4.0) -> None:
         self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="sam_registration_")
         self.folder = Path(folder or self._temporary.name)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.max_bytes = max_gb * 2**30
+        self.max_bytes = max_gb * 1e9
         self._lock = threading.Lock()  # a registration uses every core, so running one at a time is fastest
 
     def get(self, key: str, make: Callable[[Path], None]) -> Path:

@@ -109,7 +109,8 @@ class Sessions:
 
     def by_token(self, token: str) -> Session | None:
         """The session whose results have this token."""
-        return next((s for s in self._found.values() if secrets.compare_digest(s.token, token)), None)
+        with self._lock:
+            return next((s for s in self._found.values() if secrets.compare_digest(s.token, token)), None)
 
     def remove(self, name: str, before: Callable[[Path], None] = lambda folder: None) -> None:
         """Ends a session and deletes its folder; ``before`` is called with the folder first."""
