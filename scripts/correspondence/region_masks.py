@@ -25,6 +25,11 @@ class RegionMasks(Sequence):
         boxes = [bounding_box(mask > 0, margin=0) for mask in masks]
         self.parts = [(box, mask[box].clone()) for box, mask in zip(boxes, masks)]
 
+    @classmethod
+    def of(cls, masks: Sequence[Tensor]) -> RegionMasks:
+        """Masks (K, *shape) as such, which these may be already."""
+        return masks if isinstance(masks, cls) else cls(torch.as_tensor(masks))
+
     def __len__(self) -> int:
         return len(self.parts)
 

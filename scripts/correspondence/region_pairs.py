@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..common.staging import complete_result
 from ..data.segmentations import Segmentation, pack, read_segmentation
-from ..metrics.overlap import bounding_box
 from ..spatial.geometry import Geometry, apply_affine, corners, resample
 from ..spatial.transform_files import RECORD_NAME as RECORD
+from .region_masks import RegionMasks
 
 FILES = {"moving": "moving_rois.seg.nrrd", "fixed": "fixed_rois.seg.nrrd"}
 
@@ -84,14 +85,17 @@ def native_masks(masks: Sequence[Tensor], working: Geometry, target: Geometry, t
         transform: (4, 4) target world to working world, RAS mm.
     """
     to_target = np.linalg.inv(target.affine) @ np.linalg.inv(transform) @ working.affine
-    for mask in masks:
+    for box, part in RegionMasks.of(masks).parts:
         found = np.zeros(target.shape, bool)
-        box = bounding_box(mask > 0, margin=1)
-        place = _box_around(box, to_target, target.shape)
-        if mask.any() and all(s.start < s.stop for s in place):
-            part = mask[box][None].float()
-            part = resample(part, working.cropped(box), target.cropped(place), transform, fill=0.0)[0]
-            found[place] = (part >= 127.5).numpy()
+        if part.numel():
+            # A mask fades out over one voxel, except where the grid ends.
+            room = [(min(1, s.start), min(1, size - s.stop)) for s, size in zip(box, working.shape)]
+            part = F.pad(part[None].float(), [r for pair in reversed(room) for r in pair])
+            box = tuple(slice(s.start - a, s.stop + b) for s, (a, b) in zip(box, room))
+            place = _box_around(box, to_target, target.shape)
+            if all(s.start < s.stop for s in place):
+                part = resample(part, working.cropped(box), target.cropped(place), transform, fill=0.0)[0]
+                found[place] = (part >= 127.5).numpy()
         yield found
 
 

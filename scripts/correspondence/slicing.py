@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
@@ -44,10 +46,16 @@ class SlicePlan:
         stack = stack.transpose(1, 2) if self.transposed else stack
         if self.axis is None:
             return stack[0]
+        if len(self.indices) == self.count:
+            return stack.movedim(0, self.axis)
         low, high, part, near = _between(self.indices, self.count)
         part, near = (t.to(stack)[:, None, None] for t in (part, near))
         stack = (stack[low] * (1 - part) + stack[high] * part) * near
         return stack.movedim(0, self.axis)
+
+    def pixel_mm2(self, spacing: Sequence[float]) -> float | None:
+        """Area of a pixel of the slices of a volume; None for a picture, whose pixels need not have a size."""
+        return None if self.axis is None else math.prod(s for a, s in enumerate(spacing) if a != self.axis)
 
     def to_index(self, points: Tensor, slice_number: Tensor, size: tuple[int, int]) -> Tensor:
         """Voxel indices (K, n) of slice coordinates (K, 2) as x, y in pixels of slices of ``size`` (H, W)."""

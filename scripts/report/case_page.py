@@ -14,7 +14,6 @@ from ..data.segmentations import pair_colours
 from ..metrics.assembly import STAGES, TITLES
 from .embedded import viewer_data
 from .page import niivue, render
-from .panels import Draw, png
 
 PICTURES = {
     "Matched regions with their scores": {
@@ -29,7 +28,7 @@ PICTURES = {
 def case_page(
     record: Mapping[str, Any],
     settings: Mapping[str, Any],
-    drawn: Mapping[str, Draw],
+    pictures: Mapping[str, bytes],
     pair: Pair,
     result: Registration,
     viewer_size: int,
@@ -39,14 +38,14 @@ def case_page(
     Args:
         record: the content of correspondence.json.
         settings: plain values by name.
-        drawn: of :func:`scripts.report.panels.panels`.
+        pictures: PNG files by name, see :func:`scripts.report.panels.panels`.
         pair: the images.
         result: the registration.
         viewer_size: longest side in voxels of the embedded volumes; 0 leaves the viewer out.
     """
     code, licence = niivue() if viewer_size else ("", "")
-    pictures = {
-        heading: [(alt, png(drawn[name])) for name, alt in names.items() if name in drawn]
+    groups = {
+        heading: [(alt, pictures[name]) for name, alt in names.items() if name in pictures]
         for heading, names in PICTURES.items()
     }
     return render(
@@ -59,7 +58,7 @@ def case_page(
         viewer_licence=licence,
         metrics=metric_rows(record["metrics"]),
         field=[(TITLES.get(k, k), v) for k, v in record["metrics"].get("field", {}).items()],
-        pictures=[(heading, group) for heading, group in pictures.items() if group],
+        pictures=[(heading, group) for heading, group in groups.items() if group],
         pairs=region_rows(record["pairs"]),
         unit=_unit(record["pairs"]),
     )

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ..correspondence.result import Registration
@@ -23,6 +24,7 @@ from ..metrics.jacobian import jacobian_determinant
 from ..spatial.warp import warp
 
 SHEET = (("moving", "fixed", "before"), ("after", "grid", "jacobian"))  # of all pictures
+TILE, HEAD = 400, 32  # pixels of a picture on the sheet, and of its title
 SHOWN_PAIRS = 14
 FOLD_COLOUR = "#ff00d0"  # differs from the greys of the images and the red and blue of the Jacobian
 
@@ -124,11 +126,12 @@ def panels(image: Tensor, result: Registration, spacing: tuple[float, ...]) -> d
     return drawn
 
 
-def png(draw: Draw, side: float = 6.4, axes: bool = False) -> bytes:
-    """One picture alone, ``side`` inches of 100 pixels, with or without its axes."""
-    figure = Figure(figsize=(side, side), dpi=100, layout="constrained")
+def png(draw: Draw, axes: bool = False) -> bytes:
+    """One picture alone, 640 x 640 pixels, with or without its axes."""
+    figure = Figure(figsize=(5.12, 5.12), dpi=125, layout="constrained")
     axis = figure.subplots()
     draw(axis)
+    axis.title.set_fontsize(9)
     if not axes:
         axis.set_axis_off()
     stream = io.BytesIO()
@@ -136,17 +139,20 @@ def png(draw: Draw, side: float = 6.4, axes: bool = False) -> bytes:
     return stream.getvalue()
 
 
-def overview(path: str | Path, drawn: Mapping[str, Draw], title: str) -> None:
-    """Draws all pictures on one sheet, a PNG file, under a title; without a field, its places say so."""
-    figure = Figure(figsize=(15, 10.4), dpi=80, layout="constrained")
-    for row, axes in zip(SHEET, figure.subplots(2, 3)):
-        for name, axis in zip(row, axes):
-            if name in drawn:
-                drawn[name](axis)
+def overview(path: str | Path, pictures: Mapping[str, bytes], title: str) -> None:
+    """Puts all pictures on one sheet, a PNG file, under a title; without a field, their places say so."""
+    width, height = TILE * len(SHEET[0]), TILE * len(SHEET) + HEAD
+    figure = Figure(figsize=(width / 80, height / 80), dpi=80)
+    for row, names in enumerate(SHEET):
+        for column, name in enumerate(names):
+            left, bottom = column * TILE, (len(SHEET) - 1 - row) * TILE
+            if name in pictures:
+                picture = Image.open(io.BytesIO(pictures[name])).convert("RGB").resize((TILE, TILE))
+                figure.figimage(np.asarray(picture), left, bottom)
             else:
-                axis.text(0.5, 0.5, "no dense field", ha="center", va="center", transform=axis.transAxes)
-            axis.set_axis_off()
-    figure.suptitle(title)
+                place = (left + TILE / 2) / width, (bottom + TILE / 2) / height
+                figure.text(*place, "no dense field", ha="center", va="center")
+    figure.suptitle(title, y=1 - HEAD / 2 / height, va="center")
     figure.savefig(path)
 
 
@@ -154,8 +160,7 @@ def outline(axis: Axes, mask: NDArray, colour: NDArray, text: str) -> None:
     """Fills and outlines a mask and writes a text in its middle."""
     if not mask.any():
         return
-    only = matplotlib.colors.ListedColormap([colour])
-    axis.imshow(np.ma.masked_where(~mask, mask), cmap=only, alpha=0.35, aspect=axis.get_aspect())
+    axis.contourf(mask, levels=[0.5, 1], colors=[colour], alpha=0.35)
     axis.contour(mask, levels=[0.5], colors=[colour], linewidths=1.3)
     rows, columns = np.nonzero(mask)
     box = {"facecolor": colour, "alpha": 0.7, "pad": 1, "linewidth": 0}

@@ -10,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..common.errors import InputError
 from ..correspondence.regions import Regions
 from ..correspondence.slicing import SlicePlan
 from ..sam.slice_masks import SliceMasks, low_size
-from ..sam.suppress import keep_distinct, pairwise_overlap
+from ..sam.suppress import pairwise_overlap
+from .region_filter import RegionFilter
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,60 +39,20 @@ class SliceRegions(Regions):
         size, count = self.slices[0].size, len(self.plan.indices)
         shape = self.plan.place(torch.zeros(count, *size)).shape
         masks = torch.zeros(len(index), *shape, dtype=torch.uint8)
+        # Where every slice is shown, none is interpolated, so bytes will do.
+        kind = torch.uint8 if len(self.plan.indices) == self.plan.count else torch.float32
         for row, region in enumerate(index):
-            stack = torch.zeros(count, *size)
+            stack = torch.zeros(count, *size, dtype=kind)
             for position, number in self.members[region]:
                 one = self.slices[position][number : number + 1]
-                stack[position % count] = edge_coverage(one.logits_at(size)[0], one.threshold).cpu()
-            masks[row] = (self.plan.place(stack) * 255).round().to(torch.uint8)
+                covered = edge_coverage(one.logits_at(size)[0], one.threshold).cpu() * 255
+                stack[position % count] = covered.round() if kind is torch.uint8 else covered
+            masks[row] = self.plan.place(stack).round()
         return masks
 
     def without_masks(self) -> SliceRegions:
         """The same regions without the masks and embeddings of the slices, which fill 1 GB for a whole CT."""
         return replace(self, members=[], slices=[])
-
-
-@dataclass(frozen=True)
-class RegionFilter:
-    """Which slice masks count as regions.
-
-    Attributes:
-        min_area: least share of the slice; the paper's 200 pixels of a 200 x 200 image.
-        max_area: largest share; the paper's 7000 pixels.
-        max_overlap: of two masks that overlap by more than this, the one of lower quality is removed.
-        overlap: its measure: "smaller" is the intersection over the smaller mask, the paper's ratio, which drops nested
-            masks; "iou" keeps them and drops only duplicates.
-        max_border: largest share of the slice's border that a mask may cover.
-    """
-
-    min_area: float = 0.005
-    max_area: float = 0.175
-    max_overlap: float = 0.8
-    overlap: str = "iou"
-    max_border: float = 0.15
-
-    def __post_init__(self) -> None:
-        if self.overlap not in ("smaller", "iou"):
-            raise InputError(f"overlap must be smaller or iou, got {self.overlap!r}.")
-        if not 0 <= self.min_area < self.max_area <= 1:
-            raise InputError(
-                f"Region areas need 0 <= min_area < max_area <= 1, got {self.min_area} and {self.max_area}."
-            )
-
-    def __call__(self, masks: SliceMasks) -> SliceMasks:
-        """The masks that pass, best first."""
-        if not len(masks):
-            return masks
-        on = masks.masks(low_size(masks))
-        share = on.flatten(1).float().mean(dim=1)
-        edge = torch.ones_like(on[0])
-        edge[1:-1, 1:-1] = False
-        border = (on & edge).flatten(1).sum(dim=1) / edge.sum()
-        good = (share >= self.min_area) & (share <= self.max_area) & (border <= self.max_border)
-        masks, on = masks[good], on[good]
-        order = masks.predicted_iou.argsort(descending=True, stable=True)
-        masks, on = masks[order], on[order]
-        return masks[keep_distinct(on, self.max_overlap, self.overlap)]
 
 
 def edge_coverage(logits: Tensor, threshold: float) -> Tensor:
@@ -135,6 +95,7 @@ def find_regions(
     min_slices: int = 1,
     corner: tuple[int, int] = (0, 0),
     size: tuple[int, int] | None = None,
+    pixel_mm2: float | None = None,
 ) -> SliceRegions:
     """Filters the masks of every slice, computes prototypes, and links them from slice to slice.
 
@@ -148,8 +109,9 @@ def find_regions(
         min_slices: regions on fewer slices are dropped, unless the image has fewer.
         corner: x, y of the first pixel of the slices, if they are windows of larger ones.
         size: of those larger ones (rows, columns); None if the slices are whole.
+        pixel_mm2: area of a pixel of the slices; None if it is unknown.
     """
-    slices = slices if keep is None else [keep(masks) for masks in slices]
+    slices = slices if keep is None else [keep(masks, pixel_mm2) for masks in slices]
     described = [slice_prototypes(masks) for masks in slices]
     if link:
         runs = link_slices(slices, [vectors for vectors, _ in described], link_overlap, link_similarity)
@@ -218,22 +180,6 @@ def joined(whole: SliceRegions, closer: SliceRegions) -> SliceRegions:
         slices=whole.slices + closer.slices,
         looks=torch.cat([torch.zeros(len(whole)), torch.ones(len(closer))]),
     )
-
-
-def outside(masks: SliceMasks, window: tuple[int, int, int, int], most: float = 0.8) -> SliceMasks:
-    """The masks of a whole slice of whose boxes at most the share ``most`` is inside a window (x0, y0, x1, y1)."""
-    low, high = masks.boxes[:, :2], masks.boxes[:, 2:] + 1
-    limit = masks.boxes.new_tensor(window)
-    common = (torch.minimum(high, limit[2:]) - torch.maximum(low, limit[:2])).clamp_min(0).prod(dim=1)
-    return masks[common <= most * (high - low).prod(dim=1)]
-
-
-def visible(masks: SliceMasks, look: Tensor, least: float = 0.5) -> SliceMasks:
-    """The masks of a slice of which at least the share ``least`` is where the weight ``look`` (rows, columns) is 1."""
-    size = low_size(masks)
-    on = masks.masks(size).flatten(1).float()
-    seen = F.interpolate(look[None, None].to(on), size, mode="area").flatten()
-    return masks[on @ seen >= least * on.sum(dim=1)]
 
 
 def slice_moments(masks: SliceMasks) -> Tensor:

@@ -16,6 +16,7 @@ from ..correspondence.referee import Referee, keep_better
 from ..correspondence.region_masks import RegionMasks
 from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
+from ..sam.asked import Window
 from ..sam.boxes import BoxEverything
 from ..sam.everything import EverythingMode
 from ..sam.slice_masks import SliceMasks
@@ -26,7 +27,8 @@ from .embeddings import embedding_channels
 from .focus import focus_window
 from .matcher import Matcher
 from .pairs import pair_motion, structure_pairs
-from .regions import RegionFilter, SliceRegions, find_regions, joined, outside, visible
+from .region_filter import RegionFilter, outside, visible
+from .regions import SliceRegions, find_regions, joined
 
 ENLARGED = 1.5  # a model that sees the slices enlarged by this factor gains nothing from a second look
 THICK = 3.0  # slices thicker than this many pixels are matched one by one
@@ -156,9 +158,7 @@ class ROIRegistration:
                 result.confidence = None if result.discarded else result.confidence
         return result
 
-    def window(
-        self, moving: Tensor, fixed: Tensor, working: Geometry, network: Sam
-    ) -> tuple[int, int, int, int] | None:
+    def window(self, moving: Tensor, fixed: Tensor, working: Geometry, network: Sam) -> Window | None:
         """Window x0, y0, x1, y1 of the slices for the second look; None where one look shows enough."""
         plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
         stacks = plan.cut(moving), plan.cut(fixed)
@@ -171,7 +171,7 @@ class ROIRegistration:
         working: Geometry,
         network: Sam,
         name: str,
-        window: tuple[int, int, int, int] | None = None,
+        window: Window | None = None,
         look: Tensor | None = None,
     ) -> SliceRegions:
         """Segments everything in one image (C, *shape) and returns its regions.
@@ -180,26 +180,28 @@ class ROIRegistration:
         """
         plan = plan_slices(working, self.slice_axis, self.slice_spacing_mm)
         stack, looks = plan.cut(image), None if look is None else plan.cut(look[None])[:, 0] / 255
-        slices = self._segment(network, stack, f"segment {name}", looks)
-        linked, size = self.links(plan, working), tuple(stack.shape[2:])
+        slices = self._segment(network, stack, f"segment {name}", looks, window)
+        size, shared = tuple(stack.shape[2:]), (plan, self.keep, self.links(plan, working))
+        area = {"min_slices": self.min_slices, "pixel_mm2": plan.pixel_mm2(working.spacing)}
         if window is None:
-            return find_regions(slices, plan, self.keep, linked, min_slices=self.min_slices)
+            return find_regions(slices, *shared, **area)
         x0, y0, x1, y1 = window
         slices = [outside(masks, window) for masks in slices]
         looks = None if looks is None else looks[:, y0:y1, x0:x1]
         closer = self._segment(network, stack[:, :, y0:y1, x0:x1], f"look closer at {name}", looks)
         return joined(
-            find_regions(slices, plan, self.keep, linked, min_slices=self.min_slices),
-            find_regions(closer, plan, self.keep, linked, min_slices=self.min_slices, corner=(x0, y0), size=size),
+            find_regions(slices, *shared, **area), find_regions(closer, *shared, **area, corner=(x0, y0), size=size)
         )
 
-    def _segment(self, network: Sam, stack: Tensor, text: str, looks: Tensor | None = None) -> list[SliceMasks]:
+    def _segment(
+        self, network: Sam, stack: Tensor, text: str, looks: Tensor | None = None, window: Window | None = None
+    ) -> list[SliceMasks]:
         slices: list[SliceMasks] = []
         step = self.everything.slices_per_batch
         with self._bar(len(stack), text, "slice") as bar:
             for start in range(0, len(stack), step):
                 part = stack[start : start + step]
-                slices += self.everything(network, part)
+                slices += self.everything(network, part, window)
                 bar.update(len(part))
         return slices if looks is None else [visible(masks, look) for masks, look in zip(slices, looks)]
 

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from ..common.errors import InputError
-from .everything import encode, stability_score
+from .asked import Window, mostly_within
+from .everything import EverythingMode, encode, stability_score
 from .proposals import propose
 from .slice_masks import SliceMasks, upsample
 from .suppress import keep_distinct, pairwise_overlap
@@ -38,7 +39,9 @@ class BoxEverything:
         stability_score_thresh: least stability.
         agreement_thresh: least IoU of a mask's box with its prompt.
         mask_nms_thresh: mask IoU above which the worse of two masks is dropped; nested masks stay.
-        companion_masks: keeps masks of the companion that overlap no redrawn mask at IoU 0.5.
+        companion_masks: keeps masks of the companion that overlap no redrawn mask at IoU ``companion_overlap``.
+        companion_overlap: see above.
+        companion: everything mode of the companion, whose masks are kept likewise; None asks it with the boxes only.
         rings: most masks added that lie between two nested ones, see :func:`rings`; 0 for none.
         prototypes: whose embedding describes the masks: "companion", "own" or "both" (joined).
         slices_per_batch: slices per step of the progress bar.
@@ -53,6 +56,8 @@ class BoxEverything:
         agreement_thresh: float = 0.5,
         mask_nms_thresh: float = 0.8,
         companion_masks: bool = True,
+        companion_overlap: float = 0.5,
+        companion: EverythingMode | None = None,
         rings: int = 0,
         prototypes: str = "companion",
         slices_per_batch: int = 4,
@@ -64,12 +69,15 @@ class BoxEverything:
         self.boxes, self.least_score = boxes, least_score
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.agreement_thresh, self.mask_nms_thresh = agreement_thresh, mask_nms_thresh
-        self.companion_masks, self.rings, self.prototypes = companion_masks, rings, prototypes
+        self.companion_masks, self.companion_overlap, self.companion = companion_masks, companion_overlap, companion
+        self.rings, self.prototypes = rings, prototypes
         self.slices_per_batch = slices_per_batch
 
     @torch.no_grad()
-    def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
+    def __call__(self, sam: Sam, slices: Tensor, window: Window | None = None) -> list[SliceMasks]:
         """Finds the masks of every slice (N, 3, H, W) in 0..255.
+
+        Boxes that lie mostly in a ``window`` that will be looked at more closely are not drawn.
 
         Raises:
             InputError: the model has no proposal head.
@@ -77,18 +85,23 @@ class BoxEverything:
         if not hasattr(sam, "proposals"):
             raise InputError("This SAM has no proposals of boxes; use everything mode with points, or lite_medsam.")
         # One by one: large batches are slower on a CPU.
-        return [self._slice(sam, one) for one in slices]
+        return [self._slice(sam, one, window) for one in slices]
 
-    def _slice(self, sam: Sam, picture: Tensor) -> SliceMasks:
+    def _slice(self, sam: Sam, picture: Tensor, window: Window | None) -> SliceMasks:
         own, other = (unmasked(model, picture) for model in (sam, sam.companion))
         boxes = propose(sam.proposals, own.embedding, own.scaled, self.boxes, self.least_score).boxes
+        if window is not None:
+            scale = own.scaled[1] / own.size[1], own.scaled[0] / own.size[0]
+            boxes = boxes[~mostly_within(boxes, tuple(w * s for w, s in zip(window, scale * 2)))]
         masks = redraw(sam, own, enlarged(sam, boxes, own.scaled), self)
         drawn = redraw(sam.companion, other, boxes * rescaling(own, other), self, EVERYWHERE, SOFT)
         theirs = on_grid(drawn, own)
+        if self.companion is not None:
+            theirs = joined(theirs, on_grid(self.companion.encoded(sam.companion, other, picture, window), own))
         core = masks
         if self.companion_masks and len(theirs):
             common = pairwise_overlap(theirs.logits > theirs.threshold, masks.logits > masks.threshold, "iou")
-            masks = joined(masks, theirs[(common < 0.5).all(dim=1)])
+            masks = joined(masks, theirs[(common < self.companion_overlap).all(dim=1)])
         if self.rings and len(core):
             masks = joined(masks, rings(joined(core, theirs), core, picture, self.rings))
         return replace(masks, logits=masks.logits.half(), **description(own, other, self.prototypes))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..common.cache import DiskCache
 from ..common.fingerprint import fingerprint, model_hash, tensor_hash
+from .asked import Window
 from .boxes import BoxEverything
 from .everything import EverythingMode, encode
 from .slice_masks import SliceMasks
@@ -51,14 +52,14 @@ class CachedEverything:
         """Slices computed and slices found in the store so far."""
         return dict(self._counts)
 
-    def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
+    def __call__(self, sam: Sam, slices: Tensor, window: Window | None = None) -> list[SliceMasks]:
         """Finds the masks of every slice (N, 3, H, W) in 0..255, see :class:`EverythingMode`."""
-        key = self._key(sam, slices, self.everything) if self._store.folder else ""
+        key = self._key(sam, slices, self.everything, window) if self._store.folder else ""
         found = self._store.read(key, slices.device)
         self._counts["computed" if found is None else "reused"] += len(slices)
         if found is not None:
             return [SliceMasks(**values) for values in found]
-        found = self.everything(sam, slices)
+        found = self.everything(sam, slices, window)
         self._store.write(key, [_plain(masks) for masks in found])
         return found
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 from ..common.errors import InputError
+from .asked import Window, in_air, in_window
 from .decode import decode_grouped, draw_masks
 from .slice_masks import PER_MASK, SliceMasks, upsample
 from .suppress import keep_distinct
@@ -50,6 +51,7 @@ class EverythingMode:
         crop_overlap_ratio: overlap of the crops of the first layer.
         crop_n_points_downscale_factor: the grid of layer i is this to the power i coarser.
         min_mask_region_area: islands and holes smaller than this many pixels are removed.
+        skip_air: leaves out points in the air around a patient, whose masks are no regions.
         slices_per_batch: slices encoded at once.
     """
 
@@ -67,6 +69,7 @@ class EverythingMode:
         crop_overlap_ratio: float = 512 / 1500,
         crop_n_points_downscale_factor: int = 1,
         min_mask_region_area: int = 0,
+        skip_air: bool = True,
         slices_per_batch: int = 8,
     ) -> None:
         for name, value in (("pred_iou_thresh", pred_iou_thresh), ("stability_score_thresh", stability_score_thresh)):
@@ -76,7 +79,7 @@ class EverythingMode:
             numbers = f"{points_per_side} and {points_per_batch}"
             raise InputError(f"points_per_side must be at least 1 and points_per_batch at least 0, got {numbers}.")
         self.points_per_side, self.points_per_batch = points_per_side, points_per_batch
-        self.slices_per_batch = slices_per_batch
+        self.skip_air, self.slices_per_batch = skip_air, slices_per_batch
         self.pred_iou_thresh, self.stability_score_thresh = pred_iou_thresh, stability_score_thresh
         self.stability_score_offset = stability_score_offset
         self.box_nms_thresh, self.mask_nms_thresh = box_nms_thresh, mask_nms_thresh
@@ -85,8 +88,10 @@ class EverythingMode:
         self.grids = build_all_layer_point_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
 
     @torch.no_grad()
-    def __call__(self, sam: Sam, slices: Tensor) -> list[SliceMasks]:
+    def __call__(self, sam: Sam, slices: Tensor, window: Window | None = None) -> list[SliceMasks]:
         """Finds the masks of every slice (N, 3, H, W) in 0..255; the model decides the device.
+
+        Points in a ``window`` that will be looked at more closely are left out.
 
         Raises:
             InputError: the model takes no points.
@@ -102,24 +107,40 @@ class EverythingMode:
                 batch = slices[start : start + self.slices_per_batch, :, y0:y1, x0:x1]
                 embeddings, scaled = encode(sam, batch)
                 for i, embedding in enumerate(embeddings):
-                    found[start + i].append(self._crop(sam, embedding, scaled, box, layer, size))
+                    points = self._points(batch[i], (x0, y0), layer, window).to(embedding.device)
+                    found[start + i].append(self._crop(sam, embedding, scaled, box, points, size))
         return [self._merge(crops) for crops in found]
 
+    @torch.no_grad()
+    def encoded(self, sam: Sam, slice_: SliceMasks, picture: Tensor, window: Window | None = None) -> SliceMasks:
+        """Finds the masks of a slice (3, H, W) whose embedding is known, without layers of crops."""
+        height, width = picture.shape[1:]
+        points = self._points(picture, (0, 0), 0, window).to(slice_.embedding.device)
+        return self._crop(sam, slice_.embedding, slice_.scaled, [0, 0, width, height], points, (height, width))
+
+    def _points(self, picture: Tensor, corner: tuple[int, int], layer: int, window: Window | None) -> Tensor:
+        """Points (P, 2) of the grid of a crop (3, H, W), x and y in its pixels."""
+        height, width = picture.shape[1:]
+        points = torch.as_tensor(self.grids[layer], dtype=torch.float32) * torch.tensor([width, height])
+        if self.skip_air:
+            points = points[~in_air(points, picture)]
+        if window is not None:
+            points = points[~in_window(points, tuple(w - c for w, c in zip(window, corner * 2)))]
+        return points
+
     def _crop(
-        self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], box: list[int], layer: int, size
+        self, sam: Sam, embedding: Tensor, scaled: tuple[int, int], box: list[int], points: Tensor, size
     ) -> SliceMasks:
-        """Masks of one crop (the whole slice when there are no crop layers)."""
+        """Masks of points of one crop (the whole slice when there are no crop layers)."""
         x0, y0, x1, y1 = box
         height, width = y1 - y0, x1 - x0
         crop = SliceMasks.empty(embedding, scaled, sam.image_encoder.img_size, (height, width), sam.mask_threshold)
-        points = torch.as_tensor(self.grids[layer], dtype=torch.float32, device=embedding.device)
-        points = points * points.new_tensor([width, height])
         to_input = points.new_tensor([scaled[1] / width, scaled[0] / height])
         valid = tuple(crop.logits.shape[1:])
         group, few = fitting(embedding)
         group = self.points_per_batch or group
         pieces = [(crop.logits, crop.predicted_iou, crop.stability, crop.points)]
-        for chunk in points.split(max(group, FIRST_READING)):
+        for chunk in points.split(max(group, FIRST_READING)) if len(points) else ():
             pieces += self._decode(sam, embedding, chunk, chunk * to_input, valid, (group, few))
         logits, iou, stability, prompts = (torch.cat(p) for p in zip(*pieces))
         if self.min_mask_region_area and len(logits):

@@ -73,6 +73,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
     "Regions": {
         "min_area": ("number", "least area of a region, as a fraction of the slice"),
         "max_area": ("number", "largest area of a region, as a fraction of the slice"),
+        "min_area_mm2": ("number", "least area of a region of a volume in mm2, instead of min_area"),
+        "max_area_mm2": ("number", "largest area of a region of a volume in mm2, instead of max_area"),
         "max_overlap": ("number", "largest overlap of two regions; above it the worse one is dropped"),
         "overlap": ("text", "how overlap is measured: iou, or smaller (intersection over the smaller mask)"),
         "linking": ("text", "regions of neighbouring slices: auto, link or slice"),

@@ -22,7 +22,7 @@ from ..data.pair import Pair
 from ..metrics.assembly import TITLES
 from ..metrics.pair import pair_metrics
 from ..report.case_page import case_page
-from ..report.panels import overview, panels
+from ..report.panels import overview, panels, png
 from .correspondence_record import check_finite, correspondence_record
 from .files import write_confidence, write_fields, write_moved, write_moved_label, write_moved_landmarks, write_regions
 from .guard import FILES, OUTPUTS, check_inputs, own_dicom, sole_writer
@@ -134,12 +134,12 @@ class SaveRegistration(Transform):
         if not self.overview or not (self._wants("overview") or self._wants("report")):
             return
         image = torch.as_tensor(image).cpu()
-        drawn = panels(image, result, pair.working.spacing)
+        pictures = {name: png(draw) for name, draw in panels(image, result, pair.working.spacing).items()}
         if self._wants("overview"):
-            overview(folder / "overview.png", drawn, _title(pair, record["metrics"]))
+            overview(folder / "overview.png", pictures, _title(pair, record["metrics"]))
         if self._wants("report"):
             settings = flat_settings(record["parameters"])
-            page = case_page(record, settings, drawn, pair, result, self.viewer_size)
+            page = case_page(record, settings, pictures, pair, result, self.viewer_size)
             (folder / "report.html").write_text(page, encoding="utf-8")
 
 

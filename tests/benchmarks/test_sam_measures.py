@@ -23,7 +23,7 @@ from scripts.benchmarks.models.textures import TEXTURES, repaint
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.reader import Volume
 from scripts.data.splits import evenly
-from scripts.roi.regions import RegionFilter
+from scripts.roi.region_filter import RegionFilter
 from scripts.sam.everything import encode
 from scripts.sam.slice_masks import SliceMasks
 from scripts.spatial.geometry import Geometry

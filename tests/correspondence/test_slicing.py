@@ -61,6 +61,13 @@ def test_thick_slices_choose_the_axis():
         plan_slices(Geometry((4, 4, 4), np.eye(4)), 5)
 
 
+def test_pixels_of_volumes_have_a_size():
+    grid = Geometry((10, 64, 64), np.diag([-8, -1.5, 2.0, 1]))
+    assert plan_slices(grid).pixel_mm2(grid.spacing) == pytest.approx(3.0)
+    picture = oblique((8, 6), (2.0, 2.0), 0.0)
+    assert plan_slices(picture).pixel_mm2(picture.spacing) is None
+
+
 def test_skipped_slices_are_interpolated():
     grid = Geometry((4, 4, 20), np.diag([-1.0, -1, 1, 1]))
     plan = plan_slices(grid, "auto", 4.0)

@@ -9,7 +9,8 @@ from scripts.correspondence.matching import cosine_similarity, match
 from scripts.correspondence.region_masks import RegionMasks
 from scripts.correspondence.result import Registration
 from scripts.correspondence.slicing import SlicePlan, plan_slices
-from scripts.roi.regions import RegionFilter, SliceRegions, find_regions
+from scripts.roi.region_filter import RegionFilter
+from scripts.roi.regions import SliceRegions, find_regions
 from scripts.sam.slice_masks import SliceMasks
 from scripts.spatial.geometry import Geometry
 

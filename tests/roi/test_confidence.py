@@ -9,7 +9,7 @@ from scripts.common.errors import InputError
 from scripts.roi.confidence import confidence
 from scripts.roi.dense import DenseSettings, roi_to_dense
 from scripts.roi.matcher import Matcher
-from scripts.roi.regions import RegionFilter
+from scripts.roi.region_filter import RegionFilter
 from scripts.roi.registration import ROIRegistration
 from scripts.roi.staged_search import Found
 from scripts.sam.everything import EverythingMode

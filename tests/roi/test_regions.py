@@ -9,7 +9,8 @@ import torch
 
 from scripts.common.errors import InputError
 from scripts.correspondence.slicing import SlicePlan
-from scripts.roi.regions import RegionFilter, find_regions, joined, link_slices, outside, slice_prototypes, visible
+from scripts.roi.region_filter import RegionFilter, outside, visible
+from scripts.roi.regions import find_regions, joined, link_slices, slice_prototypes
 from scripts.sam.slice_masks import SliceMasks
 
 E = 8  # side of the embedding; masks have 32 x 32 cells
@@ -52,6 +53,15 @@ def test_area_and_border():
     assert len(keep(masks_of([]))) == 0
 
 
+def test_area_in_mm2_replaces_the_share_where_pixels_have_a_size():
+    masks = masks_of([(4, 4, 6, 6), (8, 8, 14, 14), (2, 2, 20, 20)])  # 16, 144 and 1296 of 64 x 64 pixels
+    keep = RegionFilter(min_area=0.03, max_area=0.2, min_area_mm2=60.0, max_area_mm2=600.0)
+    sides = {pixel: (keep(masks, pixel).boxes[:, 2] - keep(masks, pixel).boxes[:, 0] + 1).tolist() for pixel in (1, 4)}
+    assert sides == {1: [12.0], 4: [4.0, 12.0]}
+    assert keep(masks).boxes[:, 0].tolist() == [16.0]  # of unknown size: between 3 and 20 % of the slice
+    assert len(RegionFilter(0.03, 0.2, max_area_mm2=5000.0)(masks, 1)) == 2  # each limit for itself
+
+
 def test_masks_in_excluded_voxels_are_no_regions():
     look = torch.ones(64, 64)
     look[:, :20] = 0  # columns 0 to 9 of the low-resolution masks
@@ -70,7 +80,13 @@ def test_overlap_measures():
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"overlap": "dice"}, "'dice'"), ({"min_area": 0.5, "max_area": 0.2}, "0.5 and 0.2"), ({"max_area": 2}, "and 2")],
+    [
+        ({"overlap": "dice"}, "'dice'"),
+        ({"min_area": 0.5, "max_area": 0.2}, "0.5 and 0.2"),
+        ({"max_area": 2}, "and 2"),
+        ({"min_area_mm2": 50.0, "max_area_mm2": 20.0}, "50.0 and 20.0"),
+        ({"min_area_mm2": -1.0}, "-1.0 and None"),
+    ],
 )
 def test_bad_filters(fields, message):
     with pytest.raises(InputError, match=message):

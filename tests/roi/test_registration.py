@@ -18,7 +18,7 @@ from scripts.metrics.pair import pair_metrics
 from scripts.roi.dense import DenseSettings, roi_to_dense
 from scripts.roi.matcher import Matcher
 from scripts.roi.pairs import pair_motion, structure_pairs
-from scripts.roi.regions import RegionFilter
+from scripts.roi.region_filter import RegionFilter
 from scripts.roi.registration import ROIRegistration
 from scripts.sam.build import build_sam
 from scripts.sam.everything import EverythingMode

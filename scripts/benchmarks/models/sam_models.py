@@ -12,7 +12,7 @@ from segment_anything.modeling import Sam
 
 from ...common.bundle import BUNDLE
 from ...common.errors import InputError
-from ...roi.regions import RegionFilter
+from ...roi.region_filter import RegionFilter
 from ...sam.build import SAMS
 from ...sam.everything import EverythingMode
 from ...workflow.options import check_options

@@ -44,6 +44,7 @@ class LabelledSlice:
         position: slice number.
         picture: (3, H, W) in 0..255.
         label: (H, W) int16.
+        pixel_mm2: area of a pixel; None where it is unknown.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class LabelledSlice:
     position: int
     picture: Tensor
     label: Tensor
+    pixel_mm2: float | None = None
 
     def structures(self, least: float = MIN_SHARE) -> dict[int, Tensor]:
         """Masks (H, W) bool by label value of the structures that cover at least this share of the slice."""
@@ -76,8 +78,9 @@ def cut(kind: str, subject: str, image: Volume, label: Volume, window: str, crop
     if crop:
         top, left = (max(0, (side - crop) // 2) for side in labels.shape[1:])
         pictures, labels = (x[..., top : top + crop, left : left + crop] for x in (pictures, labels))
-    whole = labels.round().to(torch.int16)
-    return [LabelledSlice(kind, subject, k, *both) for k, both in enumerate(zip(pictures, whole))]
+    area = plan.pixel_mm2(image.geometry.spacing)
+    both = zip(pictures, labels.round().to(torch.int16))
+    return [LabelledSlice(kind, subject, k, *shown, area) for k, shown in enumerate(both)]
 
 
 def heart_slices(data_dir: str, subset: str = "validation", crop: int = 0) -> Iterator[list[LabelledSlice]]:

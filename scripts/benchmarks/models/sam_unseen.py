@@ -15,7 +15,7 @@ from ...data.batches import plain
 from ...data.intensity import apply_window
 from ...data.pair import coarsen, working_grid
 from ...data.reader import read_volume
-from ...roi.regions import RegionFilter
+from ...roi.region_filter import RegionFilter
 from ...sam.everything import EverythingMode
 from .sam_slices import phantom_volumes
 from .textures import TEXTURES, repaint
