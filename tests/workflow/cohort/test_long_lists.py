@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -15,11 +16,11 @@ from scripts.data.images import image_items
 from scripts.data.pair_rows import pair_rows
 from scripts.verbs.evaluate import evaluate
 from scripts.verbs.register import register
+from scripts.verbs.summarise import summarise
 from scripts.workflow.cohort import case
 from scripts.workflow.cohort.pairs import Entry
 from scripts.workflow.cohort.run import Cohort
 from scripts.workflow.cohort.scheduler import run_on_scheduler
-from scripts.workflow.cohort.summary import summarise_folder
 from scripts.workflow.masks import checked_items
 
 SCRIPTS = str(Path(sys.modules["scripts"].__file__).parent)
@@ -158,11 +159,13 @@ def test_a_list_is_read_and_its_plan_shown(tmp_path, monkeypatch, named):
 
 
 def test_cases_are_listed_and_tabulated(tmp_path, monkeypatch):
-    """The measuring of a case is left out; a submission needs a name for each."""
+    """The measuring of a case and the writing of its field are left out; a submission needs a name for each."""
     metrics = {"dice": {"initial": {"mean": 0.4}, "final": {"mean": 0.5}}}
     monkeypatch.setattr("scripts.verbs.cases.pair_rows", counted_rows)
     monkeypatch.setattr("scripts.verbs.evaluate.measure_case", lambda *_, **__: (metrics, [], None))
-    monkeypatch.setattr("scripts.verbs.evaluate._submit", lambda *_: None)
+    monkeypatch.setattr("scripts.verbs.evaluate.whole_file", lambda path, inputs: nullcontext(path))
+    monkeypatch.setattr("scripts.verbs.evaluate.write_learn2reg", lambda *_: None)
+    monkeypatch.setattr("scripts.verbs.evaluate.read_volume", lambda *_, **__: SimpleNamespace(geometry=None))
     (tmp_path / "field.nii.gz").touch()
     images = [f"img_{k:04}.nii.gz" for k in range(41)]
     for name in images:
@@ -184,7 +187,7 @@ def test_a_folder_is_summarised(tmp_path):
         for k in range(rows):
             (folder / str(k)).mkdir(parents=True)
             (folder / str(k) / case.RECORD).write_text(f'{{"name": "{k}", "status": "failed"}}', encoding="utf-8")
-        return lambda: summarise_folder(folder)
+        return lambda: summarise(folder)
 
     check_linear(work)
 
