@@ -19,7 +19,6 @@ from ...sam.boxes import mask_boxes
 from ...sam.decode import decode_tokens, draw_masks
 
 AMBIGUITY = 3  # masks that one point may mean
-JITTER = 0.08  # of the sides of a box, relative to its size
 SINGLE, MULTI = slice(0, 1), slice(1, 4)
 
 
@@ -194,11 +193,11 @@ def inside_points(masks: Tensor) -> tuple[Tensor, Tensor]:
     return place + torch.rand_like(place), cell
 
 
-def jittered_boxes(masks: Tensor) -> Tensor:
+def jittered_boxes(masks: Tensor, jitter: float = 0.08) -> Tensor:
     """Boxes (B, 4) as x0, y0, x1, y1 in cells around masks (B, m, m), each side moved at random by a share of it."""
     boxes = mask_boxes(masks > 0.5)
     extent = (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)
-    return (boxes + torch.randn_like(boxes) * JITTER * extent).clamp(0, masks.shape[-1])
+    return (boxes + torch.randn_like(boxes) * jitter * extent).clamp(0, masks.shape[-1])
 
 
 def prototype_contrast(features: Tensor, masks: Tensor, valid: Tensor, classes: Tensor) -> Tensor:
