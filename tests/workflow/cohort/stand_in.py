@@ -27,7 +27,7 @@ class Bands:
     def __init__(self, bands: int = 5, seconds: float = 0.0) -> None:
         self.bands, self._seconds = bands, seconds
 
-    def __call__(self, sam, slices: Tensor) -> list[SliceMasks]:
+    def __call__(self, sam, slices: Tensor, window=None) -> list[SliceMasks]:
         time.sleep(self._seconds)
         return [self._slice(one.mean(dim=0)) for one in slices]
 

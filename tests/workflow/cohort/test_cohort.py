@@ -149,11 +149,11 @@ def test_a_failure_inside_the_engine_does_not_spoil_the_next_pair(
     """Ignite's engine silently does nothing when it is run again after an exception."""
     real, calls = Bands.__call__, []
 
-    def once(self, sam, slices):
+    def once(self, sam, slices, window=None):
         calls.append(len(slices))
         if len(calls) == 1:
             raise RuntimeError("applying transform <Bands object at 0x7f00>") from error
-        return real(self, sam, slices)
+        return real(self, sam, slices, window)
 
     monkeypatch.setattr(Bands, "__call__", once)
     summary = register(pairs=write_list(tmp_path / "list.json", phantoms), output_dir=str(tmp_path), **QUICK)
