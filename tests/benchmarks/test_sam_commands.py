@@ -80,7 +80,11 @@ def test_the_table_segments_once_and_equals_a_registration(heart_files, monkeypa
     registrar = Registrar({"window": "mr", "points_per_side": 8, **roi_table.PAPER, "linking": "auto"})
     asked = []
     real = registrar.inferer.everything.__class__.__call__
-    counted = lambda self, sam, slices: asked.append(len(slices)) or real(self, sam, slices)  # noqa: E731
+
+    def counted(self, sam, slices, window=None):
+        asked.append(len(slices))
+        return real(self, sam, slices, window)
+
     monkeypatch.setattr(registrar.inferer.everything.__class__, "__call__", counted)
     segmented = Segmented(registrar, heart_files)
     once = sum(asked)
