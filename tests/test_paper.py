@@ -10,6 +10,7 @@ from monai.data import MetaTensor
 
 from scripts.common.bundle import CONFIGS
 from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.sam.everything import EverythingMode
 from scripts.workflow.record import flat_settings
 from tests.test_configs import parsed
 
@@ -24,6 +25,9 @@ def test_the_settings_are_those_of_the_paper_with_every_model(sam):
     assert overlay["pred_iou_thresh"] == overlay["stability_score_thresh"] == 0.9
     assert overlay["epsilon"] == overlay["max_overlap"] == 0.8
     assert (overlay["min_area"] * 200 * 200, overlay["max_area"] * 200 * 200) == (200, 7000)
+    everything = parser.get_parsed_content("everything")
+    if isinstance(everything, EverythingMode):  # models that take boxes have no grid of points
+        assert (everything.stability_score_offset, everything.skip_air) == (1.0, False)
     settings = parser.get_parsed_content("dense_settings")
     assert not settings.compares_images
     assert (settings.levels, settings.steps) == (3, 60)

@@ -1,7 +1,7 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Which points of a grid are worth a question: not those in the air around a patient, nor where another look follows.
+"""Which points of a grid become prompts: none in the air around a patient, none in a window that is segmented again.
 
-Two thirds of the points of an abdominal CT lie in air, whose mask the filter of regions drops because of its border.
+About half of the points of an abdominal CT are in air, whose mask the region filter drops because of its border.
 """
 
 from __future__ import annotations

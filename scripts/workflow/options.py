@@ -69,6 +69,8 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "points_per_side": ("whole", "points per side of the prompt grid, for models that take points"),
         "pred_iou_thresh": ("number", "least predicted quality of a mask; defaults of each model: configs/sam"),
         "stability_score_thresh": ("number", "least stability of a mask; defaults of each model: configs/sam"),
+        "stability_score_offset": ("number", "shift of the mask threshold that tests the stability, in logits"),
+        "skip_air": ("switch", "leave out the points of the grid in the air around a patient"),
     },
     "Regions": {
         "min_area": ("number", "least area of a region, as a fraction of the slice"),
