@@ -43,7 +43,10 @@ def disjoint(training: list[dict], validation: list[dict]) -> list[dict]:
     """The training pairs; raises :class:`InputError` if they share a subject with the validation pairs."""
     common = subjects(training) & subjects(validation)
     if common:
-        raise InputError(f"Training and validation share {len(common)} subjects, e.g. {min(common)}; separate them.")
+        raise InputError(
+            f"{len(common)} subjects are in both the training and the validation list, e.g. {min(common)}; remove each "
+            "from one of them."
+        )
     return training
 
 

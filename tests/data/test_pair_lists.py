@@ -60,7 +60,7 @@ def test_missing_list(tmp_path):
 def test_a_subject_in_both_splits_is_refused(tmp_path):
     a = [{"moving": "1.nii", "fixed": "2.nii"}]
     assert disjoint(a, [{"moving": "3.nii", "fixed": "4.nii"}]) is a
-    with pytest.raises(InputError, match="share 1 subjects"):
+    with pytest.raises(InputError, match="1 subjects are in both"):
         disjoint(a, [{"moving": "3.nii", "fixed": "2.nii"}])
     named = [{"moving": "1.nii", "fixed": "2.nii", "moving_subject": "p1", "fixed_subject": "p1"}]
     with pytest.raises(InputError, match=r"e\.g\. p1"):
