@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..metrics.overlap import bounding_box
+from ..metrics.overlap import bounding_boxes
 
 
 class RegionMasks(Sequence):
@@ -22,8 +22,7 @@ class RegionMasks(Sequence):
 
     def __init__(self, masks: Tensor) -> None:
         self.shape, self.dtype = tuple(masks.shape), masks.dtype
-        boxes = [bounding_box(mask > 0, margin=0) for mask in masks]
-        self.parts = [(box, mask[box].clone()) for box, mask in zip(boxes, masks)]
+        self.parts = [(box, mask[box].clone()) for box, mask in zip(bounding_boxes(masks), masks)]
 
     @classmethod
     def of(cls, masks: Sequence[Tensor]) -> RegionMasks:

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 from torch import Tensor
 
 
@@ -86,8 +85,22 @@ def _per_label(
 
 
 def bounding_box(mask: Tensor | NDArray, margin: int = 2) -> tuple[slice, ...]:
-    """The smallest box around the true voxels of a bool mask, widened by ``margin`` voxels; empty for an empty mask."""
-    box = find_objects(torch.as_tensor(mask).cpu().numpy().view(np.uint8), 1)[0]
-    if box is None:
-        return (slice(0, 0),) * mask.ndim
+    """The smallest box around the true voxels of a mask, widened by ``margin`` voxels; empty for an empty mask."""
+    box = bounding_boxes(torch.as_tensor(mask)[None])[0]
+    if box[0].start == box[0].stop:
+        return box
     return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape))
+
+
+def bounding_boxes(masks: Tensor) -> list[tuple[slice, ...]]:
+    """The smallest box around the true voxels of each of K masks (K, *shape); empty for an empty mask."""
+    ends = []
+    for axis, size in enumerate(masks.shape[1:], start=1):
+        seen = masks
+        for other in reversed(range(1, masks.ndim)):
+            seen = seen.any(dim=other, keepdim=True) if other != axis else seen
+        seen = seen.reshape(len(masks), size).int()
+        first, stop = seen.argmax(dim=1), size - seen.flip(1).argmax(dim=1)
+        ends.append(torch.stack([first, stop.where(seen.any(dim=1), 0)], dim=1))
+    spans = torch.stack(ends, dim=1).tolist() if len(masks) else []
+    return [tuple(slice(*span) for span in box) for box in spans]

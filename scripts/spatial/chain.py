@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from .geometry import LPS, Geometry, apply_affine, same_grid
-from .warp import sample
+from .warp import sample, sample_shares
 
 SAME_GRID_VOX = 1e-3  # fields on grids closer than this are read voxel by voxel, not interpolated
 
@@ -61,7 +60,6 @@ def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
     Returns:
         (C, ..., X).
     """
-    # PyTorch handles each image of a batch with one thread, so every thread gets its own share of the points.
     n, count, threads = len(shape), index[0].numel(), torch.get_num_threads()
     share = -(-count // threads)
     places = torch.empty(n, threads * share)
@@ -69,10 +67,7 @@ def read_linear(image: Tensor, index: Tensor, shape: Sequence[int]) -> Tensor:
     for axis, size in enumerate(shape):
         # With aligned corners an axis of one voxel is always read at that voxel.
         torch.add(torch.tensor(-1.0), index[axis].reshape(-1), alpha=2 / max(size - 1, 1), out=places[axis, :count])
-    grid = places.view(n, threads, share, *[1] * (n - 1)).movedim(0, -1)
-    images = image.expand(threads, *image.shape[1:])
-    values = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=True)
-    values = values.view(threads, -1, share).transpose(0, 1).reshape(-1, threads * share)
+    values = sample_shares(image, places.view(n, threads, share).movedim(0, -1))
     return values[:, :count].reshape(-1, *index.shape[1:])
 
 

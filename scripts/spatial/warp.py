@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 MODES = ("bilinear", "nearest", "bicubic")
 PADDINGS = ("border", "zeros", "reflection")
+SHARED_POINTS = 10_000  # fewer are read faster by one thread
 KEPT_VOXELS = 10_000_000  # the coordinates of larger grids, hundreds of MB, are not kept
 
 
@@ -65,7 +66,46 @@ def sample(image: Tensor, coordinates: Tensor, mode: str = "bilinear", padding: 
     sizes = torch.tensor(image.shape[2:], device=image.device, dtype=coordinates.dtype).clamp_min(2)
     scale = (2 / (sizes - 1)).view([1, n] + [1] * n)
     normalised = (coordinates * scale - 1).movedim(1, -1).flip([-1])
-    return F.grid_sample(image, normalised.to(image.dtype), mode=mode, padding_mode=padding, align_corners=True)
+    normalised = normalised.to(image.dtype)
+    if not torch.jit.is_scripting():
+        return _sample_by_threads(image, normalised, mode, padding)
+    return F.grid_sample(image, normalised, mode=mode, padding_mode=padding, align_corners=True)
+
+
+def _sample_by_threads(image: Tensor, grid: Tensor, mode: str, padding: str) -> Tensor:
+    """``grid_sample`` with aligned corners; the points of a single volume are shared between the threads."""
+    points, n, threads = grid.shape[1:-1], grid.shape[-1], torch.get_num_threads()
+    count = math.prod(points)
+    exported = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    # In 2-D one thread is about as fast.
+    alone = image.device.type != "cpu" or len(image) > 1 or n == 2 or count < SHARED_POINTS or threads == 1
+    if exported or alone:
+        return F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+    share = -(-count // threads)
+    places = F.pad(grid.reshape(-1, n), (0, 0, 0, threads * share - count))
+    values = sample_shares(image, places.view(threads, share, n), mode, padding)
+    return values[:, :count].reshape(1, -1, *points)
+
+
+def sample_shares(image: Tensor, places: Tensor, mode: str = "bilinear", padding: str = "border") -> Tensor:
+    """Reads one image at normalised coordinates, each share of them in a thread of its own.
+
+    PyTorch handles each image of a batch with one thread, so every share gets the image.
+
+    Args:
+        image: (1, C, H, W[, D]).
+        places: (shares, points, n), with aligned corners.
+        mode: see :func:`sample`.
+        padding: see :func:`sample`.
+
+    Returns:
+        (C, shares * points).
+    """
+    shares, n = len(places), places.shape[-1]
+    grid = places.view(shares, -1, *[1] * (n - 1), n)
+    images = image.expand(shares, *image.shape[1:])
+    values = F.grid_sample(images, grid, mode=mode, padding_mode=padding, align_corners=True)
+    return values.flatten(2).transpose(0, 1).flatten(1)
 
 
 def _check_sample(image: Tensor, coordinates: Tensor, mode: str, padding: str) -> None:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from scipy.ndimage import find_objects
 
 from scripts.metrics import assembly, jacobian
 from scripts.metrics.assembly import common_values, field_metrics, label_metrics, landmark_metrics, mean_known, plain
-from scripts.metrics.overlap import assd, bounding_box, hd95
+from scripts.metrics.overlap import assd, bounding_box, bounding_boxes, hd95
 from scripts.metrics.tables import flat_metrics, mean_sd, summarise_rows
 from tests.conftest import smooth_field
 
@@ -53,6 +54,16 @@ def test_surface_distances_in_a_box_equal_those_of_the_whole_volume():
         whole = float(compute_average_surface_distance(x, y, symmetric=True, **options))
         assert assd(a, b, [value], spacing)[value] == pytest.approx(whole)
     assert bounding_box(a == 2, margin=0) == (slice(18, 24), slice(0, 4), slice(10, 16))
+
+
+@pytest.mark.parametrize("shape", [(9, 7), (6, 8, 5)])
+def test_boxes_equal_those_of_scipy(shape):
+    masks = torch.rand(20, *shape, generator=torch.Generator().manual_seed(0)) > 0.97
+    masks[3] = False
+    expected = [find_objects(mask.numpy().view(np.uint8), 1) for mask in masks]
+    expected = [found[0] if found and found[0] else (slice(0, 0),) * len(shape) for found in expected]
+    assert bounding_boxes(masks) == bounding_boxes(masks.to(torch.uint8) * 200) == expected
+    assert bounding_boxes(masks[:0]) == []
 
 
 def test_stages_and_values():

@@ -19,6 +19,26 @@ def test_equals_monai_warp(shape, mode):
     torch.testing.assert_close(warp(image, ddf, mode), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+def test_threads_share_a_volume(mode, padding):
+    # An odd number of voxels leaves the last thread fewer than the others.
+    shape = (23, 27, 21)
+    image, ddf = torch.rand(1, 2, *shape), smooth_field(shape, 4.0, 1)
+    threads, results = torch.get_num_threads(), []
+    for count in (1, 4):
+        torch.set_num_threads(count)
+        try:
+            leaves = image.clone().requires_grad_(), ddf.clone().requires_grad_()
+            moved = warp(*leaves, mode, padding)
+            (moved * torch.linspace(0, 1, moved.numel()).view(moved.shape)).sum().backward()
+        finally:
+            torch.set_num_threads(threads)
+        results.append((moved.detach(), *[leaf.grad for leaf in leaves]))
+    torch.testing.assert_close(results[1][0], results[0][0], atol=0, rtol=0)
+    torch.testing.assert_close(results[1][1:], results[0][1:])
+
+
 @pytest.mark.parametrize("shape", [(32, 40), (20, 24, 16)])
 def test_compose_equals_two_warps(shape):
     # A linear image is interpolated exactly, so both sides must agree away from the border.
