@@ -208,7 +208,7 @@ def test_the_record_names_settings_and_their_values():
     record = flat_settings(parsed(["samreg.json", "sam/vit_b.json"]).get_parsed_content("parameters"))
     assert record["sam"] == "vit_b" and record["preprocessing.window"] == "auto"
     assert record["registration.everything.everything.pred_iou_thresh"] == 0.9
-    assert record["registration.settings.smoothness"] == 12.0
+    assert record["registration.settings.smoothness"] == 14.0
     assert not any("dir" in key or "progress" in key for key in record)
 
 

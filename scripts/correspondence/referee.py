@@ -2,9 +2,10 @@
 """Whether a stage improved a registration, judged by two measures of the images.
 
 Two measures compare the images: the mutual information of all intensities, and the mean difference of their
-self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. A field is kept but reported to the user
-if it makes both slightly worse or one of them clearly, separates the matched regions, folds, or changes volumes
-implausibly.
+self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. So is one that worsens the
+self-similarity of finer detail than any stage has seen, as far as there is some: what a stage optimises improves
+anyway. A field is kept but reported to the user if it makes both measures slightly worse or one of them clearly,
+separates the matched regions, folds, or changes volumes implausibly.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Measures:
         regions: mean Dice of the matched regions; None without regions.
         folds_percent: of the voxels.
         volumes: 1st and 99th percentile of the Jacobian determinant.
+        detail: as ``structure``, of details that no stage has seen; None without such details.
     """
 
     information: float
@@ -50,6 +52,7 @@ class Measures:
     regions: float | None
     folds_percent: float
     volumes: tuple[float, float]
+    detail: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,12 @@ class Referee:
         image: (2C, *shape), moving channels first, on the working grid.
         spacing: mm of this grid.
         weight: (2, *shape), 0 in excluded voxels of the moving or the fixed image; None excludes nothing.
+        detail: (2, *finer) moving and fixed image on a finer grid than any stage sees; None if there is none.
     """
 
-    def __init__(self, image: Tensor, spacing: Sequence[float], weight: Tensor | None = None) -> None:
+    def __init__(
+        self, image: Tensor, spacing: Sequence[float], weight: Tensor | None = None, detail: Tensor | None = None
+    ) -> None:
         shape = image.shape[1:]
         self.full = tuple(shape)
         target = max(n * s for n, s in zip(shape, spacing)) / SIDE
@@ -100,6 +106,7 @@ class Referee:
         # A voxel counts only if no part of it is excluded.
         self.looks = (self._small(looks) > 0.999).float()
         self.fixed_mind = mind(self.fixed[None], spacing=self.spacing)
+        self.detail = None if detail is None else detail.to(grey)
 
     def _small(self, x: Tensor) -> Tensor:
         return x if tuple(x.shape[1:]) == self.shape else F.interpolate(x[None], self.shape, mode="area")[0]
@@ -123,7 +130,16 @@ class Referee:
         inner = jacobian_determinant(field).flatten().cpu().numpy()
         low, high = np.percentile(inner, (1, 99)).tolist()
         regions = overlap(resize_ddf(field, self.shape), masks)
-        return Measures(information, structure, regions, float((inner <= 0).mean() * 100), (low, high))
+        folds = float((inner <= 0).mean() * 100)
+        return Measures(information, structure, regions, folds, (low, high), self._detail(field, where))
+
+    def _detail(self, field: Tensor, where: Tensor) -> float | None:
+        if self.detail is None or not where.any():
+            return None
+        shape = self.detail.shape[1:]
+        moved = warp(self.detail[None, :1], resize_ddf(field, shape))
+        apart = (mind(moved) - mind(self.detail[None, 1:])).abs().mean(dim=1)[0]
+        return float(apart[F.interpolate(where[None, None].float(), shape)[0, 0] > 0].mean())
 
     def seen(self, field: Tensor) -> Tensor:
         """Voxels of the referee's grid that both images show under a field and neither excludes."""
@@ -154,6 +170,12 @@ class Referee:
         )
         if min(lost) > WORSE:
             sentence = f"{stage} was discarded, because the images agree less with it than without it ({numbers})."
+            return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
+        if old.detail is not None and _loss(1 - old.detail, 1 - new.detail) > TOLERANCE:
+            sentence = (
+                f"{stage} was discarded, because details that it was not optimised for agree less with it than without "
+                f"it (difference of structure {old.detail:.3f} before and {new.detail:.3f} after)."
+            )
             return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
         notes = []
         if min(lost) > TOLERANCE or max(lost) > CLEAR:

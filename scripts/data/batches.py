@@ -17,9 +17,9 @@ def image_batch(batch: Mapping, device: torch.device | str, non_blocking: bool =
 
 
 def _extra(batch: Mapping, device: torch.device | str) -> dict:
-    """Keyword arguments of the inferer: a prompt, and the weights of voxels if some are excluded."""
-    found = {key: batch[key] for key in ("prompt", "weight") if key in batch}
-    return found | ({"weight": plain(found["weight"])[0].to(device)} if "weight" in found else {})
+    """Keyword arguments of the inferer: a prompt, and the weights of voxels and finer images if the pair has them."""
+    tensors = {key: plain(batch[key])[0].to(device) for key in ("weight", "detail") if key in batch}
+    return tensors | ({"prompt": batch["prompt"]} if "prompt" in batch else {})
 
 
 def pair_batch(batch: Mapping, device: torch.device | str, non_blocking: bool = False, **kwargs):

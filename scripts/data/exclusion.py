@@ -1,8 +1,9 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Regions of an image that a registration must ignore: lesions, metal, resected tissue."""
+"""What a registration must ignore: lesions, metal, resected tissue, and what lies outside the field of view."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from ..common.errors import InputError
 from ..spatial.geometry import Geometry, resample
 from .reader import Volume
+
+DARK = 0.1  # of the brightest value of a photograph; its frame is darker in every channel
 
 
 def filled(image: Volume, exclude: Volume | None) -> Volume:
@@ -46,26 +49,42 @@ def hidden_on(exclude: Volume | None, grid: Geometry) -> NDArray | None:
     return pool(hidden, grid.shape)[0, 0].numpy() > 0
 
 
-def weights_on(moving: Volume | None, fixed: Volume | None, working: Geometry, transform: NDArray) -> Tensor | None:
+def weights_on(pair: Sequence[tuple[Geometry, Volume | None]], working: Geometry, transform: NDArray) -> Tensor | None:
     """Weight of every voxel of both images on the working grid.
 
     Args:
-        moving: voxels to exclude from the moving image, or None.
-        fixed: those of the fixed image, or None.
+        pair: (grid, excluded voxels or None) of the moving and the fixed image.
         working: the grid.
         transform: (4, 4) fixed world to moving world, RAS mm.
 
     Returns:
-        (2, *working.shape) in {0, 1}: moving and fixed, 0 in excluded voxels; None if nothing is excluded.
+        (2, *working.shape) in {0, 1}: moving and fixed, 0 in voxels that are excluded or that the image does not show;
+        None if there are none.
     """
-    if moving is None and fixed is None:
-        return None
     maps = []
-    for exclude, matrix in ((moving, transform), (fixed, None)):
-        weight = torch.ones(1, *working.shape)
+    for (grid, exclude), matrix in zip(pair, (transform, None)):
+        hidden = torch.zeros(1).expand(1, *grid.shape)
         if exclude is not None:
             hidden = torch.from_numpy((exclude.array != 0).astype(np.float32))
-            # Any share of an excluded voxel counts, because neighbouring values are interpolated from it.
-            weight = (resample(hidden, exclude.geometry, working, matrix, fill=0.0) < 1e-3).float()
-        maps.append(weight)
-    return torch.cat(maps)
+        # Any share of an excluded voxel counts, because neighbouring values are interpolated from it.
+        maps.append((resample(hidden, grid, working, matrix, fill=1.0) < 1e-3).float())
+    weight = torch.cat(maps)
+    return None if weight.all() else weight
+
+
+def hide_frames(images: Tensor, weight: Tensor | None) -> Tensor | None:
+    """Excludes the black frames of two photographs, whose edges would be aligned like anatomy.
+
+    A frame is a dark area at the border of the image. Its edge is blurred, so two pixels beside it count, too.
+
+    Args:
+        images: (6, H, W) in [0, 1], moving and fixed in colour.
+        weight: (2, H, W) of the pixels so far, or None.
+    """
+    shown = torch.ones(2, *images.shape[1:]) if weight is None else weight.clone()
+    for image, place in zip(images.chunk(2), shown):
+        dark = np.pad(image.amax(dim=0).numpy() < DARK, 1, constant_values=True)
+        labels, _ = ndimage.label(dark)
+        frame = ndimage.binary_dilation((labels == labels[0, 0])[1:-1, 1:-1], iterations=2)
+        place[torch.from_numpy(frame)] = 0
+    return None if shown.all() else shown

@@ -25,11 +25,13 @@ from ..spatial.landmark_files import read_landmarks
 from ..spatial.likeness import Scan
 from ..spatial.orientation import ddf_to_grid, oriented
 from .dicom import is_dicom
-from .exclusion import filled, hidden_on, weights_on
+from .exclusion import filled, hidden_on, hide_frames, weights_on
 from .intensity import apply_window
 from .reader import Volume, check_grid, check_intensities, read_volume
 
 logger = logging.getLogger(__name__)
+
+DETAIL = 2  # a picture is checked on a grid this many times as fine as the working grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,7 @@ class LoadPair(Transform):
         reorient: gives the working grid the axes of :func:`scripts.spatial.orientation.oriented`, which a network
             expects; otherwise it keeps those of the fixed image.
         max_image_gb: largest image, see :func:`scripts.spatial.files.size_limit`.
+        detail: also gives pictures on a finer grid, so that a result can be checked on what no stage has seen.
 
     Input: a dict with "moving" and "fixed", and optionally "moving_frame", "fixed_frame", "moving_label",
     "fixed_label", "moving_mask", "fixed_mask", "moving_exclude", "fixed_exclude", "moving_landmarks",
@@ -102,8 +105,9 @@ class LoadPair(Transform):
     values count as absent.
 
     Output: the same dict with "image", a MetaTensor (2C, *working.shape) in [0, 1], moving channels first, with the
-    affine of the working grid; "pair", a :class:`Pair`; and, where voxels are excluded, "weight" (2, *working.shape),
-    moving and fixed, 0 in excluded voxels and 1 elsewhere.
+    affine of the working grid; "pair", a :class:`Pair`; where voxels are excluded or not shown, "weight"
+    (2, *working.shape), moving and fixed, 0 in these voxels and 1 elsewhere; and with ``detail``, for pictures of which
+    the working grid does not show every pixel, "detail" (2, *finer), moving and fixed in grey.
 
     Raises:
         InputError: an input that cannot be used, or images that do not overlap.
@@ -118,6 +122,7 @@ class LoadPair(Transform):
     affine_size: int = 96
     reorient: bool = False
     max_image_gb: float = MAX_GB
+    detail: bool = False
 
     def __post_init__(self) -> None:
         for name, size in (("max_size", self.max_size), ("affine_size", self.affine_size)):
@@ -178,9 +183,22 @@ class LoadPair(Transform):
         on_grid = resample(*small[0], working, transform, fill=0.0), resample(*small[1], working)
         channels = max(map(len, on_grid))  # a grey image beside one in colour is repeated
         stacked = torch.cat([x.expand(channels, *x.shape[1:]) for x in on_grid])
-        weight = weights_on(pair.moving_exclude, pair.fixed_exclude, working, transform)
+        shown = ((moving.geometry, pair.moving_exclude), (fixed.geometry, pair.fixed_exclude))
+        weight = weights_on(shown, working, transform)
         found = {"image": MetaTensor(stacked, affine=torch.as_tensor(working.affine)), "pair": pair}
-        return {**data, **found, **({} if weight is None else {"weight": weight})}
+        if working.ndim == 2 and channels == 3:
+            weight = hide_frames(stacked, weight)
+        more = {"weight": weight, "detail": self._detail(moving, fixed, transform) if self.detail else None}
+        return {**data, **found, **{key: value for key, value in more.items() if value is not None}}
+
+    def _detail(self, moving: Volume, fixed: Volume, transform: NDArray) -> Tensor | None:
+        """Both images in grey on a grid twice as fine as the working grid, if they are pictures with as much detail."""
+        fine = working_grid(fixed.geometry, DETAIL * self.max_size)
+        if fine.ndim == 3 or max(fine.shape) < DETAIL * self.max_size:
+            return None
+        grey = [apply_window(torch.from_numpy(v.array), self.window).mean(dim=0, keepdim=True) for v in (moving, fixed)]
+        small = [coarsen(g, v.geometry, min(fine.spacing)) for g, v in zip(grey, (moving, fixed))]
+        return torch.cat([resample(*small[0], fine, transform, fill=0.0), resample(*small[1], fine)])
 
     def _image(self, data: Mapping, role: str) -> Volume:
         volume = self._volume(data, role)
@@ -253,6 +271,6 @@ def coarsen(image: Tensor, geometry: Geometry, spacing: float) -> tuple[Tensor, 
 
 
 def one_pair(samples: list[dict]) -> dict:
-    """Collates exactly one pair: image and weight get a batch axis, everything else is unchanged."""
+    """Collates exactly one pair: images and weight get a batch axis, everything else is unchanged."""
     sample = samples[0]
-    return {**sample, **{key: sample[key][None] for key in ("image", "weight") if key in sample}}
+    return {**sample, **{key: sample[key][None] for key in ("image", "weight", "detail") if key in sample}}

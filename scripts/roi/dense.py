@@ -59,7 +59,7 @@ class DenseSettings:
         max_work: the finest level has at most so many voxels times pairs, which bounds the time for any K.
     """
 
-    smoothness: float = 12.0
+    smoothness: float = 14.0
     region_weight: float = 1.0
     named_weight: float = 5.0
     image_weight: float = 0.0

@@ -103,7 +103,8 @@ def search(
         masks: moving and fixed masks (K, *any grid) that correspond, uint8 0..255 or float in [0, 1]; the squared
             difference of each is added with its weight.
         weights: (K,) of the masks; 1 if None.
-        valid: moving and fixed weight (*shape) in [0, 1]; the cost is 0 where either image is not valid.
+        valid: moving and fixed weight (*shape) in [0, 1]; where either image is not valid, the cost is the mean of the
+            displacements of the cell.
 
     Raises:
         ValueError: features of different shapes.
@@ -156,12 +157,21 @@ def _costs(moving: Tensor, fixed: Tensor, reach: Sequence[int], valid: list[Tens
     """Table (D, *cells) of the mean squared difference of the fixed cell and the displaced moving cell."""
     cells = fixed.shape[1:]
     padded = _padded(moving, reach)
-    seen = None if valid is None else _padded(valid[0], reach)
     costs = fixed.new_empty(math.prod(2 * r + 1 for r in reach), *cells)
     for row, offset in zip(costs, window(reach)):
         torch.mean((fixed - _at(padded, reach, offset, cells)).square_(), dim=0, out=row)
-        if seen is not None:
-            row *= (valid[1] * _at(seen, reach, offset, cells))[0]
+    if valid is None:
+        return costs
+    # Displacements out of view get the mean cost of the others: a lower one would draw cells out, a higher one in.
+    seen = _padded(valid[0], reach)
+    total, count = torch.zeros_like(costs[0]), torch.zeros_like(costs[0])
+    for row, offset in zip(costs, window(reach)):
+        look = (valid[1] * _at(seen, reach, offset, cells))[0]
+        total += row.mul_(look)
+        count += look
+    usual = total / count.clamp_min(1e-6)
+    for row, offset in zip(costs, window(reach)):
+        row += usual * (1 - valid[1] * _at(seen, reach, offset, cells))[0]
     return costs
 
 

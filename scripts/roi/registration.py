@@ -23,6 +23,7 @@ from ..sam.slice_masks import SliceMasks
 from ..spatial.geometry import Geometry
 from .centroids import fit_centroids
 from .dense import DenseSettings, roi_to_dense
+from .doubts import pair_doubts
 from .embeddings import embedding_channels
 from .focus import focus_window
 from .matcher import Matcher
@@ -89,7 +90,12 @@ class ROIRegistration:
         self.dense, self.check = dense, check
 
     def __call__(
-        self, inputs: Tensor, network: Sam, weight: Tensor | None = None, masks: Tensor | None = None
+        self,
+        inputs: Tensor,
+        network: Sam,
+        weight: Tensor | None = None,
+        masks: Tensor | None = None,
+        detail: Tensor | None = None,
     ) -> Registration:
         """Registers one pair.
 
@@ -98,6 +104,7 @@ class ROIRegistration:
                 affine.
             network: the Segment Anything model.
             weight: (2, *shape), 0 in voxels of the moving and of the fixed image that are excluded, 1 elsewhere.
+            detail: finer images for the check, see :class:`scripts.correspondence.referee.Referee`.
             masks: (2, *shape) moving and fixed labels of structures known by name, equal numbers correspond; or None.
         """
         seconds: dict[str, float] = {}
@@ -111,7 +118,7 @@ class ROIRegistration:
                 for img, name, look in ((moving_image, "moving", looks[0]), (fixed_image, "fixed", looks[1]))
             ]
         # Taken out of the list, so that nothing here keeps the embeddings of all slices while the field is found.
-        return self.from_regions(sides.pop(0), sides.pop(0), image, working, seconds, weight, masks)
+        return self.from_regions(sides.pop(0), sides.pop(0), image, working, seconds, weight, masks, detail)
 
     def from_regions(
         self,
@@ -122,6 +129,7 @@ class ROIRegistration:
         seconds: dict[str, float] | None = None,
         weight: Tensor | None = None,
         masks: Tensor | None = None,
+        detail: Tensor | None = None,
     ) -> Registration:
         """Registers a pair whose regions are known, so that settings can be compared without segmenting again.
 
@@ -131,8 +139,9 @@ class ROIRegistration:
             image: (2C, *shape) in [0, 1], moving channels first, on the working grid.
             working: that grid.
             seconds: wall time by stage so far; stages are added.
-            weight: as for :meth:`__call__`.
-            masks: of structures known by name, as for a call.
+            weight: as for a call, like ``masks`` and ``detail``.
+            masks: of structures known by name.
+            detail: finer images.
         """
         seconds = {} if seconds is None else seconds
         moving_image, fixed_image = image.chunk(2)
@@ -143,7 +152,7 @@ class ROIRegistration:
         named = None if masks is None else structure_pairs(masks)
         result = Registration(moving, fixed, matches, *pairs, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
-        result.warnings += self.doubts(result)
+        result.warnings += pair_doubts(result, self.matcher.epsilon, self.dense and self.too_few(result))
         if len(matches):
             moving = fixed = chosen = None
             result.moving, result.fixed = result.moving.without_masks(), result.fixed.without_masks()
@@ -154,7 +163,7 @@ class ROIRegistration:
                 self.fill_dense(result, working, moving_image, fixed_image, weight, named)
             if self.check:
                 with timed(seconds, "check"):
-                    keep_better(result, Referee(image, working.spacing, weight), "the dense field")
+                    keep_better(result, Referee(image, working.spacing, weight, detail), "the dense field")
                 result.confidence = None if result.discarded else result.confidence
         return result
 
@@ -211,30 +220,6 @@ class ROIRegistration:
             return self.linking != "slice"
         in_plane = [s for a, s in enumerate(working.spacing) if a != plan.axis]
         return working.spacing[plan.axis] < THICK * max(in_plane)
-
-    def doubts(self, result: Registration) -> list[str]:
-        """What the user should know about the pairs, in sentences."""
-        for name, regions in (("moving", result.moving), ("fixed", result.fixed)):
-            if not len(regions):
-                found = sum(len(s) for s in regions.slices)
-                return [
-                    f"No region was found in the {name} image ({found} masks after the filter); lower "
-                    "--pred_iou_thresh or --stability_score_thresh, widen --min_area and --max_area, or try "
-                    "another --window or --sam."
-                ]
-        if not len(result.matches):
-            return [
-                f"None of {len(result.moving)} moving and {len(result.fixed)} fixed regions match above epsilon "
-                f"{self.matcher.epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
-            ]
-        if self.dense and self.too_few(result):
-            return [
-                f"Too few pairs of regions ({len(result.matches)}) were found to improve on the initial alignment: the "
-                "field is that alignment alone; lower --pred_iou_thresh, or set --image_weight."
-            ]
-        if len(result.matches) == 1:
-            return ["Only one pair of regions was found: away from it the field is little more than a translation."]
-        return []
 
     def too_few(self, result: Registration) -> bool:
         """Whether, after an initial alignment, there are fewer pairs than an affine map needs.

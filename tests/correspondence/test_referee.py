@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from scripts.correspondence.matching import Matches
 from scripts.correspondence.referee import Referee, keep_better, overlap
@@ -12,7 +13,9 @@ from scripts.correspondence.regions import Regions
 from scripts.correspondence.result import Registration
 from scripts.correspondence.slicing import plan_slices
 from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.losses.similarity import local_mean
 from scripts.spatial.geometry import Geometry
+from scripts.spatial.warp import resize_ddf, warp
 
 SHAPE, SPACING = (56, 56), (3.4, 3.4)
 
@@ -98,6 +101,20 @@ def test_excluded_voxels_are_not_compared(pair, image, truth):
         assert not where[10:25, 20:40].any()
         measured.append(referee.measure(truth, where).information)
     assert measured[0] == measured[1]
+
+
+def test_details_that_no_stage_has_seen_decide(image, truth):
+    """A field that seems good on coarse images is discarded if it takes finer structure apart."""
+    fine = F.interpolate(image[None], scale_factor=2, mode="bilinear")[0]
+    noise = local_mean(torch.rand(1, 1, *fine.shape[1:], generator=torch.Generator().manual_seed(3)), [3, 3])[0]
+    detail = torch.cat([fine[:1], fine[1:]]) + noise  # both show the same fine structure at the same place
+    plain, informed = Referee(image, SPACING), Referee(image, SPACING, detail=detail)
+    assert plain.judge("it", None, truth).kept
+    verdict = informed.judge("it", None, truth)
+    assert not verdict.kept and "details that it was not optimised for" in verdict.doubts[0]
+    assert verdict.record()["after"]["detail"] > verdict.record()["before"]["detail"]
+    moved = torch.cat([fine[:1] + noise, fine[1:] + warp(noise[None], resize_ddf(truth, noise.shape[1:]))[0]])
+    assert Referee(image, SPACING, detail=moved).judge("it", None, truth).kept
 
 
 def test_the_field_before_a_stage_comes_back(image, truth):

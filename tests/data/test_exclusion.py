@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from scripts.common.errors import InputError
-from scripts.data.exclusion import filled, hidden_on, weights_on
+from scripts.data.exclusion import filled, hidden_on, hide_frames, weights_on
 from scripts.data.pair import LoadPair, one_pair
 from scripts.data.reader import Volume
 from scripts.spatial.geometry import Geometry
@@ -55,12 +55,30 @@ def test_weights_follow_the_initial_alignment():
     hidden[8:12, 8:12, 4:6] = 1
     shift = np.eye(4)
     shift[0, 3] = 4.0  # two voxels: fixed x shows moving x + 2
-    moving, fixed = weights_on(volume(hidden, grid), None, grid, shift)
+    moving, fixed = weights_on(((grid, volume(hidden, grid)), (grid, None)), grid, shift)
     assert bool((fixed == 1).all())
     expected = np.roll(hidden, -2, axis=0)
+    expected[-2:] = 1  # the moving image ends there
     assert (moving.numpy()[expected == 1] == 0).all()
     assert (moving.numpy()[ndimage.binary_dilation(expected, np.ones((3, 3, 3))) == 0] == 1).all()
-    assert weights_on(None, None, grid, shift) is None
+    moving, fixed = weights_on(((grid, None), (grid, None)), grid, shift)
+    assert moving[:-2].all() and not moving[-2:].any() and fixed.all()
+    assert weights_on(((grid, None), (grid, None)), grid, np.eye(4)) is None
+
+
+def test_frames_of_photographs_are_hidden():
+    rows, columns = np.mgrid[:80, :80]
+    disc = (rows - 40) ** 2 + (columns - 40) ** 2 < 30**2
+    photo = torch.from_numpy(np.where(disc, 0.6, 0.02)).float().expand(3, -1, -1).clone()
+    photo[:, 35:45, 35:45] = 0.0  # a dark lesion is no frame
+    plain = torch.full((3, 80, 80), 0.5)
+    shown = hide_frames(torch.cat([photo, plain]), None)
+    assert shown[1].all()
+    np.testing.assert_array_equal(shown[0].numpy() == 1, ~ndimage.binary_dilation(~disc, iterations=2))
+    before = torch.ones(2, 80, 80)
+    before[1, :9] = 0
+    assert not hide_frames(torch.cat([photo, plain]), before)[1, :9].any() and before[0].all()
+    assert hide_frames(torch.cat([plain, plain]), None) is None
 
 
 @pytest.mark.parametrize("init", ["none", "affine"])
@@ -89,7 +107,7 @@ def test_intensities_inside_the_masks_change_nothing(heart, init):
         torch.testing.assert_close(other["weight"], results[0]["weight"], rtol=0, atol=0)
         np.testing.assert_array_equal(other["pair"].transform, results[0]["pair"].transform)
     plain = LoadPair(init=init)({"moving": moving, "fixed": fixed})
-    assert "weight" not in plain
+    assert plain["weight"][1].all()  # turned, the fixed image shows some that the moving one does not
     assert one_pair([results[0]])["weight"].shape == (1, 2, *heart.fixed.shape)
     assert float((results[0]["image"] - plain["image"]).abs().max()) > 0.1
     np.testing.assert_array_equal(

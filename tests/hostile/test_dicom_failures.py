@@ -30,7 +30,7 @@ def test_dicom_objects_belong_to_the_result_beside_them(good, tmp_path, fails, s
     options = {"moving": "{good}/series", "fixed": str(tmp_path / "series"), "output_dir": "{out}", "dicom": True}
     call: Call = ("register", options | QUICK)
     wholes = []
-    for smoothness in (12.0, 3.0):
+    for smoothness in (14.0, 3.0):
         out = tmp_path / f"whole {smoothness}"
         assert attempt(call, good, out, smoothness=smoothness)[0] in WRITTEN
         wholes.append((field_of(out), grid_of(out)))

@@ -28,16 +28,19 @@ def naive_search(moving, fixed, reach, masks=None, weights=(), valid=None) -> np
     """The displacement of least cost of every cell, by loops; costs are averaged over neighbouring cells."""
     cells = fixed.shape[1:]
     offsets = list(itertools.product(*[range(-r, r + 1) for r in reach]))
-    costs = np.zeros((len(offsets), *cells))
+    costs, looks = np.zeros((len(offsets), *cells)), np.ones((len(offsets), *cells))
     for d, offset in enumerate(offsets):
         for x in np.ndindex(*cells):
             y = tuple(min(max(a + b, 0), s - 1) for a, b, s in zip(x, offset, cells))
             cost = ((fixed[(slice(None), *x)] - moving[(slice(None), *y)]) ** 2).mean()
             if valid is not None:
-                cost *= valid[1][x] * valid[0][y]
+                looks[(d, *x)] = valid[1][x] * valid[0][y]
             if masks is not None:
                 cost += sum(w * (f[x] - m[y]) ** 2 for m, f, w in zip(*masks, weights))
             costs[(d, *x)] = cost
+    for x in np.ndindex(*cells):
+        here, look = costs[(slice(None), *x)], looks[(slice(None), *x)] > 0
+        here[~look] = here[look].mean() if look.any() else 0.0
     smooth = np.zeros_like(costs)
     for x in np.ndindex(*cells):
         near = tuple(slice(max(a - 1, 0), a + 2) for a in x)
@@ -138,6 +141,18 @@ def test_what_is_not_valid_changes_nothing():
         search(m, features[1], (1, 1), SearchSettings(2.0, 3), valid=tuple(valid)).forward for m in (features[0], other)
     ]
     torch.testing.assert_close(fields[0], fields[1])
+
+
+def test_what_is_out_of_view_neither_attracts_nor_repels():
+    """The moving image shows half of the scene; where it shows nothing, the field goes on as beside it."""
+    shape = (48, 48)
+    scene = texture((48, 60), channels=4)
+    moving, fixed = scene[:, :, 6:54].clone(), scene[:, :, 3:51]  # fixed x shows moving x - 3
+    valid = torch.ones(2, *shape)
+    moving[:, :, 26:], valid[0, :, 26:] = 0, 0
+    found = search(moving, fixed, (1, 1), SearchSettings(3.0, 3), valid=tuple(valid)).forward[0, 1]
+    assert found[:, :8] == pytest.approx(torch.full((16, 8), -1.0), abs=0.25)
+    assert found[:, 10:] == pytest.approx(torch.full((16, 6), -1.0), abs=0.5)
 
 
 def test_fields_become_inverse():
