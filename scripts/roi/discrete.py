@@ -218,7 +218,9 @@ def _smooth_costs(costs: Tensor) -> None:
 
 def _couple(costs: Tensor, reach: Sequence[int], couplings: Sequence[float]) -> Tensor:
     """Best displacement of each cell and smooth field in turn; (1, n, *cells) in cells."""
-    smooth = None
+    smooth, offsets = None, window(reach)
+    # No motion comes first, so that it is chosen where all costs are equal.
+    order = sorted(range(len(offsets)), key=lambda number: any(offsets[number]))
     for pull in (0.0, *couplings):
         best = torch.full_like(costs[0], torch.inf)
         index = torch.zeros_like(best, dtype=torch.int32)
@@ -226,16 +228,16 @@ def _couple(costs: Tensor, reach: Sequence[int], couplings: Sequence[float]) -> 
         steps = None
         if smooth is not None:
             steps = [[pull * (smooth[0, a] - step).square() for step in range(-r, r + 1)] for a, r in enumerate(reach)]
-        for number, (row, offset) in enumerate(zip(costs, window(reach))):
-            cost = row
+        for number in order:
+            cost = costs[number]
             if steps is not None:
-                cost = row.clone()
-                for a, o in enumerate(offset):
+                cost = cost.clone()
+                for a, o in enumerate(offsets[number]):
                     cost += steps[a][o + reach[a]]
             better = cost < best
             best = torch.minimum(cost, best)
             index.masked_fill_(better, number)
-        chosen = costs.new_tensor(window(reach))[index.long()].movedim(-1, 0)[None]
+        chosen = costs.new_tensor(offsets)[index.long()].movedim(-1, 0)[None]
         smooth = local_mean(chosen, [3] * len(reach))
     return smooth
 

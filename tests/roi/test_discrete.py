@@ -144,7 +144,7 @@ def test_what_is_not_valid_changes_nothing():
 
 
 def test_what_is_out_of_view_neither_attracts_nor_repels():
-    """The moving image shows half of the scene; where it shows nothing, the field goes on as beside it."""
+    """The moving image shows half of the scene: the field is right there, and fades to no motion beyond."""
     shape = (48, 48)
     scene = texture((48, 60), channels=4)
     moving, fixed = scene[:, :, 6:54].clone(), scene[:, :, 3:51]  # fixed x shows moving x - 3
@@ -152,7 +152,8 @@ def test_what_is_out_of_view_neither_attracts_nor_repels():
     moving[:, :, 26:], valid[0, :, 26:] = 0, 0
     found = search(moving, fixed, (1, 1), SearchSettings(3.0, 3), valid=tuple(valid)).forward[0, 1]
     assert found[:, :8] == pytest.approx(torch.full((16, 8), -1.0), abs=0.25)
-    assert found[:, 10:] == pytest.approx(torch.full((16, 6), -1.0), abs=0.5)
+    assert found.min() > -2 and found.max() < 0.1
+    assert found[:, -1].abs().max() < 0.1
 
 
 def test_fields_become_inverse():
