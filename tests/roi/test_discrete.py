@@ -151,8 +151,8 @@ def test_what_is_out_of_view_neither_attracts_nor_repels():
     valid = torch.ones(2, *shape)
     moving[:, :, 26:], valid[0, :, 26:] = 0, 0
     found = search(moving, fixed, (1, 1), SearchSettings(3.0, 3), valid=tuple(valid)).forward[0, 1]
-    assert found[:, :8] == pytest.approx(torch.full((16, 8), -1.0), abs=0.25)
-    assert found.min() > -2 and found.max() < 0.1
+    assert found[:, :8] == pytest.approx(torch.full((16, 8), -1.0), abs=0.4)
+    assert found.min() > -2.5 and found.max() < 0.1
     assert found[:, -1].abs().max() < 0.1
 
 
