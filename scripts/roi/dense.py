@@ -71,14 +71,14 @@ class DenseSettings:
     named_cost: float = 0.2
     embedding_weight: float = 0.0
     diffeomorphic: bool = True
-    sigma: float = 0.7
+    sigma: float = 2.5
     levels: int = 3
-    steps: int = 60
+    steps: int = 30
     learning_rate: float = 0.2
     patience: int = 12
     max_feature_voxels: int = 700_000
-    max_voxels: int = 600_000
-    max_work: int = 10_000_000
+    max_voxels: int = 400_000
+    max_work: int = 30_000_000
 
     def __post_init__(self) -> None:
         for name in ("smoothness", "region_weight", "image_weight", "intensity_weight", "embedding_weight"):

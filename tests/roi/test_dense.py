@@ -63,7 +63,7 @@ def test_pure_shift_is_recovered_by_the_start():
 
 def test_regions_overlap_no_less_than_after_plain_steps_on_the_full_grid():
     moving, fixed = scene((48, 44), 3.0, 1.25)
-    settings = DenseSettings(smoothness=3.0)
+    settings = DenseSettings(smoothness=3.0, sigma=0.7, steps=60)
     before = roi_dice(moving, fixed, None)
     plain = roi_dice(moving, fixed, plain_loop(moving, fixed, (1.0, 1.0), settings.smoothness, 2000))
     ours = roi_dice(moving, fixed, roi_to_dense(moving, fixed, (1.0, 1.0), settings).ddf)
@@ -170,7 +170,7 @@ def test_levels_leave_thick_slices_alone():
     assert shapes == [(32, 32, 10), (64, 64, 10), (128, 128, 10)]
     big = level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(max_voxels=10**6))
     assert 0.7e6 < big[-1][0] ** 3 <= 1e6
-    many = level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(), pairs=100)
+    many = level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(max_work=10**7), pairs=100)
     assert 0.7e5 < many[-1][0] ** 3 <= 1e5
     assert level_shapes((256, 256, 256), (1.0, 1.0, 1.0), DenseSettings(), pairs=10**6)[-1] == (8, 8, 8)
 
