@@ -30,7 +30,7 @@ SIDE = 72  # voxels along the longest side of the grid on which images are compa
 TOLERANCE = 0.003  # relative loss that counts as unchanged
 # Relative loss of both measures above which a field is discarded. Fields of regions alone, which are right in the
 # heart, cost up to 3 % beside it, where the texture of still tissue moves a little.
-WORSE = 0.05
+WORSE = 0.035
 CLEAR = 0.05  # relative loss of one measure above which the user is told
 SMOOTH = 3  # voxels; both images are blurred, because interpolation blurs the warped one, which noise would penalise
 FOLDS, VOLUMES = 1.0, (0.2, 5.0)  # percent of voxels; plausible changes of volume (1st and 99th percentile)
