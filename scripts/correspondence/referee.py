@@ -2,7 +2,8 @@
 """Whether a stage improved a registration, judged by two measures of the images.
 
 Two measures compare the images: the mutual information of all intensities, and the mean difference of their
-self-similarity (MIND-SSC). A field that makes both clearly worse is discarded. So is one that worsens the
+self-similarity (MIND-SSC). A field that makes both clearly worse is discarded, unless the matched regions overlap far
+better with it. So is one that worsens the
 self-similarity of finer detail than any stage has seen, as far as there is some: what a stage optimises improves
 anyway. A field is kept but reported to the user if it makes both measures slightly worse or one of them clearly,
 separates the matched regions, folds, or changes volumes implausibly.
@@ -28,9 +29,8 @@ from .result import Registration
 
 SIDE = 72  # voxels along the longest side of the grid on which images are compared
 TOLERANCE = 0.003  # relative loss that counts as unchanged
-# Relative loss of both measures above which a field is discarded. Fields of regions alone, which are right in the
-# heart, cost up to 3 % beside it, where the texture of still tissue moves a little.
-WORSE = 0.035
+WORSE = 0.02  # relative loss of both measures above which a field is discarded
+GAIN = 0.05  # of the Dice of the matched regions: evidence enough to keep such a field, with a doubt
 CLEAR = 0.05  # relative loss of one measure above which the user is told
 SMOOTH = 3  # voxels; both images are blurred, because interpolation blurs the warped one, which noise would penalise
 FOLDS, VOLUMES = 1.0, (0.2, 5.0)  # percent of voxels; plausible changes of volume (1st and 99th percentile)
@@ -170,7 +170,9 @@ class Referee:
             f"shared information {old.information:.3f} before and {new.information:.3f} after, "
             f"difference of structure {old.structure:.3f} and {new.structure:.3f}"
         )
-        if min(lost) > WORSE:
+        # A field of regions alone moves still tissue a little, which costs both measures, and aligns the regions.
+        gain = 0.0 if new.regions is None else new.regions - old.regions
+        if min(lost) > WORSE and gain < GAIN:
             sentence = f"{stage} was discarded, because the images agree less with it than without it ({numbers})."
             return Verdict(False, [sentence[0].upper() + sentence[1:]], old, new)
         if old.detail is not None and _loss(1 - old.detail, 1 - new.detail) > TOLERANCE:
@@ -182,7 +184,7 @@ class Referee:
         notes = []
         if min(lost) > TOLERANCE or max(lost) > CLEAR:
             notes.append(f"it is unclear whether {stage} improves the alignment of the images ({numbers}).")
-        if new.regions is not None and new.regions < old.regions - 0.02:
+        if gain < -0.02:
             notes.append(f"{stage} lowers the Dice of the matched regions from {old.regions:.2f} to {new.regions:.2f}.")
         if new.folds_percent > FOLDS:
             notes.append(f"{stage} folds in {new.folds_percent:.1f} % of the image.")

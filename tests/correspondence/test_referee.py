@@ -89,6 +89,22 @@ def test_a_field_that_separates_regions_is_doubted(image, truth):
     assert said == ["The field lowers the Dice of the matched regions from 1.00 to 0.50."]
 
 
+def test_regions_that_overlap_far_better_keep_a_field_with_a_doubt(image, truth):
+    """The images speak against a field; a pair of regions that it brings together speaks for it."""
+    size = truth.square().sum(dim=1)[0]
+    row, column = divmod(int(size.argmax()), SHAPE[1])
+    disc = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    disc[0, row - 3 : row + 4, column - 3 : column + 4] = 255
+    apart = warp(disc[None].float(), truth)[0].round().to(torch.uint8)
+    referee = Referee(image, SPACING)
+    for masks, kept in ((None, False), ((apart, disc), True), ((disc, apart), False)):
+        verdict = referee.judge("it", None, -truth, masks)
+        assert verdict.kept is kept
+    assert verdict.after.regions < verdict.before.regions
+    said = referee.judge("it", None, -truth, (apart, disc)).doubts
+    assert "It is unclear whether it improves" in said[0]
+
+
 def test_excluded_voxels_are_not_compared(pair, image, truth):
     weight = torch.ones_like(image)
     weight[1, 10:25, 20:40] = 0

@@ -37,7 +37,12 @@ def field(pair, lesion, value, exclude, **settings):
     none = torch.zeros(0, *SHAPE, dtype=torch.uint8)
     valid = tuple(data["weight"]) if exclude else None
     return roi_to_dense(
-        none, none, SPACING, DenseSettings(**{"steps": 25, "sigma": 0.7, **settings}), images=(moving, fixed), valid=valid
+        none,
+        none,
+        SPACING,
+        DenseSettings(**{"steps": 25, "sigma": 0.7, **settings}),
+        images=(moving, fixed),
+        valid=valid,
     ).ddf[0]
 
 
