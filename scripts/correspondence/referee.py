@@ -3,10 +3,10 @@
 
 Two measures compare the images: the mutual information of all intensities, and the mean difference of their
 self-similarity (MIND-SSC). A field that makes both clearly worse is discarded, unless the matched regions overlap far
-better with it. So is one that worsens the
-self-similarity of finer detail than any stage has seen, as far as there is some: what a stage optimises improves
-anyway. A field is kept but reported to the user if it makes both measures slightly worse or one of them clearly,
-separates the matched regions, folds, or changes volumes implausibly.
+better with it. What a stage optimises improves anyway, so pictures are also compared in finer detail than any stage has
+seen, and a field that worsens its self-similarity is discarded. A field is kept but reported to the user if it makes
+both measures slightly worse or one of them clearly, separates the matched regions, folds, or changes volumes
+implausibly.
 """
 
 from __future__ import annotations

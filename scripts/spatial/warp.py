@@ -76,7 +76,7 @@ def _sample_by_threads(image: Tensor, grid: Tensor, mode: str, padding: str) -> 
     """``grid_sample`` with aligned corners; the points of a single volume are shared between the threads."""
     points, n, threads = grid.shape[1:-1], grid.shape[-1], torch.get_num_threads()
     count = math.prod(points)
-    exported = torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    exported = torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing()
     # In 2-D one thread is about as fast.
     alone = image.device.type != "cpu" or len(image) > 1 or n == 2 or count < SHARED_POINTS or threads == 1
     if exported or alone:
