@@ -72,7 +72,6 @@ def main(
         "slice_spacing_mm": 10.0,
         "points_per_side": 12,
         "pred_iou_thresh": 0.3,
-        "region_weight": 0.0,
         **options,
     }
     print_structures(run_cases(items, options, show), NAMES, leave_out=(GALLBLADDER,))
