@@ -30,7 +30,7 @@ def test_the_settings_are_those_of_the_paper_with_every_model(sam):
         assert (everything.stability_score_offset, everything.skip_air) == (1.0, False)
     settings = parser.get_parsed_content("dense_settings")
     assert not settings.compares_images
-    assert (settings.levels, settings.steps) == (3, 60)
+    assert (settings.levels, settings.steps) == (3, 30)
     for key in overlay:
         assert parser[key.replace("::", "#")] == overlay[key], key
     recorded = flat_settings(parser.get_parsed_content("parameters")) if not sam else {}

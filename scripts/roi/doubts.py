@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from ..correspondence.result import Registration
+from .matcher import Matcher
 
 
-def pair_doubts(result: Registration, epsilon: float, too_few: bool) -> list[str]:
+def pair_doubts(result: Registration, matcher: Matcher, too_few: bool) -> list[str]:
     """What the user should know about the pairs, in sentences.
 
     Args:
         result: with regions and matches.
-        epsilon: least similarity of a pair.
+        matcher: that found the pairs; its ``epsilon`` is named if there are none.
         too_few: whether the field is the initial alignment alone for want of pairs.
     """
     for name, regions in (("moving", result.moving), ("fixed", result.fixed)):
@@ -25,7 +26,7 @@ def pair_doubts(result: Registration, epsilon: float, too_few: bool) -> list[str
     if not len(result.matches):
         return [
             f"None of {len(result.moving)} moving and {len(result.fixed)} fixed regions match above epsilon "
-            f"{epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
+            f"{matcher.epsilon:g} (the most similar two have {result.matches.best:.2f}); lower --epsilon."
         ]
     if too_few:
         return [

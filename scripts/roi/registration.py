@@ -152,7 +152,7 @@ class ROIRegistration:
         named = None if masks is None else structure_pairs(masks)
         result = Registration(moving, fixed, matches, *pairs, seconds=seconds)
         result.details["linked"] = self.links(fixed.plan, working)
-        result.warnings += pair_doubts(result, self.matcher.epsilon, self.dense and self.too_few(result))
+        result.warnings += pair_doubts(result, self.matcher, self.dense and self.too_few(result))
         if len(matches):
             moving = fixed = chosen = None
             result.moving, result.fixed = result.moving.without_masks(), result.fixed.without_masks()
