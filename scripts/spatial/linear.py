@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from .likeness import MIN_OVERLAP, Matched
 
-PEAKS = 2
+PEAKS = 4
 SAMPLES, SEED = 20_000, 1
 
 
@@ -62,21 +62,23 @@ def refine(fixed: Matched, moving: Matched, matrix: NDArray, similar: bool, shri
     return as_matrix(transform)
 
 
-def translation_peaks(fixed: Matched, moving: Matched) -> list[NDArray]:
+def translation_peaks(fixed: Matched, moving: Matched, size: float = 1.0) -> list[NDArray]:
     """Translations (mm, LPS) at the highest peaks of the masked correlation over all shifts of the moving image.
 
-    Peaks of either sign count, because the contrast of one image may be inverted.
+    Peaks of either sign count, because the contrast of one image may be inverted. The fixed body is ``size`` times as
+    large in the moving image; the translations follow a change of size about the world's origin.
     """
+    moved, body = (_shrunk(image, size) for image in (moving.image, moving.body))
     # The search needs both images on one grid, so the moving image is first resampled to the fixed axes and spacing.
-    ends = [(0.0, n - 1.0) for n in moving.image.GetSize()]
-    world = [moving.image.TransformContinuousIndexToPhysicalPoint(c) for c in itertools.product(*ends)]
+    ends = [(0.0, n - 1.0) for n in moved.GetSize()]
+    world = [moved.TransformContinuousIndexToPhysicalPoint(c) for c in itertools.product(*ends)]
     index = np.array([fixed.image.TransformPhysicalPointToContinuousIndex(p) for p in world])
     low, high = np.floor(index.min(axis=0)), np.ceil(index.max(axis=0))
     grid = [int(v) for v in high - low + 1]
     origin = fixed.image.TransformContinuousIndexToPhysicalPoint(low.tolist())
     shape = (grid, sitk.Transform(), sitk.sitkLinear, origin, fixed.image.GetSpacing(), fixed.image.GetDirection(), 0.0)
-    images = [sitk.GetArrayFromImage(i) for i in (fixed.image, sitk.Resample(moving.image, *shape))]
-    masks = [sitk.GetArrayFromImage(m) > 0.5 for m in (fixed.body, sitk.Resample(moving.body, *shape))]
+    images = [sitk.GetArrayFromImage(i) for i in (fixed.image, sitk.Resample(moved, *shape))]
+    masks = [sitk.GetArrayFromImage(m) > 0.5 for m in (fixed.body, sitk.Resample(body, *shape))]
     flat = [sitk.GetImageFromArray(x.astype(np.float32)) for x in (*images, *masks)]
     correlation = np.abs(sitk.GetArrayFromImage(sitk.MaskedFFTNormalizedCorrelation(*flat, 0, MIN_OVERLAP)).T)
     highest = ndimage.maximum_filter(correlation, size=5) == correlation
@@ -86,7 +88,15 @@ def translation_peaks(fixed: Matched, moving: Matched) -> list[NDArray]:
     # At offset 0 the last moving voxel meets the first fixed one: fixed x corresponds to moving x - shift.
     shifts = places - (np.asarray(grid) - 1)
     start = np.asarray(origin) - np.asarray(fixed.image.GetOrigin())
-    return [start - direction @ shift for shift in shifts]
+    return [size * (start - direction @ shift) for shift in shifts]
+
+
+def _shrunk(image: sitk.Image, size: float) -> sitk.Image:
+    """The image with all coordinates divided by ``size``."""
+    small = sitk.Image(image)
+    small.SetSpacing([s / size for s in image.GetSpacing()])
+    small.SetOrigin([o / size for o in image.GetOrigin()])
+    return small
 
 
 def reflection(image: sitk.Image, axis: int) -> NDArray:

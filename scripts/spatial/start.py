@@ -25,7 +25,8 @@ from .linear import about, as_itk, refine, reflection, translation_peaks
 SCALES = (0.6, 1.7)  # plausible sizes of one body relative to another, along every direction
 SIDE = {2: 96, 3: 32}  # voxels along the longest side of the coarse grid, by dimensions
 TURNS_DEG, SIZES = (-20.0, 0.0, 20.0), (0.87, 1.0, 1.15)
-REFINED, FINALISTS = 5, 2  # initialisations that are refined on the coarse grid, and of these on the fine grid
+PEAK_SIZES = (0.67, 0.8, 1.25, 1.5)
+REFINED, FINALISTS = 8, 2  # initialisations that are refined on the coarse grid, and of these on the fine grid
 CLOSE = 0.15  # two transforms differ if they bring some corner of the body apart by this share of its size
 MIRRORED_GAIN, TURNED_GAIN = 1.15, 1.05  # factors by which mirrored and turned candidates must beat every upright one
 MIN_OUTLINES = 0.5  # below it the images probably show different parts of the body
@@ -168,7 +169,13 @@ def _initial(look: _Look, normal: tuple[Matched, Matched]) -> list[NDArray]:
     apart = [s for i, s in enumerate(shifts) if all(np.linalg.norm(s - t) > voxel for t in shifts[:i])]
     linear = [straight * size for size in SIZES] + (_turns(ndim) if look.axis is None else [])
     centre = np.asarray(look.fine[0].centre)
-    return [about(a, centre, shift) for a, shift in itertools.product(linear, apart)]
+    found = [about(a, centre, shift) for a, shift in itertools.product(linear, apart)]
+    if look.axis is None:
+        # A body of another size has its peaks elsewhere.
+        for size in PEAK_SIZES:
+            shifts = translation_peaks(*look.coarse, size) + (translation_peaks(*normal, size) if ndim == 3 else [])
+            found += [about(straight * size, np.zeros(ndim), shift) for shift in shifts]
+    return found
 
 
 def _turns(ndim: int) -> list[NDArray]:

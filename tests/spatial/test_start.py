@@ -11,7 +11,7 @@ from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.spatial.affine import align
 from scripts.spatial.geometry import Geometry
 from scripts.spatial.likeness import Likeness, Matched, Scan, foreground, likeness, shared_information
-from scripts.spatial.linear import about, as_itk, as_matrix, reflection
+from scripts.spatial.linear import about, as_itk, as_matrix, reflection, translation_peaks
 from scripts.spatial.start import Found, choose, implausible
 from tests.conftest import rotation
 
@@ -70,6 +70,30 @@ def test_a_mirrored_header_is_noticed():
     back[:3, :3], middle = np.diag([-1.0, 1, 1]), moving.geometry.corners_ras().mean(axis=0)
     back[:3, 3] = middle - back[:3, :3] @ middle
     assert posed.error_mm(back @ start.matrix) < 6
+
+
+def blobs(points):
+    """A body with bright blobs, intensities in [0, 1] at points (..., 3) in mm."""
+    centres = np.random.default_rng(3).uniform(-60, 60, (12, 3))
+    bright = sum(np.exp(-((points - c) ** 2).sum(axis=-1) / (2 * 12.0**2)) for c in centres)
+    return 0.3 * ((points**2).sum(axis=-1) < 90**2) + 0.7 * np.clip(bright, 0, 1)
+
+
+def test_translation_peaks_of_a_body_of_another_size():
+    size, shift = 1.4, np.array([40.0, -25.0, 60.0])
+    index = np.stack(np.meshgrid(*[np.arange(32)] * 3, indexing="ij"), axis=-1)
+    fixed = Geometry((32, 32, 32), np.array([[7.0, 0, 0, -110], [0, 7, 0, -105], [0, 0, 7, -112], [0, 0, 0, 1]]))
+    moving = Geometry((32, 32, 24), np.array([[9.0, 0, 0, -100], [0, 9, 0, -160], [0, 0, 9, -50], [0, 0, 0, 1]]))
+    places = [
+        index[: g.shape[0], : g.shape[1], : g.shape[2]] * np.diag(g.affine)[:3] + g.affine[:3, 3]
+        for g in (fixed, moving)
+    ]
+    images = blobs(places[0]), blobs((places[1] - shift) / size)
+    pair = [Matched.of(Scan(image, g), normalise=False) for image, g in zip(images, (fixed, moving))]
+    lps = shift * [-1, -1, 1]
+    miss = [np.linalg.norm(peak - lps) for peak in translation_peaks(*pair, size)]
+    assert min(miss) < 9
+    assert min(np.linalg.norm(peak - lps) for peak in translation_peaks(*pair)) > 9  # not found at the same size
 
 
 def test_pairs_of_regions_decide_between_equal_images():
