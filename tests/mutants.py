@@ -119,6 +119,9 @@ MUTANTS = (
            "compose(ddf, pair.inverse)", ("tests/losses/test_consistency.py",)),
     Mutant("losses on the masks of a source", "data/structures.py", "if labelled else masks.clone()",
            "if not labelled else masks.clone()", (LISTS,)),
+    Mutant("training without the attention's bias", ATT, "k.transpose(-1, -2) + bias)", "k.transpose(-1, -2))",
+           (ATTENTION,)),
+    Mutant("inference without the attention's bias", ATT, "attn_mask=bias", "attn_mask=None", (ATTENTION,)),
     Mutant("attention without its scale", ATT, "scale = float(q.shape[-1]) ** -0.5", "scale = 1.0", (ATTENTION,)),
 )  # fmt: skip
 

@@ -47,15 +47,18 @@ def slow_attention(layer: WindowCrossAttention, query, context):
     return layer.out(out)
 
 
+@pytest.mark.parametrize("training", [False, True])  # computed in another way
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize(("shape", "window"), [((5, 7), (3, 4)), ((4, 4), (4, 4)), ((3, 5, 2), (2, 3, 4))])
-def test_attention_equals_a_loop(shape, window, shifted):
+def test_attention_equals_a_loop(shape, window, shifted, training):
     torch.manual_seed(0)
     layer = WindowCrossAttention(6, 2, window, shifted)
     torch.nn.init.normal_(layer.bias)
     query, context = torch.randn(2, 2, *shape, 6).unbind()
+    with torch.set_grad_enabled(training):
+        found = layer(query, context)
     with torch.no_grad():
-        torch.testing.assert_close(layer(query, context), slow_attention(layer, query, context), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found, slow_attention(layer, query, context), atol=1e-5, rtol=1e-5)
 
 
 def test_bias_learns_and_heads_must_divide():
