@@ -30,7 +30,7 @@ class CrossFusionNet(PairNetwork):
         mlp_ratio: hidden channels of an MLP divided by its channels.
         diffeomorphic: the field is the exponential of the output of the last level (scaling and squaring).
         one_field: also warps the features between levels by the exponential, as the output; otherwise by its argument,
-            with which the shipped weights were trained. Only with ``diffeomorphic``.
+            as the shipped weights for hearts were trained. Only with ``diffeomorphic``.
         correlation: radius in voxels of a correlation volume at the two coarsest levels; 0 for none.
         checkpointing: recomputes the decoder in the backward pass, for less memory and about a third more time.
 

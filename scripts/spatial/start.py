@@ -2,7 +2,8 @@
 """The affine start: of many initialisations a few are refined, and the best plausible one is chosen.
 
 The initialisations are the positions as scanned, aligned centres, and the highest peaks of the correlation over all
-translations, each with coarse rotations and sizes, half turns, and mirrored axes. All are compared on a coarse grid,
+translations, each with coarse rotations and sizes, half turns, and mirrored axes; and the peaks for bodies of other
+sizes, without which scans of very different extent can miss each other. All are compared on a coarse grid,
 the best few are refined there as similarities (rotation, size, shift), and the best of those as affines on the finer
 grid. The plausible one with the highest :attr:`scripts.spatial.likeness.Likeness.score`, averaged over both grids, is
 chosen; the position as scanned and the aligned centres are always among them.
@@ -25,7 +26,7 @@ from .linear import about, as_itk, refine, reflection, translation_peaks
 SCALES = (0.6, 1.7)  # plausible sizes of one body relative to another, along every direction
 SIDE = {2: 96, 3: 32}  # voxels along the longest side of the coarse grid, by dimensions
 TURNS_DEG, SIZES = (-20.0, 0.0, 20.0), (0.87, 1.0, 1.15)
-PEAK_SIZES = (0.67, 0.8, 1.25, 1.5)
+PEAK_SIZES = (0.67, 0.8, 1.25, 1.5)  # chosen on training subjects, see docs/reproduce.md
 REFINED, FINALISTS = 8, 2  # initialisations that are refined on the coarse grid, and of these on the fine grid
 CLOSE = 0.15  # two transforms differ if they bring some corner of the body apart by this share of its size
 MIRRORED_GAIN, TURNED_GAIN = 1.15, 1.05  # factors by which mirrored and turned candidates must beat every upright one
