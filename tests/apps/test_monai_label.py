@@ -28,7 +28,9 @@ import SimpleITK as sitk
 
 from scripts.apps import release
 from scripts.data.phantoms.cardiac import cardiac_pair
+from scripts.data.reader import read_volume
 from scripts.data.sample import write_phantom
+from scripts.masks.build import build_source
 
 pytestmark = pytest.mark.slow
 
@@ -268,10 +270,13 @@ def test_the_generic_app_of_monai_label(phantom, tmp_path):
     conf = {"models": release.NAME, "zoo_source": "local", "sam2": "false", "skip_trainers": "true"}
     words = [word for key, value in conf.items() for word in ("--conf", key, value)]
     with running(tmp_path, "--app", app, "--studies", tmp_path / "studies", *words) as (address, _):
-        for given in ({}, {"moving_label": phantom["moving_label"]}):
+        # Without labels, the masks of the bundled network are carried; they must meet its masks of the other image.
+        own = build_source("cardiac")(read_volume(phantom["fixed"]), "RV,myocardium,LV")
+        nib.save(nib.Nifti1Image(own.labels, nib.load(phantom["fixed"]).affine), tmp_path / "own.nii.gz")
+        truths = ({}, tmp_path / "own.nii.gz"), ({"moving_label": phantom["moving_label"]}, phantom["fixed_label"])
+        for given, truth in truths:
             request = {"device": "cpu", "moving": phantom["moving"], **given}
             answer = infer(address, release.NAME, "heart_es", request, output="image")
             assert answer.status_code == 200, answer.text + (tmp_path / "log").read_text().rsplit("Traceback", 1)[-1]
             (tmp_path / "carried.nii.gz").write_bytes(answer.content)
-            # Without labels, masks of the cardiac network are carried, which has seen no phantom.
-            assert min(dice(tmp_path / "carried.nii.gz", phantom["fixed_label"])) >= (0.8 if given else 0.55)
+            assert min(dice(tmp_path / "carried.nii.gz", truth)) >= (0.8 if given else 0.75)
