@@ -218,18 +218,35 @@ def keep_better(result: Registration, referee: Referee | None, stage: str, befor
 def overlap(ddf: Tensor, masks: tuple[Tensor, Tensor] | None) -> float | None:
     """Mean soft Dice of matched regions under a field; None without regions.
 
+    Where both masks of a pair lie in the same slice, motion across the slices is left out: a mask of one slice says
+    nothing about it, and its overlap would fall with every such motion, even the true one.
+
     Args:
         ddf: (1, n, *shape) voxels.
-        masks: moving and fixed (K, *shape) uint8 coverage.
+        masks: moving and fixed (K, *shape) coverage.
     """
     if masks is None or not len(masks[0]):
         return None
+    within = {None: ddf}
     scores = []
     for moving, fixed in zip(*masks):
-        a = warp(moving[None, None].to(ddf), ddf, padding="zeros")[0, 0]
+        axis = common_slice(moving, fixed)
+        if axis not in within:
+            within[axis] = ddf.clone()
+            within[axis][:, axis] = 0
+        a = warp(moving[None, None].to(ddf), within[axis], padding="zeros")[0, 0]
         b = fixed.to(ddf)
         scores.append(float(2 * torch.minimum(a, b).sum() / (a.sum() + b.sum()).clamp_min(1e-6)))
     return sum(scores) / len(scores)
+
+
+def common_slice(moving: Tensor, fixed: Tensor) -> int | None:
+    """The axis across the only slice of a volume (X, Y, Z) that two masks touch; None if they touch several."""
+    touched = (moving > 0) | (fixed > 0)
+    for axis in range(touched.ndim) if touched.ndim == 3 else ():
+        if int(touched.movedim(axis, 0).flatten(1).any(dim=1).sum()) == 1:
+            return axis
+    return None
 
 
 def _loss(before: float, after: float) -> float:

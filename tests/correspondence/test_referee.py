@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from scripts.correspondence.matching import Matches
-from scripts.correspondence.referee import Referee, keep_better, overlap
+from scripts.correspondence.referee import Referee, common_slice, keep_better, overlap
 from scripts.correspondence.regions import Regions
 from scripts.correspondence.result import Registration
 from scripts.correspondence.slicing import plan_slices
@@ -142,3 +142,19 @@ def test_the_field_before_a_stage_comes_back(image, truth):
     result = result_of(truth * -0.5)
     keep_better(result, referee, "the second stage", before=truth)
     assert torch.equal(result.ddf, truth) and not result.discarded
+
+
+def test_motion_across_the_slices_does_not_part_masks_of_one_slice():
+    disc = torch.zeros(6, 20, 20)
+    disc[2, 6:14, 6:14] = 1
+    ball = disc.clone()
+    ball[1:4] = disc[2]
+    along, across = torch.zeros(2, 1, 3, 6, 20, 20)
+    along[:, 1], across[:, 0] = 2.0, 0.4
+    assert overlap(across, (disc[None], disc[None])) == pytest.approx(1.0)
+    assert overlap(along, (disc[None], disc[None])) == pytest.approx(6 / 8)
+    assert overlap(along + across, (disc[None], disc[None])) == pytest.approx(6 / 8)
+    assert overlap(across, (ball[None], ball[None])) == pytest.approx((2 + 0.6) / 3)
+    # A field may bring a mask back from another slice, so these two are compared in space.
+    assert overlap(torch.zeros_like(along), (disc.roll(1, 0)[None], disc[None])) == 0.0
+    assert common_slice(disc.movedim(0, 2), disc.movedim(0, 2)) == 2 and common_slice(ball, disc) is None
