@@ -24,7 +24,7 @@ from ..correspondence.result import Registration, timed, working_image
 from ..correspondence.slicing import SlicePlan, plan_slices
 from ..data.prompt import WorkingPrompt
 from ..sam.everything import encode
-from ..sam.prompts import EncodedSlices, Encoder, Prompt
+from ..sam.prompts import EncodedSlices, Encoder, Prompt, clicked_order
 from ..sam.slice_masks import SliceMasks
 from ..sam.suppress import pairwise_overlap
 from ..spatial.geometry import Geometry
@@ -160,7 +160,10 @@ class PromptedCorrespondence:
         if prompt.only_mask:
             masks = source.given(position, rough)
         else:
-            masks = source.masks(position, Prompt(points, prompt.labels, box, rough))[:1]
+            masks = source.masks(position, Prompt(points, prompt.labels, box, rough))
+            if not hasattr(source.sam, "proposals"):  # these tell a structure from the one around it
+                masks = masks[clicked_order(masks.masks(), masks.predicted_iou)]
+            masks = masks[:1]
         if not (masks.logits > masks.threshold).any():
             raise InputError("The prompt gives an empty region; move the point into the structure or give a box.")
         prototype = slice_prototypes(masks)[0][0]

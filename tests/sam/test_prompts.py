@@ -7,7 +7,7 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from scripts.sam.prompts import EncodedSlices, Prompt, mask_logits
+from scripts.sam.prompts import EncodedSlices, Prompt, clicked_order, mask_logits
 from scripts.sam.suppress import pairwise_overlap
 
 NO_POINTS = torch.zeros(0, 2), torch.zeros(0)
@@ -58,3 +58,12 @@ def test_a_users_mask_comes_back(bundled, picture, x, y, radius):
     rows, columns = mask.nonzero().T
     corners = torch.stack([columns.min(), rows.min(), columns.max(), rows.max()]).float()
     torch.testing.assert_close(back.boxes[0], corners, atol=1.0, rtol=0)
+
+
+def test_of_answers_of_like_quality_the_smaller_comes_first():
+    masks = torch.zeros(4, 8, 8, dtype=torch.bool)
+    for k, side in enumerate((6, 3, 2, 8)):
+        masks[k, :side, :side] = True
+    quality = torch.tensor([0.80, 0.75, 0.40, 0.79])
+    assert clicked_order(masks, quality).tolist() == [1, 0, 3, 2]  # 2 is the smallest, but far worse
+    assert clicked_order(masks[:1], quality[:1]).tolist() == [0]
