@@ -17,18 +17,23 @@ from .pair import LossPair
 def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
     """Mean of (B, C, H, W[, D]) over a box around each voxel; at the border, over the part inside the image.
 
-    One pass per axis, so the cost grows with the sum of the (odd) ``kernel`` sizes instead of their product.
+    One pass per axis, so the cost grows with the sum of the (odd) ``kernel`` sizes instead of their product. torch's
+    poolings along one axis are slow on a CPU, except for channels that lie side by side in memory: the axes behind
+    serve as such channels, and the last axis is a product with a banded matrix (a fifth of the time of ``avg_pool3d``).
     """
-    pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
-    for axis, k in enumerate(kernel):
-        if k > 1:
-            size = [k if a == axis else 1 for a in range(len(kernel))]
-            if x.shape[2 + axis] >= k:
-                x = pool(x, size, stride=1, padding=[s // 2 for s in size], count_include_pad=False)
-            else:  # torch refuses an axis that is shorter than the window, even with padding
-                edge = [end for s in reversed(size) for end in (s // 2, s // 2)]
-                inside = F.pad(torch.ones_like(x[:1, :1]), edge)
-                x = pool(F.pad(x, edge), size, stride=1) / pool(inside, size, stride=1)
+    for axis, k in enumerate(kernel, start=2):
+        if k <= 1:
+            continue
+        size = x.shape[axis]
+        if axis < x.ndim - 1:
+            rows = x.reshape(x.shape[:axis].numel(), size, 1, -1).permute(0, 3, 1, 2)
+            rows = F.avg_pool2d(rows, (k, 1), stride=1, padding=(k // 2, 0), count_include_pad=False)
+            x = rows.permute(0, 2, 3, 1).reshape(x.shape)
+        else:
+            place = torch.arange(size, device=x.device)
+            near = ((place[:, None] - place).abs() <= k // 2).to(x.dtype)
+            with torch.autocast(x.device.type, enabled=False):  # products would be computed in half precision
+                x = x @ near / near.sum(dim=0)
     return x
 
 

@@ -33,6 +33,20 @@ def test_local_mean_at_the_border_averages_the_inside():
     torch.testing.assert_close(local_mean(x, [5, 5]), x)
 
 
+def test_local_mean_keeps_its_precision_in_a_training_with_half_precision():
+    """Differences of variances cancel, and a matrix product would be computed in bfloat16."""
+    x = torch.rand(1, 1, 9, 8, 7)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = local_mean(x, [3, 3, 3])
+    torch.testing.assert_close(half, local_mean(x, [3, 3, 3]), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (6, 5, 4)])
+def test_gradient_of_local_mean(shape):
+    x = torch.rand(1, 2, *shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: local_mean(x, [3, 5, 9][: len(shape)]), x)
+
+
 @pytest.mark.parametrize("shape", [(20, 24), (12, 14, 10)])
 def test_lncc_is_one_for_linear_intensities(shape):
     x = torch.rand(2, 1, *shape)
