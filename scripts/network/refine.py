@@ -35,7 +35,7 @@ class RefineSettings:
     patience: int = 8
     terms: Mapping[str, Term] = field(
         default_factory=lambda: {
-            "lncc": LNCC(), "diffusion": Diffusion(0.8), "dice": Dice(), "contour": Contour()
+            "lncc": LNCC(), "diffusion": Diffusion(), "dice": Dice(2.0), "contour": Contour()
         }
     )  # fmt: skip
 
