@@ -19,7 +19,7 @@ def local_mean(x: Tensor, kernel: Sequence[int]) -> Tensor:
 
     One pass per axis, so the cost grows with the sum of the (odd) ``kernel`` sizes instead of their product. torch's
     poolings along one axis are slow on a CPU, except for channels that lie side by side in memory: the axes behind
-    serve as such channels, and the last axis is a product with a banded matrix (a fifth of the time of ``avg_pool3d``).
+    serve as such channels, and the last axis is a product with a banded matrix (a quarter of ``avg_pool3d``'s time).
     """
     for axis, k in enumerate(kernel, start=2):
         if k <= 1:
