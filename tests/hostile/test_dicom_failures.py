@@ -29,15 +29,14 @@ def test_dicom_objects_belong_to_the_result_beside_them(good, tmp_path, fails, s
     write_series(tmp_path / "series", positive, image.affine, study="1.2.3", frame="1.2.4")
     options = {"moving": "{good}/series", "fixed": str(tmp_path / "series"), "output_dir": "{out}", "dicom": True}
     call: Call = ("register", options | QUICK)
-    wholes = []
-    for smoothness in (14.0, 3.0):
-        out = tmp_path / f"whole {smoothness}"
+    wholes, old = [], tmp_path / "old"
+    for out, smoothness in ((old, 14.0), (tmp_path / "new", 3.0)):
         assert attempt(call, good, out, smoothness=smoothness)[0] in WRITTEN
         wholes.append((field_of(out), grid_of(out)))
     assert None not in wholes[0] and wholes[0] != wholes[1]
     for number in steps:
         out = tmp_path / str(number)
-        shutil.copytree(tmp_path / "whole 12.0", out)
+        shutil.copytree(old, out)
         with fails(number) as done, contextlib.suppress(KilledError):
             _, errors = attempt(call, good, out, smoothness=3.0)
             assert "Traceback" not in errors and errors.count("error: ") <= 1, (number, errors[-2000:])
