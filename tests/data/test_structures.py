@@ -12,7 +12,7 @@ import torch
 from scripts.common.errors import InputError
 from scripts.data.pair import LoadPair
 from scripts.data.structures import AddMasks, PairTensors
-from scripts.training.network.augment import RandMaskErrors, RandPairIntensity, RandSwap
+from scripts.training.network.augment import RandMaskErrors, RandMovingWarp, RandPairIntensity, RandSwap
 
 NAMES = ["right ventricle", "myocardium", "left ventricle"]
 
@@ -151,3 +151,31 @@ def test_swap_exchanges_everything():
     out = RandSwap(1.0)(data)
     assert torch.equal(out["image"][0], data["image"][1]) and not out["masks"][1].any() and out["masks"][0].any()
     assert torch.equal(RandSwap(0.0)(data)["image"], data["image"])
+
+
+def test_the_moving_image_is_deformed_with_its_labels():
+    data = sample_of()
+    data["image"] = data["labels"] / 2
+    data["spacing"] = torch.tensor([1.0, 1.0, 1.0])
+    deform = RandMovingWarp(1.0)
+    deform.set_random_state(3)
+    out = deform(data)
+    for key in ("image", "masks", "targets", "labels"):
+        assert torch.equal(out[key][1], data[key][1])
+    assert torch.equal(out["masks"], out["labels"]) and torch.equal(out["targets"], out["labels"])
+    assert 0.05 < float((out["labels"][0] != data["labels"][0]).float().mean()) < 0.6
+    # The image moves as its labels: away from the contours both are the same.
+    assert float(((out["image"][0] * 2 - out["labels"][0]).abs() < 0.5).float().mean()) > 0.95
+    assert torch.equal(RandMovingWarp(0.0)(data)["image"], data["image"])
+
+
+def test_thick_slices_move_by_the_same_length():
+    # Labels are the index of the voxel, so that a label tells where a voxel came from.
+    n = 24
+    for axis, most in ((0, 7), (2, 1)):
+        place = torch.arange(n).view([-1 if a == axis else 1 for a in range(3)]).expand(n, n, n).float()
+        maps = {key: torch.stack([place, place]) for key in ("image", "masks", "targets", "labels")}
+        deform = RandMovingWarp(1.0, bend=3.0, shift=4.0)
+        deform.set_random_state(0)
+        moved = deform({**maps, "spacing": torch.tensor([1.0, 1.0, 10.0])})["image"][0]
+        assert most / 4 < float((moved - place).abs().max()) <= most

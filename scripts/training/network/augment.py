@@ -1,5 +1,5 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Random transforms of a training pair that MONAI lacks: each image on its own, and masks with errors."""
+"""Random transforms of a training pair that MONAI lacks: of each image on its own, and masks with errors."""
 
 from __future__ import annotations
 
@@ -86,6 +86,40 @@ class RandSwap(Randomizable, Transform):
         if self.R.random() >= self.prob:
             return dict(data)
         return {**data, **{k: data[k].flip(0) for k in ("image", "masks", "targets", "labels")}}
+
+
+class RandMovingWarp(Randomizable, Transform):
+    """Deforms the moving image with its masks and labels, so that a pair never asks for the same field twice.
+
+    A network sees few pairs of subjects many times. Without this it learns their fields by heart.
+
+    Args:
+        prob: chance that a pair is changed.
+        bend: largest displacement of control points about 16 voxels apart, in the shortest voxel side.
+        shift: the same of the corners of the image: shifts, shears and scales.
+    """
+
+    def __init__(self, prob: float = 0.0, bend: float = 3.0, shift: float = 4.0) -> None:
+        self.prob, self.bend, self.shift = prob, bend, shift
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if self.R.random() >= self.prob:
+            return dict(data)
+        shape = tuple(data["image"].shape[1:])
+        ddf = sum(
+            _resize(torch.as_tensor(self.R.uniform(-size, size, (1, len(shape), *points)), dtype=torch.float32), shape)
+            for size, points in ((self.shift, [2] * len(shape)), (self.bend, [max(2, s // 16) for s in shape]))
+        )
+
+        spacing = torch.as_tensor(data["spacing"])
+        ddf = ddf * (spacing.min() / spacing).view(1, -1, *[1] * len(shape))
+
+        def moved(key: str, mode: str, padding: str) -> Tensor:
+            moving, fixed = torch.as_tensor(data[key]).float()
+            return torch.stack([warp(moving[None, None], ddf, mode, padding)[0, 0], fixed])
+
+        maps = {key: moved(key, "nearest", "zeros") for key in ("masks", "targets", "labels")}
+        return {**data, "image": moved("image", "bilinear", "border"), **maps}
 
 
 def _resize(x: Tensor, shape) -> Tensor:
