@@ -13,7 +13,8 @@ EVALUATE = ["inference.json", "evaluate.json"]
 
 def logged(uri: str) -> dict[str, float]:
     """The last value of every metric in an MLflow database."""
-    mlflow = pytest.importorskip("mlflow")
+    import mlflow
+
     runs = mlflow.MlflowClient(uri).search_runs(
         [e.experiment_id for e in mlflow.MlflowClient(uri).search_experiments()]
     )
@@ -41,6 +42,7 @@ def test_tensorboard_has_the_metrics_of_an_evaluation(bundle, lists, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tracking", ["mlflow", "configs/tracking/mlflow.json"])
 def test_mlflow_has_the_metrics_of_an_evaluation(bundle, lists, tmp_path, tracking):
+    pytest.importorskip("mlflow")
     path = tracking if tracking == "mlflow" else str(bundle / tracking)
     metrics = evaluated(bundle, lists, tmp_path, path)
     seen = logged(f"sqlite:///{tmp_path / 'mlruns.db'}")
@@ -54,6 +56,7 @@ def test_mlflow_has_the_metrics_of_an_evaluation(bundle, lists, tmp_path, tracki
     ids=["mlflow", "mlflow.json"],
 )
 def test_mlflow_has_the_losses_of_a_training(bundle, lists, tmp_path, tracking, names):
+    pytest.importorskip("mlflow")
     path = tracking if tracking == "mlflow" else str(bundle / tracking)
     options = {**lists, **SMALL, "output_dir": str(tmp_path), "max_epochs": 1, "tracking": path}
     workflow = run(workflow_of(bundle, ["train.json"], **options))
