@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ class RandMaskErrors(Randomizable, Transform):
             mask[:, :, torch.as_tensor(self.R.random(mask.shape[-1]) < self.lose_slice)] = 0
         # Control points about 16 voxels apart; no shift along the last axis, where a voxel may be a centimetre.
         coarse = [max(2, s // 16) if a < 2 else 2 for a, s in enumerate(mask.shape)]
-        field = _resize(torch.as_tensor(self.R.uniform(-1, 1, (1, n, *coarse)), dtype=torch.float32), mask.shape)
+        field = _smooth_field(self.R, 1.0, coarse, mask.shape)
         field[:, 2:] = 0
         return warp(mask[None, None], field * self.R.uniform(0, self.shift), mode="nearest")[0, 0]
 
@@ -106,13 +106,10 @@ class RandMovingWarp(Randomizable, Transform):
         if self.R.random() >= self.prob:
             return dict(data)
         shape = tuple(data["image"].shape[1:])
-        ddf = sum(
-            _resize(torch.as_tensor(self.R.uniform(-size, size, (1, len(shape), *points)), dtype=torch.float32), shape)
-            for size, points in ((self.shift, [2] * len(shape)), (self.bend, [max(2, s // 16) for s in shape]))
-        )
-
+        ddf = _smooth_field(self.R, self.shift, [2] * len(shape), shape)
+        ddf += _smooth_field(self.R, self.bend, [max(2, s // 16) for s in shape], shape)
         spacing = torch.as_tensor(data["spacing"])
-        ddf = ddf * (spacing.min() / spacing).view(1, -1, *[1] * len(shape))
+        ddf *= (spacing.min() / spacing).view(1, -1, *[1] * len(shape))
 
         def moved(key: str, mode: str, padding: str) -> Tensor:
             moving, fixed = torch.as_tensor(data[key]).float()
@@ -120,6 +117,12 @@ class RandMovingWarp(Randomizable, Transform):
 
         maps = {key: moved(key, "nearest", "zeros") for key in ("masks", "targets", "labels")}
         return {**data, "image": moved("image", "bilinear", "border"), **maps}
+
+
+def _smooth_field(random: np.random.RandomState, size: float, points: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """A field (1, n, *shape) between random values of at most ``size`` at a coarse grid of ``points``."""
+    values = random.uniform(-size, size, (1, len(shape), *points))
+    return _resize(torch.as_tensor(values, dtype=torch.float32), shape)
 
 
 def _resize(x: Tensor, shape) -> Tensor:

@@ -45,8 +45,7 @@ class Worker:
     def __enter__(self) -> Worker:
         if self.running.is_symlink():  # its target is not ours
             self.running.unlink()
-        (self.running / CLAIMS).mkdir(parents=True, exist_ok=True)
-        (self.running / self.name).mkdir()
+        _make(self.running / self.name)
         self._alive.touch()
         threading.Thread(target=self._beat, daemon=True).start()
         return self
@@ -74,7 +73,7 @@ class Worker:
         for folder in self.running.iterdir():
             if folder.name not in (CLAIMS, self.name):
                 with contextlib.suppress(OSError):
-                    (alive if now - _changed(folder / ALIVE) < self.lease_s else dead).append(folder.name)
+                    (alive if now - _heartbeat(folder) < self.lease_s else dead).append(folder.name)
         return alive, dead
 
     def recover(self, alone: bool) -> None:
@@ -110,11 +109,7 @@ class Worker:
             yield None
             return
         path = self.running / CLAIMS / f"{case.flat(name)}.{generation}"
-        path.parent.mkdir(exist_ok=True)  # a worker that ended may have removed it
-        try:
-            with path.open("x", encoding="utf-8") as stream:
-                stream.write(self.name)
-        except FileExistsError:
+        if not self._write(path):
             yield None
             return
         try:
@@ -122,6 +117,20 @@ class Worker:
         finally:
             for claim in self._claims(name):
                 claim.unlink(missing_ok=True)
+
+    def _write(self, claim: Path) -> bool:
+        """Creates the file of a claim with the name of this worker; False if another worker was faster."""
+        while True:
+            with contextlib.suppress(FileExistsError):
+                claim.parent.mkdir()
+            try:
+                with claim.open("x", encoding="utf-8") as stream:
+                    stream.write(self.name)
+                return True
+            except FileExistsError:
+                return False
+            except FileNotFoundError:  # a worker that ended has just removed the folder
+                continue
 
     def _claims(self, name: str) -> list[Path]:
         paths = (self.running / CLAIMS / f"{case.flat(name)}.{generation}" for generation in itertools.count())
@@ -135,7 +144,24 @@ class Worker:
         except OSError:
             return False  # released a moment ago
         self._alive.touch()
-        return self._alive.stat().st_mtime - _changed(self.running / owner / ALIVE) >= self.lease_s
+        return self._alive.stat().st_mtime - _heartbeat(self.running / owner) >= self.lease_s
+
+
+def _make(folder: Path) -> None:
+    """Makes the folder of a worker, and the shared one around it, which a worker that ends may remove meanwhile."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.parent.mkdir(parents=True)
+        try:
+            folder.mkdir()
+            return
+        except FileNotFoundError:
+            continue
+
+
+def _heartbeat(folder: Path) -> float:
+    """Time of the last heartbeat of a worker; that of its folder if it is just beginning, 0 if it has ended."""
+    return _changed(folder / ALIVE) or _changed(folder)
 
 
 def _changed(path: Path) -> float:

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -88,6 +89,32 @@ def test_a_dead_worker_is_cleared_and_its_pair_noted(tmp_path):
             other.recover(alone=True)
         with Worker(tmp_path), pytest.raises(InputError, match="is in use by only-"):
             alive.recover(alone=False)
+
+
+def test_a_worker_that_is_just_beginning_is_not_dead(tmp_path):
+    with Worker(tmp_path, shared=True) as alive:
+        beginning = alive.running / "shard-elsewhere-1-abcdef"
+        beginning.mkdir()  # no heartbeat yet
+        alive.recover(alone=False)
+        assert beginning.exists()
+        os.utime(beginning, (time.time() - 1000,) * 2)
+        alive.recover(alone=False)
+        assert not beginning.exists()
+
+
+def test_workers_begin_and_claim_while_others_end(tmp_path):
+    """The one that ends last removes the shared folders, perhaps just before another one needs them."""
+
+    def begin_and_end(_: int) -> None:
+        for _ in range(300):
+            with Worker(tmp_path, shared=True) as worker:
+                worker.recover(alone=False)
+                with worker.claimed("heart"):
+                    pass
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(begin_and_end, range(4)))
+    assert not (tmp_path / case.RUNNING).exists()
 
 
 @pytest.mark.slow
