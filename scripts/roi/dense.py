@@ -105,7 +105,8 @@ class DenseResult:
         ddf: (1, n, *shape) voxels of the working grid.
         history: objective of every step, one list per level, coarse to fine.
         start_used: whether the centroid fit was better than the identity.
-        confidence: (1, 1, *shape) in [0, 1], see :func:`scripts.roi.confidence.confidence`; None without a search.
+        confidence: (1, 1, *shape) in [0, 1], see :func:`scripts.roi.confidence.confidence`; None unless
+            asked for.
     """
 
     ddf: Tensor
@@ -126,6 +127,7 @@ def roi_to_dense(
     images: tuple[Tensor, Tensor] | None = None,
     valid: tuple[Tensor, Tensor] | None = None,
     embeddings: tuple[Tensor, Tensor] | None = None,
+    measured: bool = False,
     progress: Callable[[int, float], None] | None = None,
 ) -> DenseResult:
     """Finds the field that aligns corresponding regions.
@@ -142,6 +144,7 @@ def roi_to_dense(
         images: moving and fixed image (C, *shape) in [0, 1], for the search and the image term.
         valid: moving and fixed weight (*shape) of the voxels in [0, 1]; images are compared where both are positive.
         embeddings: moving and fixed channels (C, *any grid over the same box) that the search compares, too.
+        measured: also measures the confidence of the field, if there is a search.
         progress: called with the number of steps of the finished work and the objective after every step.
 
     Returns:
@@ -192,7 +195,7 @@ def roi_to_dense(
         seen = image_term(images, spacing, "mind", 1.0, *described) if seen is None else seen
         if embeddings is not None and settings.embedding_weight:
             seen = with_channels(seen, embeddings, settings.embedding_weight)
-        found = _search(seen, extent, masks, costs, chosen, settings)
+        found = _search(seen, extent, masks, costs, chosen, settings, measured)
         with torch.no_grad():
             begun = levels[0].diffeomorphism(found.forward)
             losses = [levels[0].objective(c, chosen, backward=False) for c in (carry, begun)]
@@ -203,7 +206,7 @@ def roi_to_dense(
         history.append(losses)
     ddf = resize_ddf(levels[-1].ddf(carry, chosen), shape)
     sure = None
-    if found is not None:
+    if found is not None and measured:
         size = levels[-1].spacing.tolist()
         sure = confidence(carry, found, size, TOLERANCE * min(size))
         sure = F.interpolate(sure, shape, mode="bilinear" if n == 2 else "trilinear", align_corners=False)
@@ -218,13 +221,14 @@ def _search(
     weights: Tensor,
     start: Tensor,
     settings: DenseSettings,
+    measured: bool,
 ) -> Found:
     """The search on the grid of the features, from the linear start."""
     none = masks[0][:0], masks[1][:0]
     grid = Level(term.fixed.shape[2:], extent, none, None, None, settings.smoothness)
     linear = grid.ddf(torch.zeros_like(grid.spacing).view(1, -1, *[1] * len(grid.shape)), start)
     pairs = masks if weights.any() else None
-    return staged_search(term, grid.spacing.tolist(), settings.stages, linear, pairs, weights)
+    return staged_search(term, grid.spacing.tolist(), settings.stages, linear, pairs, weights, measured)
 
 
 @torch.enable_grad()  # MONAI's evaluators switch gradients off

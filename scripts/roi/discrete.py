@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.errors import InputError
+from ..common.threads import side_by_side
 from ..losses.similarity import local_mean
 from ..spatial.geometry import coarser
 from ..spatial.warp import warp
@@ -60,12 +61,12 @@ class Searched:
         forward: (1, n, *cells) displacement from the fixed to the moving image, in cells.
         backward: (1, n, *cells) from the moving to the fixed image.
         width: (1, 1, *cells) in [0, 1], width of the minimum of the costs: 0 where one displacement is far better than
-            all others, 1 where all are equal.
+            all others, 1 where all are equal; None unless asked for.
     """
 
     forward: Tensor
     backward: Tensor
-    width: Tensor
+    width: Tensor | None
 
 
 def search_grid(
@@ -92,6 +93,7 @@ def search(
     masks: tuple[Tensor, Tensor] | None = None,
     weights: Tensor | None = None,
     valid: tuple[Tensor, Tensor] | None = None,
+    width: bool = True,
 ) -> Searched:
     """Searches the displacement of every cell.
 
@@ -105,6 +107,7 @@ def search(
         weights: (K,) of the masks; 1 if None.
         valid: moving and fixed weight (*shape) in [0, 1]; where either image is not valid, the cost is the mean of the
             displacements of the cell.
+        width: also measures the width of the minimum.
 
     Raises:
         ValueError: features of different shapes.
@@ -118,17 +121,16 @@ def search(
     if masks is not None and len(masks[0]):
         regions = [_coverage(x, cells) for x in masks]
         weights = torch.ones(len(regions[0])) if weights is None else weights
-    fields, width = [], None
-    for way in (1, -1):
-        a, b = pooled[::way]
-        costs = _costs(a, b, reach, None if looks is None else looks[::way])
+
+    def one_way(way: int) -> tuple[Tensor, Tensor | None]:
+        costs = _costs(*pooled[::way], reach, None if looks is None else looks[::way])
         if regions is not None:
             _add_masks(costs, *regions[::way], weights.tolist(), reach)
         _smooth_costs(costs)
-        fields.append(_couple(costs, reach, settings.couplings))
-        width = _width(costs, reach) if way == 1 else width
-        del costs
-    return Searched(*inverse_consistent(*fields, settings.rounds), width)
+        return _couple(costs, reach, settings.couplings), _width(costs, reach) if width and way == 1 else None
+
+    (forward, spread), (backward, _) = side_by_side(lambda: one_way(1), lambda: one_way(-1))
+    return Searched(*inverse_consistent(forward, backward, settings.rounds), spread)
 
 
 def window(reach: Sequence[int]) -> list[tuple[int, ...]]:
@@ -141,8 +143,9 @@ def _pool(x: Tensor, cells: tuple[int, ...]) -> Tensor:
 
 
 def _coverage(masks: Tensor, cells: tuple[int, ...]) -> Tensor:
-    pooled = torch.cat([_pool(mask[None], cells) for mask in masks])
-    return pooled / 255 if masks.dtype == torch.uint8 else pooled
+    if masks.is_floating_point():
+        return _pool(masks, cells)
+    return torch.cat([_pool(mask[None], cells) for mask in masks]) / 255
 
 
 def _padded(x: Tensor, reach: Sequence[int], mode: str = "replicate") -> Tensor:

@@ -269,10 +269,11 @@ class ROIRegistration:
                 images=(moving_image, fixed_image),
                 valid=None if weight is None else tuple(weight.to(device)),
                 embeddings=embedding_channels(result.moving, result.fixed) if self.settings.embedding_weight else None,
+                measured=self.confidence,
                 progress=show,
             )
         result.ddf = dense.ddf
-        result.confidence = dense.confidence if self.confidence else None
+        result.confidence = dense.confidence
         result.motion_mm = pair_motion(dense.ddf, result.fixed_masks, working.spacing)
         result.details["objective"] = [[round(v, 5) for v in (level[0], min(level))] for level in dense.history]
         result.details["steps"] = [len(level) for level in dense.history]

@@ -27,12 +27,13 @@ class Found:
     Attributes:
         forward: (1, n, *shape) voxels of the grid of the features: displacement before the linear start.
         backward: (1, n, *shape) its inverse, as far as both directions agree.
-        width: (1, 1, *cells) of the first stage, whose window is the widest; see :class:`Searched`.
+        width: (1, 1, *cells) of the first stage, whose window is the widest; see :class:`Searched`. None unless asked
+            for.
     """
 
     forward: Tensor
     backward: Tensor
-    width: Tensor
+    width: Tensor | None
 
 
 def mask_weights(masks: Tensor, share: float) -> Tensor:
@@ -50,6 +51,7 @@ def staged_search(
     start: Tensor,
     masks: tuple[Tensor, Tensor] | None = None,
     weights: Tensor | None = None,
+    width: bool = True,
 ) -> Found:
     """Runs the stages.
 
@@ -60,10 +62,11 @@ def staged_search(
         start: (1, n, *shape) linear start, voxels of that grid.
         masks: moving and fixed region masks (K, *any grid) uint8.
         weights: (K,) of the masks.
+        width: also measures how sure the first stage is.
     """
     shape = tuple(term.fixed.shape[2:])
     forward = backward = torch.zeros_like(start)
-    width = None
+    spread = None
     regions = None if masks is None or not len(masks[0]) else [_small(m, spacing) for m in masks]
     for cell, reach in stages:
         path = forward + warp(start, forward)  # compose(start, forward)
@@ -72,14 +75,13 @@ def staged_search(
         pairs = None
         if regions is not None:
             small = resize_ddf(path, regions[0].shape[1:])
-            pairs = torch.cat([warp(m[None, None], small, padding="zeros")[0] for m in regions[0]]), regions[1]
-        found = search(
-            moving, term.fixed[0], spacing, SearchSettings(cell, reach), masks=pairs, weights=weights, valid=valid
-        )
+            pairs = warp(regions[0][None], small, padding="zeros")[0], regions[1]
+        stage, wanted = SearchSettings(cell, reach), width and spread is None
+        found = search(moving, term.fixed[0], spacing, stage, masks=pairs, weights=weights, valid=valid, width=wanted)
         forward = compose(forward, resize_ddf(found.forward, shape))
         backward = compose(resize_ddf(found.backward, shape), backward)
-        width = found.width if width is None else width
-    return Found(forward, backward, width)
+        spread = found.width if wanted else spread
+    return Found(forward, backward, spread)
 
 
 def _small(masks: Tensor, spacing: Sequence[float]) -> Tensor:

@@ -34,14 +34,14 @@ def test_a_flat_half_and_a_strange_object_are_doubtful():
         image[:, :, :24] = 0.5
     none = torch.zeros(0, *shape, dtype=torch.uint8)
     settings = DenseSettings(discrete=True, image_weight=1000.0, levels=1, steps=10)
-    sure = roi_to_dense(none, none, (1, 1), settings, images=(moving, fixed)).confidence[0, 0]
+    sure = roi_to_dense(none, none, (1, 1), settings, images=(moving, fixed), measured=True).confidence[0, 0]
     assert sure.shape == shape
     assert sure.min() >= 0
     assert sure.max() <= 1
     assert sure[8:-8, 36:-8].mean() > 1.5 * sure[8:-8, 4:14].mean()
     changed = fixed.clone()
     changed[:, 24:40, 40:56] = texture((16, 16), seed=9, sigma=1.5)
-    other = roi_to_dense(none, none, (1, 1), settings, images=(moving, changed)).confidence[0, 0]
+    other = roi_to_dense(none, none, (1, 1), settings, images=(moving, changed), measured=True).confidence[0, 0]
     assert other[28:36, 44:52].mean() < 0.8 * sure[28:36, 44:52].mean()
 
 
