@@ -90,7 +90,10 @@ def is_good(folder: Path) -> bool:
     record = read_record(folder)
     if record is None or record.get("status") not in (REGISTERED, NOTHING_FOUND):
         return False
-    sizes = {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
+    try:
+        sizes = {p.name: p.stat().st_size for p in folder.iterdir() if p.is_file()}
+    except OSError:  # another worker is replacing it
+        return False
     return record.get("files", {}).items() <= sizes.items()
 
 
@@ -110,13 +113,21 @@ def failed_since(folder: Path, when: float) -> bool:
     for name in (FAILURE, RECORD):
         record = read_record(folder, name)
         if record is not None:
-            return record.get("status") == FAILED and (folder / name).stat().st_mtime > when
+            with contextlib.suppress(OSError):  # another worker is replacing it
+                return record.get("status") == FAILED and (folder / name).stat().st_mtime > when
     return False
 
 
 def check_free(folder: Path) -> None:
     """Raises :class:`InputError` if something that no cohort has written is in the place of a pair's folder."""
-    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / RECORD).exists())):
+    # Read once: another worker may replace the folder at any moment.
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        names = {folder.name}
+    if names and RECORD not in names:
         raise InputError(
             f"{folder} exists and is not a result of a cohort; give another --output_dir or name the pair differently."
         )

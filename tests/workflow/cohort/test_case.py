@@ -101,6 +101,27 @@ def test_an_old_folder_is_replaced_whole(tmp_path):
     assert [p for p in (tmp_path / case.RUNNING).rglob("*") if p.is_file()] == []
 
 
+@pytest.mark.parametrize("ask", [case.is_good, case.check_free, lambda folder: case.failed_since(folder, 0)])
+@pytest.mark.parametrize("after_record", [False, True])
+def test_a_folder_may_be_replaced_while_it_is_read(done, monkeypatch, ask, after_record):
+    folder, _ = done
+    failed = ask not in (case.is_good, case.check_free)
+    if failed:
+        case.write_record(folder / case.RECORD, {"status": case.FAILED})
+    read, listing = case.read_record, Path.iterdir
+
+    def gone() -> None:
+        if folder.exists():
+            folder.rename(folder.with_name("old"))
+
+    if after_record:
+        monkeypatch.setattr(case, "read_record", lambda *place: (read(*place), gone())[0])
+    else:
+        monkeypatch.setattr(Path, "iterdir", lambda self: (gone(), listing(self))[1])
+    answer = ask(folder)
+    assert answer is None if ask is case.check_free else answer is (failed and not after_record)
+
+
 @pytest.mark.parametrize("name", ["pair", "pair.old", "sub-01/ses-1", "50%2F"])
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_kill_between_two_renames_loses_nothing(tmp_path, name, replaced):
