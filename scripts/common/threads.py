@@ -1,20 +1,51 @@
 # Copyright (c) SAM registration contributors. Licensed under the Apache License, Version 2.0.
-"""Independent pieces of work on the CPU at the same time.
+"""How many CPU threads are used, and independent pieces of work at the same time.
 
-Work on small tensors gains little from the threads inside PyTorch, and loses much where another program keeps one of
-the cores busy, because all threads wait for each other after every operation. Two pieces that do not wait for each
-other gain more.
+The threads inside PyTorch wait for each other after every operation. That gains little on small tensors, and loses much
+where another program keeps one of the cores busy.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import psutil
 import torch
 
+from .memory import CGROUP
+
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+
+def use_free_cores() -> None:
+    """Limits PyTorch to the cores that no other program keeps busy and that a container may use.
+
+    Does nothing if ``OMP_NUM_THREADS`` is set. A core counts as busy if it is so now and was so over the last minute.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or os.environ.get("OMP_NUM_THREADS"):
+        return
+    cores = psutil.cpu_count() or threads
+    busy = min(psutil.cpu_percent(interval=0.3) * cores / 100, psutil.getloadavg()[0])
+    free = max(1, min(threads, round(min(cores - busy, cpu_quota()))))
+    if free < threads:
+        torch.set_num_threads(free)
+        logger.info(f"{free} of {threads} CPU threads are used; the others are not free. OMP_NUM_THREADS changes this.")
+
+
+def cpu_quota() -> float:
+    """Cores that the limits of a container amount to; infinite without a limit."""
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # ValueError: "max", no limit
+        return float("inf")
 
 
 def side_by_side(*works: Callable[[], T]) -> list[T]:
