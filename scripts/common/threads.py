@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import psutil
@@ -39,6 +40,16 @@ def use_free_cores() -> None:
         logger.info(f"{free} of {threads} CPU threads are used; the others are not free. OMP_NUM_THREADS changes this.")
 
 
+@contextmanager
+def same_threads_after() -> Iterator[None]:
+    """Restores the number of threads of the calling program at the end."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)  # a new thread takes the number that was set last
+
+
 def cpu_quota() -> float:
     """Cores that the limits of a container amount to; infinite without a limit."""
     try:
@@ -62,8 +73,5 @@ def side_by_side(*works: Callable[[], T]) -> list[T]:
         torch.set_num_threads(max(1, threads // len(works)))
         torch.set_grad_enabled(gradients)
 
-    try:
-        with ThreadPoolExecutor(len(works), initializer=begin) as pool:
-            return [found.result() for found in [pool.submit(work) for work in works]]
-    finally:
-        torch.set_num_threads(threads)  # a new thread would take the number that was set last
+    with same_threads_after(), ThreadPoolExecutor(len(works), initializer=begin) as pool:
+        return [found.result() for found in [pool.submit(work) for work in works]]

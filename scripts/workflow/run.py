@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from ..common.bundle import BUNDLE, CONFIGS, own_names
 from ..common.device import pick_device
 from ..common.errors import InputError
+from ..common.threads import same_threads_after
 from .guard import sole_writer
 from .options import EXPRESSIONS, PATHS, check_options, is_expression, sam_overlay
 from .outcome import ending, unwrapped
@@ -85,7 +86,7 @@ def run_bundle(configs: Sequence[str], options: Mapping[str, Any]) -> ConfigWork
     """
     # A cohort locks its folder itself, because shards share it.
     alone = "output_dir" in options and "cohort.json" not in configs
-    with unwrapped(), sole_writer(options["output_dir"]) if alone else contextlib.nullcontext():
+    with unwrapped(), same_threads_after(), sole_writer(options["output_dir"]) if alone else contextlib.nullcontext():
         workflow = make_workflow(configs, options)
         with ending(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=UserWarning, module="monai.bundle")

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
 from scripts.common.errors import InputError
@@ -89,3 +91,17 @@ def test_every_run_is_refused_while_another_writes(bundle, tmp_path, configs, op
         workflow.initialize()
         workflow.run()
     assert {p.name for p in out.iterdir()} <= {".lock", ".lock.holder"}
+
+
+def test_a_run_leaves_the_callers_threads_alone(bundle, tmp_path, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval: (seen.append(interval), 100.0)[1])
+    monkeypatch.setattr(psutil, "getloadavg", lambda: (99.0, 99.0, 99.0))
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(InputError):
+            run_bundle(["masks.json"], {"images": "missing.nii", "output_dir": str(tmp_path / "out")})
+        assert seen and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
