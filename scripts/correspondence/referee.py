@@ -23,7 +23,7 @@ from ..losses.mind import mind
 from ..losses.similarity import local_mean
 from ..metrics.jacobian import jacobian_determinant
 from ..spatial.geometry import coarser
-from ..spatial.likeness import BINS, shared_information
+from ..spatial.likeness import BINS, foreground, shared_information
 from ..spatial.warp import resize_ddf, warp
 from .result import Registration
 
@@ -45,7 +45,8 @@ class Measures:
         structure: mean difference of the self-similarity of the images, in [0, 1]; lower is better.
         regions: mean Dice of the matched regions; None without regions.
         folds_percent: of the voxels.
-        volumes: 1st and 99th percentile of the Jacobian determinant.
+        volumes: 1st and 99th percentile of the Jacobian determinant in the body of the fixed image; the field in the
+            air around it is what the smoothness makes of it.
         detail: as ``structure``, of details that no stage has seen; None without such details.
     """
 
@@ -105,6 +106,7 @@ class Referee:
         kernel = [SMOOTH if n > SMOOTH and d < 1.5 * finest else 1 for d, n in zip(self.spacing, self.shape)]
         self.moving, self.fixed = local_mean(self._small(grey)[None], kernel)[0].split(1)
         looks = torch.ones_like(grey) if weight is None else weight.to(grey)
+        self.body = torch.from_numpy(foreground(self.fixed[0].cpu().numpy()))
         # A voxel counts only if no part of it is excluded.
         self.looks = (self._small(looks) > 0.999).float()
         self.fixed_mind = mind(self.fixed[None], spacing=self.spacing)
@@ -129,10 +131,11 @@ class Referee:
             information = shared_information(np.histogram2d(a, b, BINS, ((0, 1), (0, 1)))[0])
             apart = (mind(moved, spacing=self.spacing) - self.fixed_mind).abs().mean(dim=1)[0]
             structure = float(apart[where].mean())
-        inner = jacobian_determinant(field).flatten().cpu().numpy()
-        low, high = np.percentile(inner, (1, 99)).tolist()
+        jacobian = jacobian_determinant(field)[0].cpu()
+        body = F.interpolate(self.body[None, None].float(), jacobian.shape)[0, 0] > 0
+        low, high = np.percentile(jacobian[body].numpy(), (1, 99)).tolist()
         regions = overlap(resize_ddf(field, self.shape), masks)
-        folds = float((inner <= 0).mean() * 100)
+        folds = float((jacobian <= 0).float().mean() * 100)
         return Measures(information, structure, regions, folds, (low, high), self._detail(field, where))
 
     def _detail(self, field: Tensor, where: Tensor) -> float | None:

@@ -75,6 +75,17 @@ def test_folds_and_volumes_are_doubted(image, truth):
     assert "changes volumes 0.00 to" in said
 
 
+def test_volumes_are_those_of_the_body():
+    axes = torch.meshgrid(*[torch.linspace(-1, 1, 48)] * 2, indexing="ij")
+    disc = ((axes[0] ** 2 + axes[1] ** 2).sqrt() < 0.6).float() * 0.8
+    squeezed = 24 * torch.stack(axes)[None] * -0.9  # everything shrinks to a tenth of its sides
+    air = (axes[0].abs() > 0.9) | (axes[1].abs() > 0.9)
+    referee, everywhere = Referee(torch.stack([disc, disc]), (1.0, 1.0)), torch.ones(48, 48, dtype=torch.bool)
+    assert referee.measure(squeezed * air, everywhere).volumes == pytest.approx((1, 1))
+    low, high = referee.measure(squeezed * ~air, everywhere).volumes
+    assert 0 < low < 0.02 and high < 0.02
+
+
 def test_a_field_that_separates_regions_is_doubted(image, truth):
     disc = torch.zeros(1, *SHAPE, dtype=torch.uint8)
     disc[0, 20:30, 20:30] = 255
