@@ -154,7 +154,7 @@ def test_network_for_abdomens(bundle, here, monkeypatch, capsys):
     words = line_of(bundle, "--method network --preset abdomen_ct")
     assert run_main(monkeypatch, *words[1:], "--dry_run") == 0
     said = capsys.readouterr().out
-    assert "model_abdomen.pt" in said and "registration.settings.steps 30" in said
+    assert "model_abdomen.pt" in said and "registration.settings.steps 20" in said
 
 
 def test_pair_as_monai_workflow(bundle, here):
