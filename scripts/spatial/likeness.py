@@ -205,7 +205,7 @@ def to_sitk(image: NDArray, geometry: Geometry) -> sitk.Image:
 def foreground(image: NDArray) -> NDArray:
     """The largest connected part above the background of an image in [0, 1], holes filled, border peeled: bool."""
     smooth = ndimage.gaussian_filter(np.asarray(image, np.float32), 1.0)  # noise in air is not body
-    inside = ndimage.binary_fill_holes(smooth > max(FOREGROUND, DIM * float(threshold_otsu(smooth))))
+    inside = ndimage.binary_fill_holes(smooth > max(FOREGROUND, DIM * float(threshold_otsu(smooth.ravel()))))
     parts, count = ndimage.label(inside)
     if count > 1:
         inside = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])

@@ -22,7 +22,8 @@ def weights(settings: RefineSettings) -> dict[str, float]:
 def test_abdomens_are_smoother_with_weaker_contours_on_a_coarser_grid(bundle):
     hearts, side = instance(bundle)
     abdomens, coarse = instance(bundle, "presets/network/abdomen_ct.json")
-    assert (hearts.steps, side, abdomens.steps, coarse) == (0, 256, 30, 96)
+    assert (hearts.steps, side, abdomens.steps, coarse) == (0, 256, 20, 96)
+    assert (hearts.learning_rate, abdomens.learning_rate) == (0.1, 0.15)
     assert weights(hearts) == {"lncc": 1.0, "diffusion": 0.45, "dice": 2.0, "contour": 0.005}
     assert weights(abdomens) == {**weights(hearts), "diffusion": 0.8, "contour": 0.0005}
 
