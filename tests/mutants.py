@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORACLE, MODEL, ATTENTION = (f"tests/network/test_{name}.py" for name in ("oracle", "model", "attention"))
 PROTOTYPE, CONTOUR, OVERALL = (f"tests/losses/test_{name}.py" for name in ("prototype", "contour", "overall"))
 CORRELATION, LISTS = "tests/network/test_correlation.py", "tests/training/network/test_lists.py"
+PASSES = "tests/network/test_passes.py"
 
 
 class Mutant(NamedTuple):
@@ -53,6 +54,11 @@ MUTANTS = (
            "moving_mask = both[:, moving.shape[1] :]", (ORACLE,)),
     Mutant("masks zeroed at inference", "network/registration.py", "network.predict(image[None])",
            "network.predict(torch.cat([image[:2], 0 * image[2:]])[None])", (ORACLE,)),
+    Mutant("masks not moved between passes", "network/registration.py", "fixed, moved_mask, fixed_mask",
+           "fixed, moving_mask, fixed_mask", (PASSES,)),
+    Mutant("passes composed in the wrong order", "network/registration.py",
+           "compose(before, network(moved_pair(image[None], before)))",
+           "compose(network(moved_pair(image[None], before)), before)", (PASSES,)),
     Mutant("masks exchanged in the prototypes", PROTO, "return moving, fixed, *masks",
            "return moving, fixed, *masks[::-1]",
            (PROTOTYPE,)),

@@ -199,7 +199,7 @@ class Referee:
         return Verdict(True, [s[0].upper() + s[1:] for s in notes], old, new)
 
 
-def keep_better(result: Registration, referee: Referee | None, stage: str, before: Tensor | None = None) -> None:
+def keep_better(result: Registration, referee: Referee | None, stage: str, before: Tensor | None = None) -> bool:
     """Restores the field before a stage if the stage made the result worse; records doubts and measures.
 
     Args:
@@ -207,15 +207,19 @@ def keep_better(result: Registration, referee: Referee | None, stage: str, befor
         referee: of the same images; None keeps every field.
         stage: its name, e.g. "the dense field".
         before: the field before the stage, (1, n, *shape) voxels; None for the initial alignment alone.
+
+    Returns:
+        whether the field of the stage was kept.
     """
     if referee is None:
-        return
+        return True
     verdict = referee.judge(stage, before, result.ddf, (result.moving_masks, result.fixed_masks))
     result.details.setdefault("checks", {})[stage] = verdict.record()
     result.doubts += verdict.doubts
     if not verdict.kept:
         result.discarded = before is None
         result.ddf = torch.zeros_like(result.ddf) if before is None else before
+    return verdict.kept
 
 
 def overlap(ddf: Tensor, masks: tuple[Tensor, Tensor] | None) -> float | None:

@@ -17,6 +17,7 @@ from ..correspondence.slicing import plan_slices
 from ..losses.pair import LossPair, structure_masks
 from ..losses.prototype import prototypes
 from ..spatial.geometry import Geometry
+from ..spatial.warp import compose, warp
 from .pair_network import PairNetwork
 from .refine import RefineSettings, refine
 
@@ -25,12 +26,27 @@ class NetworkRegistration:
     """Registers a pair with its masks by a trained network.
 
     The structures of the masks become the paired regions of the result; the similarity of a pair is that of its
-    prototypes in the finest image features. ``settings`` are those of the instance optimisation; with ``check`` the
-    field of a stage is kept only if the images agree better with it (:mod:`scripts.correspondence.referee`).
+    prototypes in the finest image features.
+
+    Args:
+        settings: of the instance optimisation.
+        progress: whether to show a progress bar.
+        check: keeps the field of a stage only if the images agree better with it
+            (:mod:`scripts.correspondence.referee`).
+        passes: of the network over the pair. Each pass after the first registers the moving image as moved so far, so
+            that it finds the motion which the passes before it missed. This is a recursive cascade whose members share
+            their weights (Zhao et al., ICCV 2019); the paper has one pass.
+
+    Raises:
+        InputError: fewer than one pass.
     """
 
-    def __init__(self, settings: RefineSettings, progress: bool = True, check: bool = True) -> None:
-        self.settings, self.progress, self.check = settings, progress, check
+    def __init__(
+        self, settings: RefineSettings, progress: bool = True, check: bool = True, passes: int = 1
+    ) -> None:
+        if passes < 1:
+            raise InputError(f"The passes of the network must be at least 1, got {passes}.")
+        self.settings, self.progress, self.check, self.passes = settings, progress, check, passes
 
     def __call__(self, inputs: Tensor, network: PairNetwork, weight: Tensor | None = None) -> Registration:
         """Registers one pair.
@@ -59,7 +75,14 @@ class NetworkRegistration:
         result = paired_structures(prediction.moving[0], prediction.fixed[0], masks, network.structures, working)
         result.ddf, result.seconds = prediction.ddf, seconds
         referee = Referee(image[:2], working.spacing, weight) if self.check else None
-        keep_better(result, referee, "the field of the network")
+        kept = keep_better(result, referee, "the field of the network")
+        for number in range(2, self.passes + 1):
+            if not kept:  # the next pass would see the same images
+                break
+            before = result.ddf
+            with timed(seconds, "network"):
+                result.ddf = compose(before, network(moved_pair(image[None], before)))
+            kept = keep_better(result, referee, f"pass {number} of the network", before)
         if not masks.any():
             result.warnings.append(
                 "No masks of structures were given. The network was trained with masks and is less accurate without "
@@ -88,6 +111,13 @@ class NetworkRegistration:
                 "loss": [round(v, 5) for v in (history[0], min(history))],
             }
         return result
+
+
+def moved_pair(image: Tensor, ddf: Tensor) -> Tensor:
+    """A pair (B, 4, *shape) as :class:`PairNetwork` takes it, its moving image and mask warped by (B, n, *shape)."""
+    moving, fixed, moving_mask, fixed_mask = image.split(1, dim=1)
+    moved_mask = warp(moving_mask, ddf, mode="nearest", padding="zeros")
+    return torch.cat([warp(moving, ddf), fixed, moved_mask, fixed_mask], dim=1)
 
 
 def paired_structures(

@@ -113,6 +113,7 @@ OPTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "spatial_dims": ("whole", "2 or 3"),
         "strides": ("value", "strides of the network; must match the weights"),
         "attention_window": ("value", "attention window of the network; must match the weights"),
+        "passes": ("whole", "passes of the network; each after the first registers what the passes before it left"),
         "instance_steps": ("whole", "optimisation steps that refine the field on this pair; 0 for none"),
         "instance_weights": ("value", "weights of the loss terms of that refinement, as a dictionary"),
     },
