@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -40,13 +41,12 @@ def signed_distance(mask: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     return (sides[0] - sides[1]).astype(np.float32)
 
 
-def crossings(inside: Tensor, axes: Sequence[int], max_points: int | None) -> tuple[Tensor, Tensor]:
+def crossings(inside: Tensor, axes: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Pairs of neighbouring voxels on either side of a contour; the border of the image is not a contour.
 
     Args:
         inside: (*shape) bool.
         axes: along which neighbours are compared.
-        max_points: a random subset of this size if there are more.
 
     Returns:
         (P, n) integer indices of the voxel before, and of the voxel after, the contour.
@@ -56,11 +56,15 @@ def crossings(inside: Tensor, axes: Sequence[int], max_points: int | None) -> tu
         found = inside.diff(dim=axis).nonzero()
         before.append(found)
         step.append(torch.eye(inside.ndim, dtype=torch.long, device=inside.device)[axis].expand_as(found))
-    before, step = torch.cat(before), torch.cat(step)
-    if max_points is not None and len(before) > max_points:
-        kept = torch.randperm(len(before))[:max_points].to(before.device)
-        before, step = before[kept], step[kept]
-    return before, before + step
+    before = torch.cat(before)
+    return before, before + torch.cat(step)
+
+
+def some(points: Tensor, max_points: int | None) -> Tensor:
+    """Indices of all points (P, n), or of a random subset of this size if there are more."""
+    if max_points is None or len(points) <= max_points:
+        return torch.arange(len(points), device=points.device)
+    return torch.randperm(len(points))[:max_points].to(points.device)
 
 
 def moved_contour(
@@ -92,9 +96,9 @@ def moved_contour(
         axes_of = [torch.arange(s.start, s.stop, device=ddf.device) for s in window]
         grid = torch.stack(torch.meshgrid(*axes_of, indexing="ij"), dim=-1)
         inside = (value(grid.flatten(0, -2)) < 0).view(grid.shape[:-1])
-        before, after = crossings(inside, axes, max_points)
-        start = torch.tensor([s.start for s in window], device=ddf.device)
-        before, after = before + start, after + start
+        before, after = crossings(inside, axes)
+        kept, start = some(before, max_points), torch.tensor([s.start for s in window], device=ddf.device)
+        before, after = before[kept] + start, after[kept] + start
     a, b = value(before), value(after)
     return before + (a / (a - b))[:, None] * (after - before)
 
@@ -146,11 +150,8 @@ class Contour:
             moved = warp(pair.labels[None, :1].to(ddf), ddf, "nearest")[0, 0].round()
         windows = find_objects(moved.int().cpu().numpy(), pair.structures)
         losses = []
-        for number, (distance, corner) in distances(pair, axes).items():
-            # Contour points halfway between a voxel inside and one outside.
-            still, target = (sum(crossings(x.round() == number, axes, self.max_points)) / 2 for x in pair.labels)
-            if not len(still) or not len(target):
-                continue
+        for number, (distance, corner, still, target) in outlines(pair, axes).items():
+            still, target = (points[some(points, self.max_points)] for points in (still, target))
             found, window = still[:0], windows[number - 1]
             if window is not None:
                 # The nearest-voxel labels and the distance disagree by less than a voxel.
@@ -160,17 +161,31 @@ class Contour:
         return torch.stack(losses).mean() if losses else ddf.sum() * 0
 
 
-def distances(pair: LossPair, axes: Sequence[int]) -> dict[int, tuple[Tensor, list[int]]]:
-    """Signed distance of each structure of the moving image in its box, with the first voxel of the box.
+class Outline(NamedTuple):
+    """What the field does not change about a structure with a contour in both images.
 
-    Kept in the pair: its labels do not change while a field is optimised.
+    Attributes:
+        distance: (*box) signed distance to the contour in the moving image, in the box of the structure.
+        corner: first voxel of the box.
+        moving: (P, n) voxels of the moving image, halfway between a voxel inside and one outside.
+        fixed: (Q, n) voxels of the fixed image, likewise.
     """
-    if pair.distances is None:
+
+    distance: Tensor
+    corner: list[int]
+    moving: Tensor
+    fixed: Tensor
+
+
+def outlines(pair: LossPair, axes: Sequence[int]) -> dict[int, Outline]:
+    """The outlines of the structures by their label, kept in the pair: its labels stay while a field is optimised."""
+    if pair.outlines is None:
         labels, margin = pair.labels[0].round().int().cpu().numpy(), int(BAND) + 2
-        pair.distances = {}
+        pair.outlines = {}
         for number, box in enumerate(find_objects(labels, pair.structures), start=1):
-            if box is not None:
+            points = () if box is None else [sum(crossings(x.round() == number, axes)) / 2 for x in pair.labels]
+            if points and all(map(len, points)):
                 box = tuple(slice(max(0, b.start - margin), b.stop + margin) for b in box)
-                found = torch.from_numpy(signed_distance(labels[box] == number, axes))
-                pair.distances[number] = found.to(pair.labels.device), [b.start for b in box]
-    return pair.distances
+                distance = torch.from_numpy(signed_distance(labels[box] == number, axes)).to(pair.labels.device)
+                pair.outlines[number] = Outline(distance, [b.start for b in box], *points)
+    return pair.outlines

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+from scipy.ndimage import find_objects
 from torch import Tensor
 
-from ..spatial.warp import warp
+from ..spatial.warp import identity_grid, sample
 from .pair import LossPair
 
 
@@ -19,6 +22,28 @@ def soft_dice_loss(a: Tensor, b: Tensor, smooth: float = 1e-5) -> Tensor:
     """
     a, b = a.flatten(1), b.flatten(1)
     return 1 - (2 * (a * b).sum(dim=1) + smooth) / (a.sum(dim=1) + b.sum(dim=1) + smooth)
+
+
+def active_box(place: Tensor, moving: Tensor, fixed: Tensor) -> tuple[slice, ...]:
+    """Box of the fixed grid outside which the moved and the fixed masks are all 0.
+
+    Args:
+        place: (n, *shape) voxels of the moving image that are read.
+        moving: (K, *shape) masks, not all 0.
+        fixed: (K, *shape) masks, not all 0.
+    """
+
+    def box(mask: Tensor) -> tuple[slice, ...]:
+        return find_objects(mask.cpu().numpy().astype(np.uint8))[0]
+
+    active = torch.ones_like(fixed[0], dtype=torch.bool)
+    for where, span, size in zip(place, box(moving.any(dim=0)), moving.shape[1:]):
+        # A voxel is read together with its neighbours; beyond the border of the image the border goes on.
+        if span.start > 0:
+            active &= where > span.start - 1
+        if span.stop < size:
+            active &= where < span.stop
+    return box(active | fixed.any(dim=0))
 
 
 @dataclass
@@ -34,6 +59,9 @@ class Dice:
         moving, fixed = pair.masks
         if not len(moving):
             return ddf.sum() * 0
-        moved, look = warp(moving[None], ddf)[0], pair.look(ddf)
-        moved, fixed = (moved, fixed) if look is None else (moved * look[0], fixed * look[0])
+        place = identity_grid(ddf.shape[2:], ddf.device, ddf.dtype) + ddf
+        box = (..., *active_box(place[0].detach(), moving, fixed))
+        fixed, look = fixed[box], pair.look(ddf)
+        moved = sample(moving[None], place[box])[0]
+        moved, fixed = (moved, fixed) if look is None else (moved * look[0][box], fixed * look[0][box])
         return soft_dice_loss(moved, fixed).mean()

@@ -40,7 +40,7 @@ class LossPair:
         logits: (K + 1, *padded) of the background and each structure of the fixed image; None without a segmentation
             head.
         inverse: (1, n, *shape) voxels, the field that moves the fixed image; None if it was not predicted.
-        distances: of the moving structures, filled by :func:`scripts.losses.contour.distances`.
+        outlines: of the structures, filled by :func:`scripts.losses.contour.outlines`.
     """
 
     images: Tensor
@@ -53,7 +53,7 @@ class LossPair:
     valid: Tensor | None = None
     logits: Tensor | None = None
     inverse: Tensor | None = None
-    distances: dict | None = None
+    outlines: dict | None = None
 
     @cached_property
     def masks(self) -> tuple[Tensor, Tensor]:

@@ -41,9 +41,7 @@ class NetworkRegistration:
         InputError: fewer than one pass.
     """
 
-    def __init__(
-        self, settings: RefineSettings, progress: bool = True, check: bool = True, passes: int = 1
-    ) -> None:
+    def __init__(self, settings: RefineSettings, progress: bool = True, check: bool = True, passes: int = 1) -> None:
         if passes < 1:
             raise InputError(f"The passes of the network must be at least 1, got {passes}.")
         self.settings, self.progress, self.check, self.passes = settings, progress, check, passes
