@@ -182,7 +182,7 @@ OTHER = {
     "window": "ct", "init": "affine", "header": "sform", "sam": "vit_b", "precision": "bfloat16", "overlap": "smaller",
     "linking": "slice", "slice_axis": 1, "matching": "mutual", "max_pairs": 4, "position_sigma_mm": 2.0,
     "fill_nan": 0.0, "checkpoint": "mine.pt", "masks": "abdomen", "spatial_dims": 2, "strides": 2,
-    "attention_window": 3, "points_frame": "lps", "second_look": False, "image_term": "lncc",
+    "attention_window": 3, "passes": 2, "points_frame": "lps", "second_look": False, "image_term": "lncc",
     "intensity_weight": 3.0, "region_weight": 0.4, "min_area_mm2": 50.0, "max_area_mm2": 9000.0,
     "instance_weights": {"lncc": 2.0, "diffusion": 0.8, "dice": 1.0, "contour": 0.005},
 }  # fmt: skip
