@@ -115,7 +115,8 @@ class Worker:
         try:
             yield generation
         finally:
-            for claim in self._claims(name):
+            # Also its own: the list ends at a gap, where another worker has just released an older claim.
+            for claim in (*self._claims(name), path):
                 claim.unlink(missing_ok=True)
 
     def _write(self, claim: Path) -> bool:
