@@ -52,6 +52,7 @@ class DenseSettings:
         sigma: of the Gaussian that smooths the motion of every level, in the shortest voxel side of the level.
         levels: resolutions, each half the next.
         steps: most optimiser steps per level.
+        fine_share: share of the steps that the finest level takes, which costs most of the time.
         learning_rate: first step size in the shortest voxel side of each level; the last is 0.
         patience: steps without change that end a level.
         max_feature_voxels: the images are described on a grid of at most so many voxels.
@@ -74,6 +75,7 @@ class DenseSettings:
     sigma: float = 2.5
     levels: int = 3
     steps: int = 30
+    fine_share: float = 1.0
     learning_rate: float = 0.2
     patience: int = 12
     max_feature_voxels: int = 700_000
@@ -90,11 +92,18 @@ class DenseSettings:
             raise InputError("Embeddings are compared by the search only: use --discrete True or --embedding_weight 0.")
         if self.levels < 1 or self.steps < 1:
             raise InputError(f"levels and steps must be at least 1, got {self.levels} and {self.steps}.")
+        if not 0 < self.fine_share <= 1:
+            raise InputError(f"fine_share must be above 0 and at most 1, got {self.fine_share}.")
 
     @property
     def compares_images(self) -> bool:
         """Whether the images lead the field, or only the regions."""
         return self.discrete or self.image_weight > 0
+
+    @property
+    def level_steps(self) -> list[int]:
+        """Most steps of each level, coarse to fine."""
+        return [self.steps] * (self.levels - 1) + [math.ceil(self.steps * self.fine_share)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +210,8 @@ def roi_to_dense(
             losses = [levels[0].objective(c, chosen, backward=False) for c in (carry, begun)]
         carry = begun if losses[1] < losses[0] else carry
     history: list[list[float]] = []
-    for level in levels:
-        carry, losses = _descend(level, resize_ddf(carry, level.shape), chosen, settings, progress)
+    for level, steps in zip(levels, settings.level_steps):
+        carry, losses = _descend(level, resize_ddf(carry, level.shape), chosen, settings, steps, progress)
         history.append(losses)
     ddf = resize_ddf(levels[-1].ddf(carry, chosen), shape)
     sure = None
@@ -233,15 +242,15 @@ def _search(
 
 @torch.enable_grad()  # MONAI's evaluators switch gradients off
 def _descend(
-    level: Level, carry: Tensor, start: Tensor, settings: DenseSettings, progress
+    level: Level, carry: Tensor, start: Tensor, settings: DenseSettings, steps: int, progress
 ) -> tuple[Tensor, list[float]]:
     """Adam with fading steps until the plateau; the best displacement (voxels) and the objective of every step."""
     unknown = torch.zeros_like(carry, requires_grad=True)
     # The averages are short, because the steps are few.
     optimiser = torch.optim.Adam([unknown], lr=settings.learning_rate, betas=(0.8, 0.95))
-    fade = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    fade = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     best, best_loss, losses = carry, float("inf"), []
-    for step in range(settings.steps):
+    for step in range(steps):
         optimiser.zero_grad(set_to_none=True)
         displacement = level.displacement(unknown, carry)
         loss = level.objective(displacement, start)
@@ -254,7 +263,7 @@ def _descend(
         recent = losses[-settings.patience :]
         if len(recent) == settings.patience and max(recent) - min(recent) <= 1e-3 * abs(loss) + 1e-6:
             if progress is not None:
-                progress(settings.steps - step - 1, loss)
+                progress(steps - step - 1, loss)
             break
         optimiser.step()
         fade.step()

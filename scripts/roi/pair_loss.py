@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from ..metrics.overlap import bounding_boxes
 from ..spatial.warp import identity_grid, sample
 
-BLOCK = 4  # voxels along an axis that are tried together when the voxels that reach a mask are looked for
+BLOCK = 8  # voxels along an axis that are tried together when the voxels that reach a mask are looked for
+THIN = 16  # along an axis of at most so many voxels each is tried alone: masks on thick slices are one voxel thick
 GROUP_VOXELS = 500_000  # of the boxes of masks that are warped together, which bounds the memory
 EPS = 1e-5  # added to both parts of the Dice quotient
 
@@ -81,13 +82,12 @@ class MaskGroup:
         # A border of zeros lets a mask fade out over one voxel, as it does inside the whole grid. An axis of one voxel
         # is read at that voxel wherever the field points.
         self.active = [axis for axis, size in enumerate(fixed.shape[1:]) if size > 1]
-        margin = [int(axis in self.active) for axis in range(fixed.ndim - 1)]
-        padded = [F.pad(crop, [m for m in reversed(margin) for _ in range(2)]) for crop in crops]
-        self.values = torch.cat([crop.flatten() for crop in padded])
-        sizes = torch.tensor([crop.numel() for crop in padded], device=device)
+        cells = [packed_cells(crop, self.active) for crop in crops]
+        self.cells = torch.cat([cell.flatten() for cell in cells])
+        sizes = torch.tensor([cell.numel() for cell in cells], device=device)
         self.starts = sizes.cumsum(dim=0) - sizes
-        # By axis: the step from one voxel of a crop to the next, the first voxel of its box and the one after the last.
-        self.strides = torch.tensor([crop.stride() for crop in padded], device=device).T.contiguous()
+        # By axis: the step from one cell of a mask to the next, the first voxel of its box and the one after the last.
+        self.strides = torch.tensor([cell.stride() for cell in cells], device=device).T.contiguous()
         self.first = torch.tensor([[s.start for s in box] for box in boxes], device=device).T.contiguous()
         self.stop = torch.tensor([[s.stop for s in box] for box in boxes], device=device).T.contiguous()
         self.squares = torch.stack([(f / 255).square().sum() for f in fixed])
@@ -100,8 +100,7 @@ class MaskGroup:
             look: (*shape) weight of the voxels, or None.
             gradient: (n, *shape); the derivative by the targets is added.
         """
-        owner, voxel = self.reaching(targets)
-        warped, slopes = self.read(owner, targets.flatten(1).index_select(1, voxel))
+        owner, voxel, warped, slopes = self.read(targets, *self.reaching(targets))
         target = self.fixed.flatten().index_select(0, owner * targets[0].numel() + voxel).to(warped) / 255
         squares = self.squares.to(warped)
         if look is not None:
@@ -127,7 +126,7 @@ class MaskGroup:
         """
         shape, n = targets.shape[1:], len(targets)
         pool = F.max_pool2d if n == 2 else F.max_pool3d
-        block = [min(BLOCK, size) for size in shape]
+        block = [BLOCK if size > THIN else 1 for size in shape]
         low, high = -pool(-targets, block, ceil_mode=True), pool(targets, block, ceil_mode=True)
         near = torch.ones(len(self.weights), *low.shape[1:], dtype=torch.bool, device=targets.device)
         for axis in self.active:
@@ -151,27 +150,44 @@ class MaskGroup:
         chosen = hit.flatten().nonzero()[:, 0]
         return owner.index_select(0, chosen // len(within[0])), voxel.index_select(0, chosen)
 
-    def read(self, owner: Tensor, places: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Values (P,) in [0, 1] of the masks at places (n, P) in voxels, and their derivatives along the active axes.
+    def read(self, targets: Tensor, owner: Tensor, voxel: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The masks at the places that voxels are mapped to, without the pairs for which that is zero all around.
 
-        Every place is less than one voxel from the box of its mask.
+        Args:
+            targets: see :meth:`loss`.
+            owner: (P,) masks.
+            voxel: (P,) flat voxels that are mapped to less than one voxel from the box of the mask.
+
+        Returns:
+            owner and voxel of the Q pairs that are left, the values (Q,) in [0, 1] of the masks and their derivatives
+            along the active axes.
         """
-        index, shares, steps = self.starts.index_select(0, owner), [], []
+        index, shares = self.starts.index_select(0, owner), []
         for axis in self.active:
-            local = places[axis] - (self.first[axis].index_select(0, owner) - 1)
+            local = targets[axis].flatten().index_select(0, voxel) - (self.first[axis].index_select(0, owner) - 1)
             cell = local.floor()
-            steps.append(self.strides[axis].index_select(0, owner))
-            index, shares = index + cell.long() * steps[-1], [*shares, local - cell]
-        corners = []
-        for bits in itertools.product((0, 1), repeat=len(steps)):
-            corner = index
-            for bit, step in zip(bits, steps):
-                corner = corner + step if bit else corner
-            corners.append(self.values.index_select(0, corner))
-        value = torch.stack(corners).to(places).div_(255).view(*[2] * len(steps), -1)
+            index, shares = index + cell.long() * self.strides[axis].index_select(0, owner), [*shares, local - cell]
+        packed = self.cells.index_select(0, index)
+        left = packed.nonzero()[:, 0]
+        owner, voxel, packed, *shares = (x.index_select(0, left) for x in (owner, voxel, packed, *shares))
+        corners = packed.view(torch.uint8).view(len(left), -1).T.to(targets) / 255
+        value = corners.view(*[2] * len(shares), -1)
         slopes: list[Tensor] = []
         for share in shares:
             slope = value[1] - value[0]
             slopes = [s[0] + share * (s[1] - s[0]) for s in slopes] + [slope]
             value = value[0] + share * slope
-        return value, slopes
+        return owner, voxel, value, slopes
+
+
+def packed_cells(mask: Tensor, axes: list[int]) -> Tensor:
+    """The values at the corners of every cell between neighbouring voxels, read at once as one integer.
+
+    Args:
+        mask: uint8; a border of zeros is added along ``axes``.
+        axes: along which the cells have two corners, at most three.
+    """
+    padded = F.pad(mask, [int(axis in axes) for axis in reversed(range(mask.ndim)) for _ in range(2)])
+    ranges = [((0, -1), (1, None)) if axis in axes else ((0, None),) for axis in range(mask.ndim)]
+    corners = torch.stack([padded[tuple(slice(*r) for r in ends)] for ends in itertools.product(*ranges)], dim=-1)
+    return corners.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[corners.shape[-1]])[..., 0]

@@ -252,7 +252,7 @@ class ROIRegistration:
             weights = result.matches.score * result.fixed.areas[result.matches.fixed].sqrt()
             weights = weights if result.matches.certainty is None else weights * result.matches.certainty
             start = fit_centroids(*centroids, weights, float(extent.max()))
-        with self._bar(self.settings.steps * self.settings.levels, "dense field", "step") as bar:
+        with self._bar(sum(self.settings.level_steps), "dense field", "step") as bar:
 
             def show(steps: int, objective: float) -> None:
                 bar.set_postfix_str(f"objective {objective:.3f}", refresh=False)

@@ -165,6 +165,15 @@ def test_a_first_step_uphill_does_not_end_the_search():
     assert min(coarse) < coarse[0]
 
 
+def test_the_finest_level_may_take_fewer_steps():
+    none, images = torch.zeros(0, 40, 36, dtype=torch.uint8), (noise(0, (40, 36)), noise(1, (40, 36)))
+    seen = []
+    settings = DenseSettings(image_weight=100.0, levels=3, steps=6, fine_share=0.25)
+    found = roi_to_dense(none, none, (1, 1), settings, images=images, progress=lambda steps, _: seen.append(steps))
+    assert [len(losses) for losses in found.history] == settings.level_steps == [6, 6, 2]
+    assert sum(seen) == 14
+
+
 def test_levels_leave_thick_slices_alone():
     shapes = level_shapes((128, 128, 10), (1.5, 1.5, 8.0), DenseSettings())
     assert shapes == [(32, 32, 10), (64, 64, 10), (128, 128, 10)]
@@ -194,7 +203,9 @@ def test_labels_follow():
     assert dice(moved, truth, [1])[1] > dice(label.long(), truth, [1])[1] + 0.15
 
 
-@pytest.mark.parametrize("fields", [{"smoothness": -1}, {"image_weight": -0.5}, {"levels": 0}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"smoothness": -1}, {"image_weight": -0.5}, {"levels": 0}, {"steps": 0}, {"fine_share": 1.5}]
+)
 def test_bad_settings(fields):
     with pytest.raises(InputError, match=str(next(iter(fields.values())))):
         DenseSettings(**fields)
