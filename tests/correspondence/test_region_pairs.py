@@ -70,6 +70,21 @@ def test_boxes_give_the_same_as_resampling_the_whole_grid(n):
         assert found.any() == mask.gt(127).any().item()
 
 
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_on_the_same_grid_masks_are_kept_and_on_a_mirrored_one_they_turn(mirrored):
+    shape = (20, 24, 12)
+    soft = torch.nn.functional.avg_pool3d(overlapping(shape)[:, None].float(), 3, 1, 1)[:, 0].round().to(torch.uint8)
+    working = oblique(shape, (3.0, 2.5, 4.0), 0.0)
+    target = working
+    if mirrored:
+        flip = np.diag([-1.0, 1, 1, 1])
+        flip[0, 3] = shape[0] - 1
+        target = Geometry(shape, working.affine @ flip)
+    for mask, found in zip(soft, native_masks(soft, working, target, np.eye(4))):
+        expected = (mask >= 127.5).numpy()
+        np.testing.assert_array_equal(found, expected[::-1] if mirrored else expected)
+
+
 def test_small_regions_lie_on_top_in_the_quick_view():
     grid = Geometry((20, 24), np.eye(4))
     regions = segment(overlapping((20, 24)), [str(k) for k in range(6)], grid, grid, np.eye(4))
