@@ -32,7 +32,7 @@ QUICK = {
     "overview": False,
     "progress": False,
     "everything": {"_target_": "tests.workflow.cohort.stand_in.Bands"},
-    "dense_settings#steps": 2,
+    "dense_settings#steps": 4,
     "dense_settings#levels": 1,
 }
 NETWORK = {
