@@ -143,7 +143,7 @@ class MaskGroup:
                 hit = inside if hit is None else hit & inside
         voxel = voxel.flatten() if hit is None else voxel.where(hit, 0).flatten()
         for axis in self.active:
-            place = targets[axis].flatten().index_select(0, voxel).view(len(owner), -1)
+            place = targets[axis].flatten().index_select(0, voxel).view(len(owner), len(within[0]))
             first, stop = (x[axis].index_select(0, owner)[:, None] for x in (self.first, self.stop))
             found = (place > first - 1) & (place < stop)
             hit = found if hit is None else hit & found
@@ -170,8 +170,8 @@ class MaskGroup:
         packed = self.cells.index_select(0, index)
         left = packed.nonzero()[:, 0]
         owner, voxel, packed, *shares = (x.index_select(0, left) for x in (owner, voxel, packed, *shares))
-        corners = packed.view(torch.uint8).view(len(left), -1).T.to(targets) / 255
-        value = corners.view(*[2] * len(shares), -1)
+        corners = packed.view(torch.uint8).view(len(left), 2 ** len(shares)).T.to(targets) / 255
+        value = corners.view(*[2] * len(shares), len(left))
         slopes: list[Tensor] = []
         for share in shares:
             slope = value[1] - value[0]

@@ -165,6 +165,18 @@ def test_a_first_step_uphill_does_not_end_the_search():
     assert min(coarse) < coarse[0]
 
 
+@pytest.mark.parametrize("shape", [(24, 20), (24, 20, 4)])
+def test_masks_that_are_empty_or_out_of_reach_have_no_gradient(shape):
+    ddf, empty = torch.zeros(1, len(shape), *shape), torch.zeros(1, *shape, dtype=torch.uint8)
+    square = empty.clone()
+    square[:, 3:9, 3:9] = 255
+    gradient = torch.zeros_like(ddf)
+    assert PairLoss(empty, empty)(ddf, gradient) == pytest.approx(0, abs=1e-6)
+    missed = 1 + float((square > 0).float().mean())
+    assert PairLoss(square, square)(ddf + 100, gradient) == pytest.approx(missed, rel=1e-4)
+    assert not gradient.any()
+
+
 def test_the_finest_level_may_take_fewer_steps():
     none, images = torch.zeros(0, 40, 36, dtype=torch.uint8), (noise(0, (40, 36)), noise(1, (40, 36)))
     seen = []
