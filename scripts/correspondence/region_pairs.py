@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..common.errors import InputError
 from ..common.staging import complete_result
-from ..data.segmentations import Segmentation, pack, read_segmentation
+from ..data.segmentations import Part, Segmentation, pack_parts, read_segmentation
 from ..spatial.geometry import Geometry, apply_affine, corners, resample
 from ..spatial.transform_files import RECORD_NAME as RECORD
 from .region_masks import RegionMasks
@@ -70,7 +71,7 @@ def segment(
     masks: Sequence[Tensor], names: list[str], working: Geometry, target: Geometry, transform: NDArray
 ) -> Segmentation:
     """Regions as a segmentation on the grid of an image; the arguments are those of :func:`native_masks`."""
-    return pack(native_masks(masks, working, target, transform), names, target)
+    return pack_parts(native_parts(masks, working, target, transform), names, target)
 
 
 def native_masks(masks: Sequence[Tensor], working: Geometry, target: Geometry, transform: NDArray) -> Iterator[NDArray]:
@@ -84,22 +85,30 @@ def native_masks(masks: Sequence[Tensor], working: Geometry, target: Geometry, t
         target: grid of the image.
         transform: (4, 4) target world to working world, RAS mm.
     """
+    for box, part in native_parts(masks, working, target, transform):
+        found = np.zeros(target.shape, bool)
+        found[box] = part
+        yield found
+
+
+def native_parts(masks: Sequence[Tensor], working: Geometry, target: Geometry, transform: NDArray) -> Iterator[Part]:
+    """The boxes of the target grid that regions can reach, and the regions inside them; see :func:`native_masks`."""
     to_target = np.linalg.inv(target.affine) @ np.linalg.inv(transform) @ working.affine
     same = target.shape == working.shape and np.allclose(to_target, np.eye(4), rtol=0, atol=1e-6)
     for box, part in RegionMasks.of(masks).parts:
-        found = np.zeros(target.shape, bool)
-        if same:
-            found[box] = (part >= 127.5).numpy()
-        elif part.numel():
+        if not same and part.numel():
             # A mask fades out over one voxel, except where the grid ends.
             room = [(min(1, s.start), min(1, size - s.stop)) for s, size in zip(box, working.shape)]
             part = F.pad(part[None].float(), [r for pair in reversed(room) for r in pair])
-            box = tuple(slice(s.start - a, s.stop + b) for s, (a, b) in zip(box, room))
-            place = _box_around(box, to_target, target.shape)
-            if all(s.start < s.stop for s in place):
-                part = resample(part, working.cropped(box), target.cropped(place), transform, fill=0.0)[0]
-                found[place] = (part >= 127.5).numpy()
-        yield found
+            around = tuple(slice(s.start - a, s.stop + b) for s, (a, b) in zip(box, room))
+            box = _box_around(around, to_target, target.shape)
+            shape = [s.stop - s.start for s in box]
+            part = (
+                resample(part, working.cropped(around), target.cropped(box), transform, fill=0.0)[0]
+                if all(shape)
+                else torch.zeros(shape)
+            )
+        yield box, (part >= 127.5).numpy()
 
 
 def quick_view(regions: Segmentation) -> NDArray:
@@ -120,8 +129,8 @@ def quick_view(regions: Segmentation) -> NDArray:
 
 
 def _box_around(box: tuple[slice, ...], to_target: NDArray, shape: tuple[int, ...]) -> tuple[slice, ...]:
-    """The voxels of the target that a box of the working grid can reach."""
+    """The voxels of the target that a box of the working grid can reach; an empty box if it can reach none."""
     n = len(shape)
     reached = apply_affine(to_target, corners([(s.start - 1.0, s.stop) for s in box]))[:, :n]
     low, high = np.floor(reached.min(axis=0)).astype(int), np.ceil(reached.max(axis=0)).astype(int) + 1
-    return tuple(slice(max(0, a), min(s, b)) for a, b, s in zip(low, high, shape))
+    return tuple(slice(*np.clip((a, b), 0, s).tolist()) for a, b, s in zip(low, high, shape))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import gzip
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ GOLDEN = 0.618033988749895  # of a turn; consecutive hues stay far apart for any
 COLUMNS = ("Name", "Color", "Layer", "LabelValue")
 SLAB_VOXELS = 4_000_000
 Colour = tuple[float, float, float]
+Part = tuple[tuple[slice, ...], NDArray]  # a box of a grid, and a mask (*box) bool inside it
 
 
 @dataclass(frozen=True)
@@ -66,23 +67,34 @@ def pair_colours(count: int) -> list[Colour]:
 
 
 def pack(masks: Iterable[NDArray], names: Sequence[str], grid: Geometry) -> Segmentation:
+    """Packs regions, given as whole masks (*grid.shape) bool; see :func:`pack_parts`."""
+
+    def parts() -> Iterator[Part]:
+        for number, mask in enumerate(masks, 1):
+            if mask.shape != grid.shape:
+                raise ValueError(f"Region {number} has the shape {mask.shape}, and the grid is {grid.shape}.")
+            yield tuple(slice(0, s) for s in grid.shape), np.asarray(mask, bool)
+
+    return pack_parts(parts(), names, grid)
+
+
+def pack_parts(parts: Iterable[Part], names: Sequence[str], grid: Geometry) -> Segmentation:
     """Packs regions greedily into few layers; region k gets the value k + 1 and colour k of :func:`pair_colours`.
 
     Args:
-        masks: (*grid.shape) bool for each region; taken one by one, so a generator keeps memory low.
+        parts: a box of the grid and the mask inside it for each region, which is empty outside the box; taken one by
+            one, so a generator keeps memory low.
         names: one per region.
-        grid: of the masks.
+        grid: of the segmentation.
     """
     if len(names) > np.iinfo(np.uint16).max:
         raise InputError(f"{len(names)} regions do not fit into a 16-bit segmentation; keep fewer with --max_pairs.")
     kind = np.uint8 if len(names) <= np.iinfo(np.uint8).max else np.uint16
     layers = np.zeros((1, *grid.shape), kind)
     segments: list[Segment] = []
-    for mask, name, colour in zip(masks, names, pair_colours(len(names)), strict=True):
-        if mask.shape != grid.shape:
-            raise ValueError(f"Region {len(segments) + 1} has the shape {mask.shape}, and the grid is {grid.shape}.")
-        box = boxes_of(np.asarray(mask, np.uint8), 1)[0]  # most regions are small parts of the image
-        mask = np.asarray(mask[box], bool)
+    for (box, mask), name, colour in zip(parts, names, pair_colours(len(names)), strict=True):
+        inner = boxes_of(mask.view(np.uint8), 1)[0]  # most regions are small parts of their box
+        box, mask = tuple(slice(b.start + i.start, b.start + i.stop) for b, i in zip(box, inner)), mask[inner]
         layer = next((i for i, values in enumerate(layers) if not values[box][mask].any()), len(layers))
         if layer == len(layers):
             layers.resize((layer + 1, *grid.shape), refcheck=False)  # zeros; in place where the system can

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..correspondence.region_pairs import native_masks, quick_view
+from ..correspondence.region_pairs import quick_view, segment
 from ..correspondence.result import Registration
 from ..data.intensity import apply_window
 from ..data.pair import Pair, coarsen, working_grid
 from ..data.reader import Volume
-from ..data.segmentations import Segmentation, pack, pair_colours
+from ..data.segmentations import Segmentation, pair_colours
 from ..metrics.jacobian import jacobian_determinant
 from ..metrics.overlap import bounding_box
 from ..spatial.geometry import LPS, Geometry, apply_affine, resample, world_displacement
@@ -77,8 +77,7 @@ def viewer_data(pair: Pair, result: Registration, size: int) -> dict[str, Any]:
         grid = working_grid(volume.geometry, size)
         image = _small(volume, grid)
         if len(result.matches):
-            exact = native_masks(masks[role], pair.working, grid, to_working[role])
-            regions[role] = pack(exact, [""] * len(result.matches), grid)
+            regions[role] = segment(masks[role], [""] * len(result.matches), pair.working, grid, to_working[role])
         visible = image.amax(dim=0) > DARK
         if role in regions:
             visible |= torch.from_numpy((regions[role].layers > 0).any(axis=0))

@@ -70,6 +70,21 @@ def test_boxes_give_the_same_as_resampling_the_whole_grid(n):
         assert found.any() == mask.gt(127).any().item()
 
 
+def test_a_segmentation_contains_the_native_masks_even_of_regions_out_of_view_or_empty():
+    shape = (20, 24, 12)
+    masks = torch.cat([overlapping(shape), torch.zeros(1, *shape, dtype=torch.uint8)])
+    working, target = oblique(shape, (3.0, 2.5, 4.0), 0.0), oblique((31, 27, 14), (2.0, 2.0, 3.0), 10.0)
+    transform = np.eye(4)
+    names = [str(k) for k in range(len(masks))]
+    for transform[0, 3], seen in ((2.0, True), (15.0, True), (400.0, False), (-400.0, False)):
+        found = segment(masks, names, working, target, transform)
+        exact = [*native_masks(masks, working, target, transform)]
+        assert any(m.any() for m in exact) == seen
+        assert len(found.segments) == len(masks)
+        for k, mask in enumerate(exact):
+            np.testing.assert_array_equal(found.mask(k), mask)
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_on_the_same_grid_masks_are_kept_and_on_a_mirrored_one_they_turn(mirrored):
     shape = (20, 24, 12)
