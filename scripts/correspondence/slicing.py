@@ -42,16 +42,36 @@ class SlicePlan:
 
     def place(self, stack: Tensor) -> Tensor:
         """Maps on slices (N, H, W) back to a volume (*shape), linear between planned slices and 0 beyond them."""
+        planes, values = self.place_run(stack)
+        if self.axis is None or len(values) == self.count:
+            return values[0] if self.axis is None else values.movedim(0, self.axis)
+        volume = stack.new_zeros(self.count, *values.shape[1:])
+        volume[planes] = values
+        return volume.movedim(0, self.axis)
+
+    def place_run(self, stack: Tensor, first: int = 0) -> tuple[slice, Tensor]:
+        """As :meth:`place` for a run of planned slices, where the maps of all others are 0.
+
+        Args:
+            stack: (M, H, W) maps on the planned slices ``first`` to ``first + M - 1``.
+            first: position of the run among the planned slices.
+
+        Returns:
+            the slices of the volume that the run reaches, and their values (planes, *plane of the volume).
+        """
         stack = stack.flip([1 + i for i, f in enumerate(self.flips) if f])
         stack = stack.transpose(1, 2) if self.transposed else stack
-        if self.axis is None:
-            return stack[0]
         if len(self.indices) == self.count:
-            return stack.movedim(0, self.axis)
+            return slice(first, first + len(stack)), stack
         low, high, part, near = _between(self.indices, self.count)
-        part, near = (t.to(stack)[:, None, None] for t in (part, near))
-        stack = (stack[low] * (1 - part) + stack[high] * part) * near
-        return stack.movedim(0, self.axis)
+        shown = [(k >= first) & (k < first + len(stack)) for k in (low, high)]
+        reached = (near & (shown[0] | shown[1])).nonzero()
+        planes = slice(int(reached.min()), int(reached.max()) + 1)
+        below, above = (
+            stack[(k[planes] - first).clamp(0, len(stack) - 1)] * (weight * inside)[planes].to(stack)[:, None, None]
+            for k, weight, inside in ((low, 1 - part, shown[0]), (high, part, shown[1]))
+        )
+        return planes, below + above
 
     def pixel_mm2(self, spacing: Sequence[float]) -> float | None:
         """Area of a pixel of the slices of a volume; None for a picture, whose pixels need not have a size."""

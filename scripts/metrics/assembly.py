@@ -93,7 +93,7 @@ def field_metrics(ddf: Tensor, spacing: Sequence[float], margin: int = 0) -> dic
     scale = torch.tensor(spacing, device=ddf.device, dtype=ddf.dtype).view(1, -1, *[1] * len(spacing))
     total, longest = 0.0, 0.0
     for part in ddf.split(16, dim=2):  # the lengths of a whole CT would take 1 GB
-        lengths = (part * scale).norm(dim=1)
+        lengths = (part * scale).square_().sum(dim=1).sqrt_()  # .norm(dim=1) takes twenty times as long
         total, longest = total + float(lengths.double().sum()), max(longest, float(lengths.max()))
     mean = total / ddf[:, 0].numel()
     return {"field": regularity(ddf, margin) | {"mean_displacement_mm": mean, "max_displacement_mm": longest}}

@@ -41,13 +41,19 @@ class SliceRegions(Regions):
         masks = torch.zeros(len(index), *shape, dtype=torch.uint8)
         # Where every slice is shown, none is interpolated, so bytes will do.
         kind = torch.uint8 if len(self.plan.indices) == self.plan.count else torch.float32
-        for row, region in enumerate(index):
-            stack = torch.zeros(count, *size, dtype=kind)
+        for mask, region in zip(masks, index):
+            shown = {}
             for position, number in self.members[region]:
                 one = self.slices[position][number : number + 1]
                 covered = edge_coverage(one.logits_at(size)[0], one.threshold).cpu() * 255
-                stack[position % count] = covered.round() if kind is torch.uint8 else covered
-            masks[row] = self.plan.place(stack).round()
+                shown[position % count] = covered.round() if kind is torch.uint8 else covered
+            first = min(shown)
+            run = torch.zeros(max(shown) - first + 1, *size, dtype=kind)
+            for position, covered in shown.items():
+                run[position - first] = covered
+            planes, values = self.plan.place_run(run, first)
+            volume = mask[None] if self.plan.axis is None else mask.movedim(self.plan.axis, 0)
+            volume[planes] = values.round().to(torch.uint8)
         return masks
 
     def without_masks(self) -> SliceRegions:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import interp1d
 
 from scripts.common.errors import InputError
 from scripts.correspondence.slicing import plan_slices
@@ -43,6 +46,28 @@ def test_maps_and_points_come_back(affine, axis):
     shown = stack[position, places[:, 1].long(), places[:, 0].long()]
     torch.testing.assert_close(shown, volume[tuple(voxels.long().T)])
     torch.testing.assert_close(plan.to_index(places, position, tuple(stack.shape[1:])), voxels)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("spacing_mm", "count"), [(0.0, 11), (3.0, 4), (5.0, 2)])
+def test_a_run_of_slices_is_placed_as_a_stack_with_zeros_elsewhere(axis, spacing_mm, count):
+    grid = Geometry(tuple(11 if a == axis else 4 for a in range(3)), np.diag([-1.0, 1, 1, 1]))
+    plan = plan_slices(grid, axis, spacing_mm)
+    known = list(plan.indices)
+    assert len(known) == count
+    half = np.diff(known).max() / 2
+    shown = np.flatnonzero((np.arange(11) >= known[0] - half) & (np.arange(11) <= known[-1] + half))
+    for first, last in itertools.combinations_with_replacement(range(count), 2):
+        stack = torch.zeros(count, 4, 4)
+        stack[first : last + 1] = torch.rand(last + 1 - first, 4, 4)
+        whole = plan.place(stack).movedim(axis, 0)
+        naive = np.zeros((11, 4, 4), np.float32)
+        naive[shown] = interp1d(known, whole[known].numpy(), axis=0)(np.clip(shown, known[0], known[-1]))
+        np.testing.assert_allclose(whole, naive, atol=1e-6)
+        planes, values = plan.place_run(stack[first : last + 1], first)
+        placed = torch.zeros(11, 4, 4)
+        placed[planes] = values
+        torch.testing.assert_close(placed, whole, rtol=0, atol=0)
 
 
 def test_two_dimensional_images():

@@ -10,7 +10,7 @@ import torch
 from scripts.common.errors import InputError
 from scripts.correspondence.slicing import SlicePlan
 from scripts.roi.region_filter import RegionFilter, outside, visible
-from scripts.roi.regions import find_regions, joined, link_slices, slice_prototypes
+from scripts.roi.regions import edge_coverage, find_regions, joined, link_slices, slice_prototypes
 from scripts.sam.slice_masks import SliceMasks
 
 E = 8  # side of the embedding; masks have 32 x 32 cells
@@ -126,6 +126,18 @@ def test_regions_have_centroids_areas_and_masks_on_the_grid():
     apart = find_regions(slices, plan, RegionFilter(max_border=1.0), link=False)
     assert len(apart) == 3
     assert find_regions(slices, plan, RegionFilter(0.0, 0.001), link=True).masks([]).shape == (0, 64, 64, 3)
+
+
+def test_masks_between_planned_slices_are_interpolated():
+    plan = SlicePlan(2, (1, 4, 7, 10), 12, True, (False, True))
+    slices = [masks_of([(8, 4, 16, 12)], embedding=torch.rand(4, E, E)) for _ in range(4)]
+    regions = find_regions(slices, plan, RegionFilter(max_border=1.0), link=False)
+    stack = torch.zeros(4, 64, 64)
+    stack[1] = edge_coverage(slices[1].logits_at((64, 64))[0], slices[1].threshold) * 255
+    (k,) = [k for k in range(4) if regions.members[k] == [(1, 0)]]
+    mask = regions.masks([k])[0]
+    torch.testing.assert_close(mask, plan.place(stack).round().to(torch.uint8), rtol=0, atol=0)
+    assert mask.amax(dim=(0, 1)).tolist() == [0, 0, 85, 170, 255, 170, 85, 0, 0, 0, 0, 0]
 
 
 def test_a_second_look_puts_regions_where_they_are_on_the_whole_slice():
