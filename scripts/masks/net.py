@@ -86,9 +86,18 @@ def net_spec(name: str) -> NetSpec:
     return NETS[name]
 
 
-def build_net(name: str) -> DynUNet:
-    """A bundled network with random weights: (B, 1, X, Y, Z) in [0, 1] to logits (B, 1 + structures, X, Y, Z)."""
+def build_net(name: str, heads: int = 0) -> DynUNet:
+    """A bundled network with random weights: (B, 1, X, Y, Z) in [0, 1] to logits (B, 1 + structures, X, Y, Z).
+
+    Args:
+        name: key of ``NETS``.
+        heads: coarser decoder levels that also predict the labels in training mode, for deep supervision; the output is
+            then (B, 1 + heads, 1 + structures, X, Y, Z), the network's own first. Evaluation does not use them.
+    """
     spec = net_spec(name)
+    most = len(spec.strides) - 2
+    if not 0 <= heads <= most:
+        raise InputError(f"Deep supervision of {heads} levels is not possible; {name} has 0 to {most} coarser levels.")
     return DynUNet(
         spatial_dims=3,
         in_channels=1,
@@ -98,4 +107,6 @@ def build_net(name: str) -> DynUNet:
         upsample_kernel_size=spec.strides[1:],
         filters=spec.filters,
         norm_name=("instance", {"affine": True}),
+        deep_supervision=heads > 0,
+        deep_supr_num=max(heads, 1),
     )

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from monai.losses import DeepSupervisionLoss
+from monai.networks.nets import DynUNet
 from monai.transforms import Transform
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.errors import InputError
 from ..common.files import whole_file
+from ..common.weights import export_weights, start_from
 from ..data.intensity import apply_window
 from ..data.reader import read_volume
 from ..data.splits import split_of
 from ..masks.grid import as_volume, model_grid
-from ..masks.net import net_spec
+from ..masks.net import build_net, net_spec
 from ..spatial.geometry import resample
 
 
@@ -81,3 +84,47 @@ class PrepareLabelled(Transform):
             "image": resample(array, native, grid).half(),
             "label": resample(values, native, grid, mode="nearest").to(torch.uint8),
         }
+
+
+def training_net(name: str, heads: int = 0, initial_weights: str | None = None) -> DynUNet:
+    """A bundled network for training, with random weights or those of a file, and random heads for deep supervision.
+
+    Args:
+        name: see :func:`scripts.masks.net.build_net`, also for ``heads``.
+        heads: coarser levels that also predict the labels.
+        initial_weights: of a network without such heads, as the training writes them.
+    """
+    net = start_from(build_net(name), initial_weights)
+    if not heads:
+        return net
+    deep = build_net(name, heads)
+    deep.load_state_dict(net.state_dict(), strict=False)
+    return deep
+
+
+def export_net(net: DynUNet, name: str, path: str | Path) -> None:
+    """Saves the weights of a network without its heads for deep supervision, which only training uses."""
+    plain = build_net(name)
+    state = net.state_dict()
+    plain.load_state_dict({key: state[key] for key in plain.state_dict()})
+    export_weights(plain, path)
+
+
+class DeepSupervision(nn.Module):
+    """The loss of a network with deep supervision: the sum over its predictions, each level half as much as the finer.
+
+    Dou et al., Medical Image Analysis 41, 2017; the weights are nnU-Net's (Isensee et al., Nature Methods 18, 2021)
+    before they are normalised.
+
+    Args:
+        loss: of one prediction (B, C, X, Y, Z) and the labels (B, 1, X, Y, Z).
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = DeepSupervisionLoss(loss, weight_mode="exp")
+
+    def forward(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        """Predictions are (B, levels, C, X, Y, Z), or (B, C, X, Y, Z) of a network without heads."""
+        deep = predictions.ndim > labels.ndim
+        return self.loss(list(predictions.unbind(1)) if deep else predictions, labels)

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.losses import DiceCELoss
 
 from scripts.common.errors import InputError
+from scripts.common.weights import export_weights, load_weights, read_checkpoint
 from scripts.data.pair_lists import mask_file
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.reader import read_volume
-from scripts.training.masks import PrepareLabelled, inner_part, labelled_items
+from scripts.masks.net import build_net
+from scripts.training.masks import DeepSupervision, PrepareLabelled, export_net, inner_part, labelled_items, training_net
 from scripts.verbs.masks import masks
 from tests.training.curves import check_plotted, seen_losses
 
@@ -61,7 +64,46 @@ def test_prepared_labels_lie_on_the_prepared_image(data):
     assert new == pytest.approx(own, abs=0.05)
 
 
-def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
+def test_deep_supervision_is_the_weighted_loss_of_every_level():
+    torch.manual_seed(0)
+    net = training_net("cardiac", 2)
+    image, labels = torch.rand(2, 1, 32, 32, 4), torch.randint(0, 4, (2, 1, 32, 32, 4)).float()
+    predictions = net(image)
+    assert predictions.shape == (2, 3, 4, 32, 32, 4)
+    loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+    levels = [loss(predictions[:, k], labels) for k in range(3)]
+    found = DeepSupervision(loss)(predictions, labels)
+    assert found.item() == pytest.approx((levels[0] + 0.5 * levels[1] + 0.25 * levels[2]).item(), rel=1e-5)
+    assert DeepSupervision(loss)(predictions[:, 0], labels).item() == pytest.approx(levels[0].item(), rel=1e-6)
+    found.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.deep_supervision_heads.parameters())
+    # In evaluation it is the network without heads.
+    net.eval()
+    assert torch.equal(net(image), predictions[:, 0]) and net(image).shape == (2, 4, 32, 32, 4)
+    with pytest.raises(InputError, match="Deep supervision of 4 levels is not possible; cardiac has 0 to 3"):
+        training_net("cardiac", 4)
+
+
+def test_weights_of_deep_supervision_fit_the_network_without_it(tmp_path):
+    torch.manual_seed(1)
+    deep = training_net("cardiac", 3)
+    export_net(deep, "cardiac", tmp_path / "w.pt")
+    plain = build_net("cardiac").eval()
+    load_weights(plain, read_checkpoint(tmp_path / "w.pt"), "w.pt", "cardiac")
+    image = torch.rand(1, 1, 32, 32, 4)
+    assert torch.allclose(plain(image), deep.eval()(image), atol=0.02)  # stored in half precision
+    # They are initial weights for a training with or without heads, and plain weights are stored as before.
+    again = training_net("cardiac", 1, str(tmp_path / "w.pt")).eval()
+    assert torch.equal(again(image), plain(image))
+    assert torch.equal(training_net("cardiac", 0, str(tmp_path / "w.pt")).eval()(image), plain(image))
+    export_net(plain, "cardiac", tmp_path / "a.pt")
+    export_weights(plain, tmp_path / "b.pt")
+    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("a.pt", "b.pt"))
+    assert one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("heads", [0, 2])
+def test_training_resumes_and_its_weights_are_a_source(heads, bundle, data, tmp_path):
     files = [str(bundle / "configs" / "train_masks.json"), str(bundle / "configs" / "datasets" / "acdc_masks.json")]
 
     def train(epochs: int) -> ConfigWorkflow:
@@ -77,6 +119,7 @@ def test_training_resumes_and_its_weights_are_a_source(bundle, data, tmp_path):
             samples_per_epoch=2,
             held_out=2,
             fold=1,
+            deep_supervision=heads,
         )
         workflow.initialize()
         assert workflow.check_properties() == []
