@@ -20,7 +20,7 @@ FLOORS = (
     {"__main__"},
 )  # fmt: skip
 STOREY = {name: level for level, names in enumerate(FLOORS) for name in names}
-TRAININGS = ("train", "distill", "multi_gpu_train", "ablation", "datasets")
+TRAININGS = ("train", "distill", "multi_gpu_train")
 
 
 def sources() -> list[Path]:
@@ -114,6 +114,11 @@ def test_files_are_short_and_quiet(path):
         assert called != "print", f"print in {path.name}"
         if called == "torch.load":
             assert any(k.arg == "weights_only" for k in node.keywords), f"torch.load in {path.name}"
+
+
+def test_tests_are_short_too():
+    long = [p.name for p in (ROOT / "tests").rglob("*.py") if len(p.read_text(encoding="utf-8").splitlines()) > 300]
+    assert long == []
 
 
 def listed_requirements() -> set[str]:

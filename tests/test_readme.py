@@ -54,7 +54,7 @@ TESTS = {
         f"{MONAI} run --config_file configs/train.json",
         f"{MONAI} run --config_file \"['configs/inference.json','configs/evaluate.json']\"",
     ],
-    "training/network/test_training_config.py::test_two_processes_train_as_one": ["torchrun"],
+    "training/network/test_processes.py::test_two_processes_train_as_one": ["torchrun"],
     "training/sam/test_training.py::test_config_trains_stops_and_resumes": [
         f"{MONAI} run --config_file configs/train_sam.json"
     ],

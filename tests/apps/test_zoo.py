@@ -119,11 +119,8 @@ def test_necessary_files_and_version(zoo):
 
 
 @pytest.mark.slow
-def test_metadata(zoo, real_data):
-    schema = real_data.parent / "reference" / "meta_schema_20240725.json"
-    if not schema.exists():
-        pytest.skip(f"no offline copy of the schema at {schema}")
-    shutil.copy(schema, zoo[0] / "eval" / "schema.json")
+def test_metadata(zoo, bundle):
+    shutil.copy(bundle / "tests" / "metadata_schema.json", zoo[0] / "eval" / "schema.json")
     meta = f"meta_file='models/{release.NAME}/configs/metadata.json'"
     in_zoo(zoo[0], f"from monai.bundle import verify_metadata; verify_metadata({meta}, filepath='eval/schema.json')")
 

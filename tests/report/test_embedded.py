@@ -22,7 +22,7 @@ from scripts.spatial.geometry import apply_affine
 from scripts.spatial.landmark_files import fixed_to_moving
 from tests.conftest import smooth_field
 from tests.roi.perfect import perfect_registration
-from tests.workflow.test_outputs import prepared
+from tests.workflow.registered import prepared
 
 
 @pytest.fixture(scope="module")

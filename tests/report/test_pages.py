@@ -19,7 +19,7 @@ from scripts.report.case_page import PICTURES, region_rows
 from scripts.report.cohort_page import cohort_page, distribution
 from scripts.report.panels import best_view, grid_lines, jacobian_map, panels, png
 from scripts.workflow.outputs import SaveRegistration
-from tests.workflow.test_outputs import prepared
+from tests.workflow.registered import prepared
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from scripts.spatial.fields import read_field
 from scripts.spatial.geometry import apply_affine
 from scripts.workflow.outputs import SaveRegistration
 from tests.browser import in_browser, opened
-from tests.workflow.test_outputs import prepared
+from tests.workflow.registered import prepared
 
 pytestmark = in_browser
 

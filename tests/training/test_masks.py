@@ -18,7 +18,14 @@ from scripts.data.pair_lists import mask_file
 from scripts.data.phantoms.cardiac import cardiac_pair
 from scripts.data.reader import read_volume
 from scripts.masks.net import build_net
-from scripts.training.masks import DeepSupervision, PrepareLabelled, export_net, inner_part, labelled_items, training_net
+from scripts.training.masks import (
+    DeepSupervision,
+    PrepareLabelled,
+    export_net,
+    inner_part,
+    labelled_items,
+    training_net,
+)
 from scripts.verbs.masks import masks
 from tests.training.curves import check_plotted, seen_losses
 

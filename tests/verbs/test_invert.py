@@ -14,7 +14,7 @@ from scripts.spatial.chain import map_points
 from scripts.spatial.geometry import apply_affine
 from scripts.spatial.transform_files import read_chain
 from scripts.workflow.outputs import SaveRegistration
-from tests.workflow.test_outputs import prepared
+from tests.workflow.registered import prepared
 
 
 def test_inverse_pulls_the_fixed_image_back(heart_files, tmp_path):

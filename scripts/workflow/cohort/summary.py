@@ -38,9 +38,22 @@ def summarise(rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any]) -> di
     the rows of :func:`row_of` in the order of the list.
     """
     rows = list(rows)
-    counts = {status: sum(r["status"] == status for r in rows) for status in (REGISTERED, NOTHING_FOUND, FAILED)}
-    counts |= {"doubted": sum("doubts" in r for r in rows), "untrusted": sum(not r.get("trusted", True) for r in rows)}
-    return {**counts, **facts, "metrics": summarise_rows(rows, FACTS), "pairs": rows}
+    return {**count(rows), **facts, "metrics": summarise_rows(rows, FACTS), "pairs": rows}
+
+
+def count(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Numbers of pairs by status, and of "doubted" and "untrusted" ones."""
+    counts = dict.fromkeys((REGISTERED, NOTHING_FOUND, FAILED, "doubted", "untrusted"), 0)
+    for row in rows:
+        counts[row["status"]] += 1
+        counts["doubted"] += "doubts" in row
+        counts["untrusted"] += not row.get("trusted", True)
+    return counts
+
+
+def end_rows(metrics: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """The last two rows of a ``summary.csv``: mean and sd over the pairs."""
+    return [{"name": name, **{key: value[name] for key, value in metrics.items()}} for name in ("mean", "sd")]
 
 
 def summary_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -64,14 +77,13 @@ def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
         InputError: they cannot be written, e.g. because the disk is full.
     """
     metrics, rows = summary["metrics"], summary["pairs"]
-    ends = [{"name": n, **{k: v[n] for k, v in metrics.items()}} for n in ("mean", "sd")]
     columns = dict.fromkeys([*FACTS, *metrics])
     short = summary if len(rows) <= MANY else {**summary, "pairs": [r for r in rows if r["status"] == FAILED][:MANY]}
     pages = {row["name"] for row in short["pairs"] if (folder / row["name"] / "report.html").exists()}
     text = json.dumps(short, indent=2, allow_nan=False, ensure_ascii=False)
     try:  # shards that end at the same time take turns
         with sole_writer(folder, WAIT_S), staged(folder, "summary.json", SUMMARIES) as part:
-            write_csv(part / "summary.csv", [columns | row | texts(row) for row in [*rows, *ends]])
+            write_csv(part / "summary.csv", [columns | row | texts(row) for row in [*rows, *end_rows(metrics)]])
             (part / "summary.json").write_text(text, encoding="utf-8", errors="backslashreplace")
             page = cohort_page(short, pages)
             (part / "report.html").write_text(page, encoding="utf-8", errors="backslashreplace")

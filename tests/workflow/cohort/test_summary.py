@@ -27,11 +27,17 @@ def test_a_folder_is_summarised_like_its_run(undisturbed, tmp_path, monkeypatch,
     (failed / case.RECORD).write_text(json.dumps(record), encoding="utf-8")
     told = summarise(str(tmp_path / "out"), str(tmp_path / f"pairs.{ending}"))
     expected = json.loads((undisturbed / "summary.json").read_text(encoding="utf-8"))
-    assert (told["registered"], told["failed"], told["pairs"]) == (3, 1, 4)
+    assert (told["registered"], told["failed"], told["pairs"], told["doubted"], told["untrusted"]) == (3, 1, 4, 1, 1)
     for key, value in expected["metrics"].items():
         assert told["metrics"][key] == pytest.approx(value), key
     read = pd.read_csv if ending == "csv" else pd.read_parquet
     table = read(tmp_path / f"pairs.{ending}")
+    if ending == "csv":  # it ends as the table of the run does
+        ends, own = table.iloc[-2:], pd.read_csv(undisturbed / "summary.csv").iloc[-2:]
+        assert list(ends["name"]) == list(own["name"]) == ["mean", "sd"]
+        for key in expected["metrics"]:
+            assert ends[key].tolist() == pytest.approx(own[key].tolist()), key
+        table = table.iloc[:-2]
     assert set(table["status"]) == {case.REGISTERED, case.FAILED}
     assert table["dice/mean/final"].mean() == pytest.approx(expected["metrics"]["dice/mean/final"]["mean"])
     bad = table[table["status"] == case.FAILED].iloc[0]
