@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORACLE, MODEL, ATTENTION = (f"tests/network/test_{name}.py" for name in ("oracle", "model", "attention"))
 PROTOTYPE, CONTOUR, OVERALL = (f"tests/losses/test_{name}.py" for name in ("prototype", "contour", "overall"))
 CORRELATION, LISTS = "tests/network/test_correlation.py", "tests/training/network/test_lists.py"
-PASSES = "tests/network/test_passes.py"
+PASSES, MASKS = "tests/network/test_passes.py", "tests/training/test_masks.py"
 
 
 class Mutant(NamedTuple):
@@ -45,8 +45,8 @@ NET, PAIRS, LEVEL, ATT = "network/model.py", "training/network/pairs.py", "netwo
 PROTO, CONT, REG = "losses/prototype.py", "losses/contour.py", "losses/registration.py"
 MUTANTS = (
     Mutant("query and key swapped", LEVEL, "self.image(last[0], last[1])", "self.image(last[1], last[0])", (ORACLE,)),
-    Mutant("query and key swapped in the layer", ATT, "self._heads(F.pad(self.query(query), padding), window)",
-           "self._heads(F.pad(self.query(context), padding), window)", (ATTENTION,)),
+    Mutant("query and key swapped in the layer", ATT, "self.query(to_windows(F.pad(query, padding), window))",
+           "self.query(to_windows(F.pad(context, padding), window))", (ATTENTION,)),
     Mutant("mask attention ignored", LEVEL, "self.mask(last[2], last[3])", "last[2]", (ORACLE,)),
     Mutant("masks not warped between levels", NET, "moving, moving_mask = both.chunk(2, dim=1)",
            "moving = both[:, : moving.shape[1]]", (ORACLE,)),
@@ -128,6 +128,11 @@ MUTANTS = (
     Mutant("training without the attention's bias", ATT, "k.transpose(-1, -2) + bias)", "k.transpose(-1, -2))",
            (ATTENTION,)),
     Mutant("inference without the attention's bias", ATT, "attn_mask=bias", "attn_mask=None", (ATTENTION,)),
+    Mutant("padded voxels get attention", ATT, "* (-1e4 / scale)", "* 0", (ATTENTION,)),
+    Mutant("features warped by the velocity in spite of one field", NET,
+           "integrate(field) if self.one_field and self.diffeomorphic else field", "field", (ORACLE,)),
+    Mutant("deep supervision of the finest level alone", "training/masks.py", "list(predictions.unbind(1)) if deep",
+           "predictions[:, 0] if deep", (MASKS,)),
     Mutant("attention without its scale", ATT, "scale = float(q.shape[-1]) ** -0.5", "scale = 1.0", (ATTENTION,)),
 )  # fmt: skip
 

@@ -70,9 +70,10 @@ class WindowCrossAttention(nn.Module):
             padding += [f, e]
         padded = [f + s + e for f, s, e in zip(front, shape, end)]
 
-        q = self._heads(F.pad(self.query(query), padding), window)
-        key, value = self.key_value(context).chunk(2, dim=-1)
-        k, v = self._heads(F.pad(key, padding), window), self._heads(F.pad(value, padding), window)
+        # The maps are cut into windows before the linear layers, which is one copy for keys and values.
+        q = self._heads(self.query(to_windows(F.pad(query, padding), window)))
+        key, value = self.key_value(to_windows(F.pad(context, padding), window)).chunk(2, dim=-1)
+        k, v = self._heads(key), self._heads(value)
         scale = float(q.shape[-1]) ** -0.5
         if sum(padding) > 0:
             # An extra channel, 1 in the queries and a large negative logit in the padded keys, masks the padded voxels
@@ -81,20 +82,21 @@ class WindowCrossAttention(nn.Module):
             penalty = to_windows((1 - inside) * (-1e4 / scale), window)[:, None]
             penalty = penalty.repeat(query.shape[0], 1, 1, 1).expand(-1, self.heads, -1, -1)
             q, k = torch.cat([q, torch.ones_like(q[..., :1])], dim=-1), torch.cat([k, penalty.to(k)], dim=-1)
+            v = F.pad(v, [0, 1])  # PyTorch's fused kernel wants as many channels everywhere
         bias = self.position_bias(window)[None].to(q.dtype)
         if q.device.type == "cpu" and torch.is_grad_enabled():
             # PyTorch has no fused kernel on a CPU whose bias is trained, and its fallback takes three times as long.
             x = ((q * scale) @ k.transpose(-1, -2) + bias).softmax(dim=-1) @ v
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+        x = x[..., : self.query.out_features // self.heads]
         x = from_windows(x.transpose(1, 2).flatten(2), window, padded)
         for axis, size in enumerate(shape):
             x = x.narrow(1 + axis, front[axis], size)
         return self.out(x)
 
-    def _heads(self, x: Tensor, window: list[int]) -> Tensor:
-        """(windows, heads, voxels, channels of a head) of a padded map (B, *shape, C)."""
-        x = to_windows(x, window)
+    def _heads(self, x: Tensor) -> Tensor:
+        """(windows, heads, voxels, channels of a head) of (windows, voxels, C)."""
         return x.reshape(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def position_bias(self, window: list[int]) -> Tensor:
