@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +68,26 @@ class DiskCache:
             self.folder = None
 
     def _trim(self) -> None:
-        """Deletes the least recently used entries until the rest fits; other processes may do so at the same time."""
         sweep(self.folder)
-        files = []
-        for path in self.folder.glob(f"*{self.suffix}"):
-            with contextlib.suppress(FileNotFoundError):
-                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total <= self.max_bytes:
-                return
+        for path in surplus(self.folder.glob(f"*{self.suffix}"), self.max_bytes):
             path.unlink(missing_ok=True)
-            total -= size
+
+
+def surplus(entries: Iterable[Path], max_bytes: float) -> list[Path]:
+    """The least recently used files or folders, whose removal leaves at most ``max_bytes``, but always the newest.
+
+    Other processes may delete entries at the same time.
+    """
+    found = []
+    for path in entries:
+        with contextlib.suppress(FileNotFoundError):
+            files = [p for p in path.rglob("*") if p.is_file()] if path.is_dir() else [path]
+            found.append((path.stat().st_mtime_ns, sum(p.stat().st_size for p in files), path))
+    found.sort()
+    total, out = sum(size for _, size, _ in found), []
+    for _, size, path in found[:-1]:
+        if total <= max_bytes:
+            break
+        out.append(path)
+        total -= size
+    return out

@@ -10,7 +10,7 @@ from __future__ import annotations
 import colorsys
 import gzip
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,18 +64,6 @@ class Segmentation:
 def pair_colours(count: int) -> list[Colour]:
     """Colours that tell regions apart; colour k does not depend on ``count``, so that pairs match across images."""
     return [tuple(round(c, 4) for c in colorsys.hsv_to_rgb(k * GOLDEN % 1, 0.75, 0.95)) for k in range(count)]
-
-
-def pack(masks: Iterable[NDArray], names: Sequence[str], grid: Geometry) -> Segmentation:
-    """Packs regions, given as whole masks (*grid.shape) bool; see :func:`pack_parts`."""
-
-    def parts() -> Iterator[Part]:
-        for number, mask in enumerate(masks, 1):
-            if mask.shape != grid.shape:
-                raise ValueError(f"Region {number} has the shape {mask.shape}, and the grid is {grid.shape}.")
-            yield tuple(slice(0, s) for s in grid.shape), np.asarray(mask, bool)
-
-    return pack_parts(parts(), names, grid)
 
 
 def pack_parts(parts: Iterable[Part], names: Sequence[str], grid: Geometry) -> Segmentation:

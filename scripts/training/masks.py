@@ -17,6 +17,7 @@ from ..common.errors import InputError
 from ..common.files import whole_file
 from ..common.weights import export_weights, start_from
 from ..data.intensity import apply_window
+from ..data.pair_lists import ct_files
 from ..data.reader import read_volume
 from ..data.splits import split_of
 from ..masks.grid import as_volume, model_grid
@@ -40,7 +41,8 @@ def labelled_items(dataset_dir: str | Path | None, dataset: str, part: str = "tr
             labels = sorted((folder / subject).glob("*_gt.nii.gz"))
             images = [label.with_name(label.name.replace("_gt", "")) for label in labels]
         elif dataset == "abdomen_ct":
-            labels, images = [folder / f"label{subject}.nii.gz"], [folder / f"img{subject}.nii.gz"]
+            files = ct_files(dataset_dir, subject, None)
+            labels, images = [files["_label"]], [files[""]]
         else:
             raise InputError(f"Unknown data set {dataset!r}; choose acdc or abdomen_ct.")
         items += [{"image": str(i), "label": str(x), "subject": subject} for i, x in zip(images, labels)]

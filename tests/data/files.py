@@ -1,8 +1,12 @@
 """Small image files, whole and damaged."""
 
+from collections.abc import Iterable, Sequence
+
 import nibabel as nib
 import numpy as np
 
+from scripts.data.segmentations import Segmentation, pack_parts
+from scripts.spatial.geometry import Geometry
 from tests.conftest import oblique
 
 GRID = oblique((12, 10, 8), (1.5, 1.2, 3.0))
@@ -24,3 +28,9 @@ def change(path, name, array=None, **fields):
         with nib.openers.Opener(target, "wb") as stream:
             stream.write(bytes(raw))
     return target
+
+
+def packed(masks: Iterable[np.ndarray], names: Sequence[str], grid: Geometry) -> Segmentation:
+    """A segmentation of whole masks (*grid.shape) bool."""
+    whole = tuple(slice(0, size) for size in grid.shape)
+    return pack_parts(((whole, np.asarray(mask, bool)) for mask in masks), names, grid)

@@ -15,9 +15,9 @@ from scripts.data.dicom_objects.segmentation import tracking_uids, write_segment
 from scripts.data.dicom_objects.series import read_series
 from scripts.data.pair import LoadPair
 from scripts.data.reader import read_volume
-from scripts.data.segmentations import pack
 from scripts.spatial.geometry import LPS, Geometry, resample_map
 from tests.apps.dicom_series import write_series
+from tests.data.files import packed
 
 TURN = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
 TURN = TURN * np.sign(np.linalg.det(TURN))
@@ -154,7 +154,7 @@ def test_a_segmentation_object_is_a_label_map(tmp_path):
     label = label_map(image.shape)
     series = read_series(folder)
     grid = Geometry(image.shape, affine)
-    regions = pack([label == 1, label == 2], ["a", "b"], grid)
+    regions = packed([label == 1, label == 2], ["a", "b"], grid)
     seg = tmp_path / "label.dcm"
     write_segmentation_object(seg, regions, series, tracking_uids(2), 1, "labels")
     read = read_volume(seg, label=True)
@@ -175,7 +175,7 @@ def test_segments_that_overlap_are_no_label_map(tmp_path):
     series = read_series(write_series(tmp_path / "image", image, affine, study="1.2.3", frame="1.2.4"))
     mask = np.zeros(image.shape, bool)
     mask[2:8, 2:8, 1:4] = True
-    regions = pack([mask, mask], ["a", "b"], Geometry(image.shape, affine))
+    regions = packed([mask, mask], ["a", "b"], Geometry(image.shape, affine))
     write_segmentation_object(tmp_path / "label.dcm", regions, series, tracking_uids(2), 1, "labels")
     with pytest.raises(InputError, match=r"label\.dcm is a DICOM segmentation that cannot be read as a label map"):
         read_volume(tmp_path / "label.dcm", label=True)

@@ -17,13 +17,14 @@ from pydicom.uid import generate_uid
 
 from scripts.common.errors import InputError
 from scripts.data.reader import read_volume
-from scripts.data.segmentations import pack, write_segmentation
+from scripts.data.segmentations import write_segmentation
 from scripts.data.writer import save_nifti
 from scripts.spatial.fields import write_field
 from scripts.spatial.geometry import resample, world_displacement
 from scripts.workflow.dicom import check_dicom, write_dicom
 from tests.apps.dicom_series import write_series
 from tests.conftest import oblique, smooth_field
+from tests.data.files import packed
 
 NAMES = ["pair 1 (0.95)", "pair 2 (0.91)"]
 
@@ -61,7 +62,7 @@ def written(request, tmp_path_factory):
         second = 8 if request.param == "MR" else 12  # in the MR pair they overlap
         masks[0, 4:12, 5:13, 1:4], masks[1, second : second + 6, 9:17, 2:6] = True, True
         regions[role] = masks
-        write_segmentation(out / f"{role}_rois.seg.nrrd", pack(iter(masks), NAMES, volume.geometry))
+        write_segmentation(out / f"{role}_rois.seg.nrrd", packed(iter(masks), NAMES, volume.geometry))
     (out / "correspondence.json").write_text(json.dumps({"pairs": [{}, {}]}), encoding="utf-8")
     files = write_dicom(out, series["moving"], series["fixed"])
     return out, series, regions, u_lps, grid, files

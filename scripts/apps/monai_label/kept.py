@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from ...common.cache import surplus
 from ...common.fingerprint import file_sha256
 
 
@@ -43,18 +44,10 @@ class Kept:
                     make(Path(part))
                     os.replace(part, path)
                     os.mkdir(part)  # for the context manager to remove
-                self._shrink(path)
+                for old in surplus((p for p in self.folder.iterdir() if p.name[0] != "."), self.max_bytes):
+                    shutil.rmtree(old, ignore_errors=True)
             os.utime(path)
         return path
-
-    def _shrink(self, newest: Path) -> None:
-        results = [p for p in self.folder.iterdir() if p != newest and p.name[0] != "."]
-        results.sort(key=lambda p: p.stat().st_mtime)
-        total = sum(map(_size, [*results, newest]))
-        while results and total > self.max_bytes:
-            oldest = results.pop(0)
-            total -= _size(oldest)
-            shutil.rmtree(oldest, ignore_errors=True)
 
 
 def content_hash(path: str | Path) -> str:
@@ -65,7 +58,3 @@ def content_hash(path: str | Path) -> str:
     files = sorted(p for p in path.rglob("*") if p.is_file())
     text = "\n".join(f"{p.relative_to(path).as_posix()} {content_hash(p)}" for p in files)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _size(path: Path) -> int:
-    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())

@@ -9,6 +9,7 @@ from typing import Any
 
 import fire
 
+from ...data.pair_lists import ct_files
 from ...data.splits import split_of
 from ..common import Case, print_structures, run_cases
 
@@ -32,19 +33,14 @@ GALLBLADDER = 4  # not in the mean, as in the literature: some subjects have non
 
 def abdomen_pairs(data_dir: str, subset: str) -> list[tuple[str, dict]]:
     """(name, item) of every ordered pair of different subjects of a split."""
-    folder, subjects = Path(data_dir) / "abdomen_ct", split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
-    return [
-        (
-            f"{a}->{b}",
-            {
-                "moving": str(folder / f"img{a}.nii.gz"),
-                "fixed": str(folder / f"img{b}.nii.gz"),
-                "moving_label": str(folder / f"label{a}.nii.gz"),
-                "fixed_label": str(folder / f"label{b}.nii.gz"),
-            },
+    subjects = split_of(Path(data_dir) / "splits", "abdomen_ct", subset)
+    pairs = []
+    for couple in itertools.permutations(subjects, 2):
+        sides = zip(("moving", "fixed"), (ct_files(data_dir, name, None) for name in couple))
+        pairs.append(
+            ("->".join(couple), {f"{role}{end}": str(path) for role, files in sides for end, path in files.items()})
         )
-        for a, b in itertools.permutations(subjects, 2)
-    ]
+    return pairs
 
 
 def main(
