@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from .pair_network import PairNetwork, Prediction, crop_far, multiples, pad_far
 
 HEAD_CHANNELS = 8
 COARSE = 2  # levels with a correlation volume
+ONE_FIELD = "one_field_weights"  # an entry of weights that were trained with one field
 
 
 class CrossFusionNet(PairNetwork):
@@ -30,7 +31,8 @@ class CrossFusionNet(PairNetwork):
         mlp_ratio: hidden channels of an MLP divided by its channels.
         diffeomorphic: the field is the exponential of the output of the last level (scaling and squaring).
         one_field: also warps the features between levels by the exponential, as the output; otherwise by its argument,
-            as the shipped weights for hearts were trained. Only with ``diffeomorphic``.
+            as the shipped weights for hearts were trained. Only with ``diffeomorphic``. Weights say whether they were
+            trained with it (:meth:`suit`).
         correlation: radius in voxels of a correlation volume at the two coarsest levels; 0 for none.
         checkpointing: recomputes the decoder in the backward pass, for less memory and about a third more time.
 
@@ -55,7 +57,7 @@ class CrossFusionNet(PairNetwork):
         super().__init__(spatial_dims, structures, channels[0], [s ** (len(channels) - 1) for s in step])
         self.diffeomorphic, self.checkpointing, self.one_field = diffeomorphic, checkpointing, one_field
         if one_field:  # its weights must not fit a network without it
-            self.register_buffer("one_field_weights", torch.ones(()))
+            self.register_buffer(ONE_FIELD, torch.ones(()))
         steps = [step] * (len(channels) - 1)
         self.image_encoder = Encoder(spatial_dims, 1, channels, steps)
         self.mask_encoder = Encoder(spatial_dims, structures, channels, steps)
@@ -70,6 +72,12 @@ class CrossFusionNet(PairNetwork):
             )
             for number, c in enumerate(channels)
         )
+
+    def suit(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`PairNetwork`: weights that were trained with ``one_field`` switch it on."""
+        if ONE_FIELD in state and not self.one_field:
+            self.one_field = True
+            self.register_buffer(ONE_FIELD, torch.ones(()))
 
     def compute(self, image: Tensor) -> Prediction:
         """See :class:`PairNetwork`."""

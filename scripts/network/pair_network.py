@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -79,6 +80,9 @@ class PairNetwork(nn.Module, ABC):
     def pad(self, image: Tensor) -> Tensor:
         """Repeats the far borders of an image until every level divides exactly."""
         return pad_far(image, multiples(image.shape[2:], self.total_stride))
+
+    def suit(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over the options of a training that show in its weights, before they are loaded."""
 
     @abstractmethod
     def compute(self, image: Tensor) -> Prediction:

@@ -27,8 +27,8 @@ from ..common import hardware
 from ..tables import FINAL, INITIAL, Pairs, averages, gain, markdown
 from ..workflows import measured, run_configs
 
-VOXELMORPH, CORRELATION, ISOTROPIC, SMALL, ONE_FIELD = NETWORKS = tuple(
-    f"ablation/{name}.json" for name in ("voxelmorph", "correlation", "isotropic_pyramid", "small", "one_field")
+VOXELMORPH, CORRELATION, ISOTROPIC, SMALL = NETWORKS = tuple(
+    f"ablation/{name}.json" for name in ("voxelmorph", "correlation", "isotropic_pyramid", "small")
 )
 NO_PROTOTYPE, NO_CONTOUR, NO_DICE = (f"ablation/no_{term}.json" for term in ("prototype", "contour", "dice"))
 TRAINED: dict[str, tuple[str, ...]] = {
@@ -45,7 +45,6 @@ OPTIONS: dict[str, tuple[str, ...]] = {  # what other published networks have; t
     "inverse": ("ablation/inverse.json",),
     "isotropic": (ISOTROPIC,),
     "small": (SMALL,),
-    "one_field": (ONE_FIELD,),
 }
 VARIANTS = TRAINED | OPTIONS
 
@@ -78,7 +77,6 @@ ROWS = (
     Row("both, inverse consistency", "inverse"),
     Row("both, pyramid of all axes", "isotropic"),
     Row("both, half the channels", "small"),
-    Row("both, features warped by the exponential", "one_field"),
     Row("VoxelMorph", "voxelmorph", None, (0.746, 0.041)),
     Row("VoxelMorph, Dice loss", "voxelmorph_masks", None, (0.754, 0.077)),
 )
