@@ -50,7 +50,7 @@ def test_ablation_trains_measures_and_resumes(phantom_overlay, tmp_path, monkeyp
 
 def test_ablation_refuses_unknown_variants(phantom_overlay, tmp_path):
     arguments = {"data_dir": ".", "output_dir": str(tmp_path / "out"), "epochs": 1, "dataset": phantom_overlay}
-    with pytest.raises(InputError, match="Unknown variant 'no_lncc'; choose of full"):
+    with pytest.raises(InputError, match="Unknown variant 'no_lncc'; choose one of full"):
         ablation.main(variants="no_lncc", **arguments)
     with pytest.raises(InputError, match="There is no option --learning_rat; did you mean --learning_rate"):
         ablation.main(variants="full", **arguments, learning_rat=1)
@@ -85,7 +85,7 @@ def test_compare_measures_once(bundle, phantom_overlay, tmp_path, monkeypatch):
     monkeypatch.setitem(compare.TOOLS, "demons", compare.TOOLS["diffeomorphic_demons"])
     with pytest.raises(pytest.fail.Exception, match="measured again"):
         compare.main(rows="demons", **arguments)
-    with pytest.raises(InputError, match="Unknown method 'ants'; choose of"):
+    with pytest.raises(InputError, match="Unknown method 'ants'; choose one of"):
         compare.main(rows="ants", **arguments)
 
 
@@ -96,5 +96,5 @@ def test_grid_is_every_combination():
     ]
     with pytest.raises(InputError, match="has no parameter 'sigma'; it has diffeomorphic, sigma_mm"):
         tuning.combinations("demons", {"sigma": 1})
-    with pytest.raises(InputError, match="Unknown tool 'flow'; choose of demons"):
+    with pytest.raises(InputError, match="Unknown tool 'flow'; choose one of demons"):
         tuning.combinations("flow", {})

@@ -185,7 +185,7 @@ def main(
     chosen = [variants] if isinstance(variants, str) else list(variants or TRAINED)
     unknown = [name for name in chosen if name not in VARIANTS]
     if unknown:
-        raise InputError(f"Unknown variant {unknown[0]!r}; choose of {', '.join(VARIANTS)}.")
+        raise InputError(f"Unknown variant {unknown[0]!r}; choose one of {', '.join(VARIANTS)}.")
     data = {"data_dir": str(Path(data_dir).absolute()), "dataset_dir": str(folder / "pairs")}
     same_settings(folder, {"epochs": epochs, "dataset": dataset, **options})
     deadline = time.monotonic() + hours * 3600 if hours is not None else float("inf")

@@ -169,7 +169,7 @@ def main(
     chosen = [rows] if isinstance(rows, str) else list(rows or known)
     for name in list(chosen):
         if name not in known:
-            raise InputError(f"Unknown method {name!r}; choose of {', '.join(known)}.")
+            raise InputError(f"Unknown method {name!r}; choose one of {', '.join(known)}.")
         package = missing_package(known[name])
         if package and rows:
             raise InputError(f"The method {name} needs a package that is not installed; try: pip install {package}")

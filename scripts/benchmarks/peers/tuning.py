@@ -41,7 +41,7 @@ def combinations(tool: str, grid: dict[str, Any]) -> list[dict[str, Any]]:
         InputError: an unknown tool or parameter, or a package that is not installed.
     """
     if tool not in TOOLS:
-        raise InputError(f"Unknown tool {tool!r}; choose of {', '.join(TOOLS)}.")
+        raise InputError(f"Unknown tool {tool!r}; choose one of {', '.join(TOOLS)}.")
     package = missing_package(TOOLS[tool])
     if package:
         raise InputError(f"The tool {tool} needs a package that is not installed; try: pip install {package}")
