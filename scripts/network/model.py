@@ -32,7 +32,7 @@ class CrossFusionNet(PairNetwork):
         diffeomorphic: the field is the exponential of the output of the last level (scaling and squaring).
         one_field: also warps the features between levels by the exponential, as the output; otherwise by its argument,
             as the shipped weights for hearts were trained. Only with ``diffeomorphic``. Weights say whether they were
-            trained with it (:meth:`suit`).
+            trained with it (:meth:`adapt_to`).
         correlation: radius in voxels of a correlation volume at the two coarsest levels; 0 for none.
         checkpointing: recomputes the decoder in the backward pass, for less memory and about a third more time.
 
@@ -73,7 +73,7 @@ class CrossFusionNet(PairNetwork):
             for number, c in enumerate(channels)
         )
 
-    def suit(self, state: Mapping[str, Tensor]) -> None:
+    def adapt_to(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`PairNetwork`: weights that were trained with ``one_field`` switch it on."""
         if ONE_FIELD in state and not self.one_field:
             self.one_field = True

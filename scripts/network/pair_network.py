@@ -81,7 +81,7 @@ class PairNetwork(nn.Module, ABC):
         """Repeats the far borders of an image until every level divides exactly."""
         return pad_far(image, multiples(image.shape[2:], self.total_stride))
 
-    def suit(self, state: Mapping[str, Tensor]) -> None:
+    def adapt_to(self, state: Mapping[str, Tensor]) -> None:
         """Takes over the options of a training that show in its weights, before they are loaded."""
 
     @abstractmethod

@@ -25,7 +25,7 @@ def is_bundled(path: str | Path | None) -> bool:
 def load_network(network: PairNetwork, path: str | Path | None, start: bool = False) -> PairNetwork:
     """Loads weights, a ``state_dict`` alone or under the key "model", into a network; None leaves it unchanged.
 
-    Whether features are warped by the exponential follows the file (:meth:`PairNetwork.suit`).
+    Whether features are warped by the exponential follows the file (:meth:`PairNetwork.adapt_to`).
     With ``start``, at the beginning of a training, parts that the file lacks keep their initial weights.
     """
     if path is None:
@@ -34,7 +34,7 @@ def load_network(network: PairNetwork, path: str | Path | None, start: bool = Fa
         raise InputError(f"The weights of the registration network are not at {path}; train them or give --checkpoint.")
     state = read_checkpoint(path)
     state = state.get("model", state)
-    network.suit(state)
+    network.adapt_to(state)
     if start:
         added = {key: value for key, value in network.state_dict().items() if key not in state}
         state = {**state, **added}

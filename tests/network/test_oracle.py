@@ -90,7 +90,7 @@ def test_one_field_warps_features_as_the_output():
         assert float((one(image) - two(image)).abs().max()) > 0.01
         with pytest.raises(InputError, match="1 entries differ, first one_field_weights"):
             load_weights(two, one.state_dict(), "w.pt", "the network")
-        two.suit(one.state_dict())
+        two.adapt_to(one.state_dict())
         load_weights(two, one.state_dict(), "w.pt", "the network")
         assert two.one_field and torch.equal(one(image), two(image))
         two.one_field = False
