@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from scripts.data.pair import LoadPair
 from scripts.data.pair_lists import acdc_pairs
 from scripts.data.structures import AddMasks, PairTensors
 from scripts.training.network.augment import CropAroundMasks
+
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 
 
 def pair(shape=(40, 30, 8)) -> dict:
@@ -52,3 +57,11 @@ def test_no_training_heart_is_cut(real_data, tmp_path):
         cropped = CropAroundMasks(20.0)(whole)
         assert int((cropped["labels"] > 0).sum()) == int((whole["labels"] > 0).sum()) > 0
         assert cropped["image"].numel() < whole["image"].numel()
+
+
+def test_hearts_are_seen_whole():
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in ("train.json", "datasets/acdc.json")])
+    crop = parser.get_parsed_content("train#random#crop")
+    pair = {key: torch.rand(1, 40, 150, 13) for key in ("image", "masks", "targets", "labels")}
+    assert all(torch.equal(value, pair[key]) for key, value in crop(pair).items())
